@@ -1,0 +1,17 @@
+"""The Celery application: workers carry out tasks, beat only ticks."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetops.settings")
+
+app = Celery("fleetops")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
+    "audit.seal": {"task": "fleetops.audit.tasks.seal", "schedule": 1.0, "options": {"expires": 10}},
+    "sessions.ship_chunks": {"task": "sessions_app.tasks.ship_chunks", "schedule": 5.0, "options": {"expires": 20}},
+    "sessions.tidy": {"task": "sessions_app.tasks.tidy", "schedule": 10.0, "options": {"expires": 30}},
+}

@@ -1,0 +1,76 @@
+"""Settings as the environment gives them: typed, and refused with the way to mend them."""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def env_str(name: str, default: str = "", *, choices: tuple[str, ...] = ()) -> str:
+    value = os.environ.get(name, default)
+    if choices and value not in choices:
+        raise ImproperlyConfigured(f"{name}={value!r} is none of {', '.join(choices)}; set it to one of them.")
+    return value
+
+
+def env_int(name: str, default: int, *, low: int = 0, high: int = 2**31) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name}={text!r} is not a whole number; unset it to use {default}.") from None
+    if not low <= value <= high:
+        raise ImproperlyConfigured(f"{name}={value} is outside {low} to {high}.")
+    return value
+
+
+def env_bool(name: str, default: bool) -> bool:
+    text = os.environ.get(name, "").lower()
+    if not text:
+        return default
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"0", "false", "no", "off"}:
+        return False
+    raise ImproperlyConfigured(f"{name}={text!r} is neither yes nor no; set it to 1 or 0.")
+
+
+def env_list(name: str, default: tuple[str, ...] = ()) -> list[str]:
+    text = os.environ.get(name, "")
+    return [item.strip() for item in text.split(",") if item.strip()] if text else list(default)
+
+
+def env_secret(name: str, *, generated_file: Path | None = None, length: int = 50) -> str:
+    """A secret from NAME, or the file that NAME_FILE names, or, if given, `generated_file` (made 0600 when absent)."""
+    if value := os.environ.get(name):
+        return value
+    if path := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE={path} cannot be read: {error.strerror}.") from None
+    if generated_file is None:
+        raise ImproperlyConfigured(f"Set {name}, or {name}_FILE to a file that holds it.")
+    return _generated(generated_file, length)
+
+
+def _generated(path: Path, length: int) -> str:
+    import secrets
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Written whole under another name and then linked: of two processes that start at once, one makes the secret and
+    # both read the same one.
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(length))
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+    finally:
+        os.unlink(fresh)
+    return path.read_text().strip()

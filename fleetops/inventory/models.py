@@ -1,0 +1,134 @@
+"""Accounts, their regions, and the managed instances in them, as AWS last told."""
+
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+
+from fleetops.clock import uuid7
+
+
+class Account(models.Model):
+    """An AWS account, or one of the embedded endpoint: where it is reached, and as whom."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account_id = models.CharField(max_length=12, help_text="AWS's twelve digits")
+    name = models.CharField(max_length=64)
+    role_arn = models.CharField(max_length=256, blank=True, help_text="role to assume; empty: the base credentials")
+    external_id = models.CharField(max_length=128, blank=True)
+    profile = models.CharField(
+        max_length=64, blank=True, help_text="base credentials: a profile of the AWS config files"
+    )
+    endpoint_url = models.CharField(max_length=256, blank=True, help_text="empty: AWS itself")
+    ca_pem = models.TextField(blank=True, help_text="CA of endpoint_url; empty: the system's")
+    stream_hosts = models.JSONField(default=list, blank=True, help_text="host:port that may appear in a StreamUrl")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["account_id"], name="account_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Region(models.Model):
+    """A region of an account that FleetOps reads."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="regions")
+    name = models.CharField(max_length=32)
+    enabled = models.BooleanField(default=True)
+    claimed_until = models.DateTimeField(null=True, help_text="a worker refreshes it until then; nobody else does")
+    refreshed_at = models.DateTimeField(null=True, help_text="when the last whole refresh ended")
+    error = models.CharField(max_length=512, blank=True, help_text="why the last refresh failed; empty if it did not")
+
+    class Meta:
+        ordering = ["account__name", "name"]
+        constraints = [models.UniqueConstraint(fields=["account", "name"], name="region_once_an_account")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.account} {self.name}"
+
+
+class InstanceQuerySet(models.QuerySet):
+    def visible_to(self, user) -> "InstanceQuerySet":
+        """Instances that `user` may see; none without the permission."""
+        return self if user.has_perm("inventory.view_instance") else self.none()
+
+    def present(self) -> "InstanceQuerySet":
+        """Without those that AWS no longer lists."""
+        return self.filter(gone_at=None)
+
+    def online(self) -> "InstanceQuerySet":
+        return self.present().filter(ping_status="Online")
+
+
+class Instance(models.Model):
+    """A managed instance: what EC2 says of the machine joined with what SSM says of its agent."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="instances")
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="instances")
+    instance_id = models.CharField(max_length=64, help_text="i-… or mi-…")
+    name = models.CharField(max_length=255, blank=True, help_text="the Name tag, else the computer name")
+    # EC2's facts; empty for hybrid nodes
+    ec2_state = models.CharField(max_length=16, blank=True)
+    instance_type = models.CharField(max_length=32, blank=True)
+    zone = models.CharField(max_length=32, blank=True)
+    image_id = models.CharField(max_length=32, blank=True)
+    private_ip = models.CharField(max_length=64, blank=True)
+    profile_arn = models.CharField(max_length=256, blank=True, help_text="instance profile")
+    launched_at = models.DateTimeField(null=True)
+    ec2_read_at = models.DateTimeField(null=True, help_text="when EC2 last told us of it")
+    # SSM's facts; empty while no agent has ever reported
+    resource_type = models.CharField(max_length=16, blank=True, help_text="EC2Instance or ManagedInstance")
+    ping_status = models.CharField(max_length=16, blank=True, help_text="AWS's: Online, ConnectionLost, Inactive")
+    last_ping_at = models.DateTimeField(null=True)
+    agent_version = models.CharField(max_length=32, blank=True)
+    platform_type = models.CharField(max_length=16, blank=True, help_text="Linux, Windows, MacOS")
+    platform_name = models.CharField(max_length=64, blank=True)
+    platform_version = models.CharField(max_length=32, blank=True)
+    computer_name = models.CharField(max_length=255, blank=True)
+    ssm_read_at = models.DateTimeField(null=True, help_text="when SSM last told us of it")
+    tags = models.JSONField(default=dict, blank=True)
+    gone_at = models.DateTimeField(null=True, help_text="since when AWS lists it no more")
+
+    objects = InstanceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name", "instance_id"]
+        constraints = [
+            models.UniqueConstraint(fields=["account", "region", "instance_id"], name="instance_once_a_region")
+        ]
+        indexes = [
+            models.Index(fields=["name", "instance_id"], name="instance_name"),
+            models.Index(fields=["instance_id"], name="instance_aws_id"),
+            models.Index(fields=["ping_status"], name="instance_ping", condition=Q(gone_at=None)),
+        ]
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.name or self.instance_id
+
+    def get_absolute_url(self) -> str:
+        return reverse("inventory:instance", args=[self.pk])
+
+    @property
+    def platform(self) -> str:
+        return f"{self.platform_name} {self.platform_version}".strip()
+
+
+class InstanceTag(models.Model):
+    """One tag, as rows, to filter by."""
+
+    instance = models.ForeignKey(Instance, on_delete=models.CASCADE, related_name="tag_rows")
+    key = models.CharField(max_length=128)
+    value = models.CharField(max_length=256, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["instance", "key"], name="tag_key_once_an_instance")]
+        indexes = [models.Index(fields=["key", "value"], name="instance_tag_key_value")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"

@@ -1,0 +1,262 @@
+"""FleetOps's settings. FLEETOPS_PROFILE is the one switch; other code asks for a setting, never for the profile."""
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from fleetops.env import env_int, env_list, env_secret, env_str
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+PROFILE = env_str("FLEETOPS_PROFILE", "embedded", choices=("embedded", "production"))
+_EMBEDDED = PROFILE == "embedded"
+
+# All state of this installation: database, secrets, recordings, the embedded endpoint.
+HOME = Path(env_str("FLEETOPS_HOME", str(BASE_DIR / ".fleetops"))).resolve()
+PORT = env_int("FLEETOPS_PORT", 8080, high=65535)
+TERMINAL_PORT = env_int("FLEETOPS_TERMINAL_PORT", PORT + 1 if PORT else 0, high=65535)
+
+DEBUG = False
+_SECRETS = HOME / "secrets"
+SECRET_KEY = env_secret("FLEETOPS_SECRET_KEY", generated_file=_SECRETS / "django.key" if _EMBEDDED else None)
+# Keys the digest of every audit row; outside the database, so that whoever can write rows cannot forge them.
+AUDIT_KEY = env_secret("FLEETOPS_AUDIT_KEY", generated_file=_SECRETS / "audit.key" if _EMBEDDED else None)
+
+ALLOWED_HOSTS = env_list("FLEETOPS_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]") if _EMBEDDED else ())
+if not ALLOWED_HOSTS:
+    raise ImproperlyConfigured("Set FLEETOPS_ALLOWED_HOSTS to the names under which people reach FleetOps.")
+# Where browsers open terminals: "" means the page's own host with TERMINAL_PORT.
+TERMINAL_URL = env_str("FLEETOPS_TERMINAL_URL")
+# Origins that may open a terminal, as scheme://host:port; empty means the pages' own.
+TERMINAL_ORIGINS = env_list("FLEETOPS_TERMINAL_ORIGINS")
+CSRF_TRUSTED_ORIGINS = env_list("FLEETOPS_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "channels",
+    "csp",
+    "axes",
+    "django_htmx",
+    "fleetops.web",
+    "fleetops.audit",
+    "fleetops.identity",
+    "fleetops.inventory",
+    "sessions_app",
+    "fleetops.review",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "fleetops.web.middleware.RequestContextMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "fleetops.web.middleware.UserErrorMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+ROOT_URLCONF = "fleetops.urls"
+ASGI_APPLICATION = "fleetops.asgi.web"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": False,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "fleetops.web.context_processors.shell",
+            ],
+            "builtins": ["fleetops.web.templatetags.fleetops"],
+        },
+    }
+]
+
+# --- Database ------------------------------------------------------------------------------------------------------
+DATABASE_URL = env_str("FLEETOPS_DATABASE_URL", f"sqlite:///{HOME}/fleetops.sqlite3" if _EMBEDDED else "")
+
+
+def database(url: str) -> dict:
+    """Django's database settings from a URL: sqlite:///PATH, or postgresql://USER:PASSWORD@HOST:PORT/NAME."""
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": parts.path,
+            "OPTIONS": {
+                # IMMEDIATE takes the write lock at the start: a transaction that reads and then writes cannot fail
+                # half way because another wrote in between. 20 s: see the measured tails in docs/architecture.md.
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA mmap_size=134217728;"
+                "PRAGMA journal_size_limit=27103364;PRAGMA cache_size=2000",
+            },
+        }
+    if parts.scheme in {"postgresql", "postgres"}:
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": parts.path.lstrip("/"),
+            "USER": unquote(parts.username or ""),
+            "PASSWORD": unquote(parts.password or ""),
+            "HOST": unquote(parts.hostname or ""),
+            "PORT": str(parts.port or ""),
+            "CONN_MAX_AGE": 60,
+            "CONN_HEALTH_CHECKS": True,
+        }
+    raise ImproperlyConfigured(
+        f"FLEETOPS_DATABASE_URL={url!r} is neither sqlite:///PATH nor postgresql://USER:PASSWORD@HOST:PORT/NAME."
+    )
+
+
+DATABASES = {"default": database(DATABASE_URL)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Broker, cache, channel layer: one Valkey -----------------------------------------------------------------------
+VALKEY_URL = env_str("FLEETOPS_VALKEY_URL", f"unix://{HOME}/run/valkey.sock" if _EMBEDDED else "")
+if not VALKEY_URL:
+    raise ImproperlyConfigured("Set FLEETOPS_VALKEY_URL, for example redis://valkey:6379.")
+
+
+def valkey_url(number: int) -> str:
+    """The URL of one numbered database of our Valkey, as redis-py reads it."""
+    return f"{VALKEY_URL}?db={number}" if VALKEY_URL.startswith("unix://") else f"{VALKEY_URL.rstrip('/')}/{number}"
+
+
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": valkey_url(1)}}
+CHANNEL_LAYERS = {
+    "default": {
+        # The classic layer ends every consumer when the broker restarts; this one reconnects. Control messages only.
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [valkey_url(2)], "prefix": "fleetops"},
+    }
+}
+
+CELERY_BROKER_URL = (
+    f"redis+socket://{VALKEY_URL.removeprefix('unix://')}?virtual_host=0"
+    if VALKEY_URL.startswith("unix://")
+    else valkey_url(0)
+)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_TIME_LIMIT = 100  # seconds; below the visibility time-out, or a slow step would run twice
+CELERY_TASK_SOFT_TIME_LIMIT = 90
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 120,  # seconds until a task of a killed worker is given to another
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+
+# --- Who may come in -------------------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "identity.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+]
+LOGIN_URL = "identity:login"
+LOGIN_REDIRECT_URL = "inventory:fleet"
+LOGOUT_REDIRECT_URL = "identity:login"
+SESSION_COOKIE_NAME = "fleetops_session"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = env_int("FLEETOPS_LOGIN_SECONDS", 12 * 3600, low=300)
+CSRF_COOKIE_NAME = "fleetops_csrf"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not _EMBEDDED
+SECURE_PROXY_SSL_HEADER = None if _EMBEDDED else ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_HSTS_SECONDS = 0 if _EMBEDDED else 31536000
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Ten wrong passwords for one name from one address lock that pair for 15 minutes.
+AXES_FAILURE_LIMIT = env_int("FLEETOPS_LOGIN_FAILURES", 10, low=1)
+AXES_COOLOFF_TIME = env_int("FLEETOPS_LOGIN_LOCK_MINUTES", 15, low=1) / 60  # axes counts in hours
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_LOCKOUT_CALLABLE = "fleetops.identity.views.locked_out"
+AXES_RESET_ON_SUCCESS = True
+AXES_VERBOSE = False
+
+# --- Terminals -------------------------------------------------------------------------------------------------------
+SPOOL_DIR = Path(env_str("FLEETOPS_SPOOL_DIR", str(HOME / "spool")))
+SPOOL_QUOTA_BYTES = env_int("FLEETOPS_SPOOL_QUOTA_MIB", 4096, low=16) * 2**20  # of all journals of one host
+SESSION_QUOTA_BYTES = env_int("FLEETOPS_SESSION_QUOTA_MIB", 512, low=8) * 2**20  # of one session's journal
+RECORDING_DIR = Path(env_str("FLEETOPS_RECORDING_DIR", str(HOME / "recordings")))
+SEAL_SECONDS = env_int("FLEETOPS_SEAL_SECONDS", 5, low=1, high=60)
+SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
+SESSION_IDLE_SECONDS = env_int("FLEETOPS_SESSION_IDLE_MINUTES", 20, low=1, high=60) * 60
+SESSION_LONGEST_SECONDS = env_int("FLEETOPS_SESSION_LONGEST_MINUTES", 720, low=1, high=1440) * 60
+# How long a session without any browser is kept before it is ended.
+SESSION_DETACHED_SECONDS = env_int("FLEETOPS_SESSION_DETACHED_MINUTES", 30, low=1) * 60
+
+# --- Fleet -----------------------------------------------------------------------------------------------------------
+INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
+# Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
+AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
+AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(env_str("FLEETOPS_STATIC_ROOT", str(HOME / "static")))
+STATICFILES_DIRS = [path for path in [BASE_DIR / "static" / "dist"] if path.is_dir()]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+WHITENOISE_MAX_AGE = 31536000
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'", "'wasm-unsafe-eval'"],  # the recording player's decoder is WebAssembly
+        "style-src": ["'self'", "'unsafe-inline'"],  # xterm.js writes style elements with either renderer
+        "font-src": ["'self'", "data:"],
+        "img-src": ["'self'", "data:"],
+        "connect-src": ["'self'", *(["ws:", "wss:"] if not TERMINAL_URL else [TERMINAL_URL])],
+        "worker-src": ["'self'", "blob:"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'none'"],
+    }
+}
+
+# --- Logs ------------------------------------------------------------------------------------------------------------
+LOG_LEVEL = env_str("FLEETOPS_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "botocore": {"level": "WARNING"},
+        "boto3": {"level": "WARNING"},
+        "urllib3": {"level": "WARNING"},
+        "axes": {"level": "WARNING"},
+        "django.channels.server": {"level": "WARNING"},
+    },
+}

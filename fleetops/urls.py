@@ -1,0 +1,18 @@
+"""All pages, room by room."""
+
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="inventory:fleet"), name="home"),
+    path("", include("fleetops.web.urls")),
+    path("", include("fleetops.identity.urls")),
+    path("fleet/", include("fleetops.inventory.urls")),
+    path("sessions/", include("sessions_app.urls")),
+    path("audit/", include("fleetops.review.urls")),
+]
+
+handler400 = "fleetops.web.views.bad_request"
+handler403 = "fleetops.web.views.permission_denied"
+handler404 = "fleetops.web.views.page_not_found"
+handler500 = "fleetops.web.views.server_error"

@@ -1,0 +1,1 @@
+"""Request context for logs and audit, and UserError's page."""

@@ -1,0 +1,16 @@
+"""The life of a terminal session. Every move that it can make stands in SESSION_MOVES, and nowhere else."""
+
+from django.db.models import TextChoices
+
+
+class SessionState(TextChoices):
+    OPENING = "opening", "Opening"  # the row exists; StartSession has not answered yet
+    OPEN = "open", "Open"  # a data channel is, or is about to be, held by an owner
+    ENDED = "ended", "Ended"
+    FAILED = "failed", "Failed"  # it never became a shell
+
+
+SESSION_MOVES = {  # a state with no row here is final
+    SessionState.OPENING: {SessionState.OPEN, SessionState.FAILED, SessionState.ENDED},
+    SessionState.OPEN: {SessionState.ENDED},
+}
