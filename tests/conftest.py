@@ -1,0 +1,55 @@
+"""A home of its own for each run, and the real parts that tests share."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before Django reads its settings: state, secrets and sockets of this run lie in a directory that ends with it.
+_HOME = Path(tempfile.mkdtemp(prefix="fo-test-"))
+os.environ["FLEETOPS_HOME"] = str(_HOME)
+os.environ["FLEETOPS_VALKEY_URL"] = f"unix://{_HOME}/run/valkey.sock"
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_HOME / "aws" / "credentials")
+os.environ["AWS_CONFIG_FILE"] = str(_HOME / "aws" / "config")
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
+    os.environ.pop(name, None)
+
+from tests.support.valkey import running_valkey  # noqa: E402  (after the environment stands)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def home() -> Path:
+    """This run's FLEETOPS_HOME."""
+    return _HOME
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(home):
+    """SQLite in a file and not in memory: other processes and threads of a test see the same rows."""
+    from django.conf import settings
+
+    database = settings.DATABASES["default"]
+    if database["ENGINE"].endswith("sqlite3"):
+        database.setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def valkey(home):
+    """A real Valkey on this run's socket."""
+    with running_valkey(home / "run") as socket:
+        yield socket
+
+
+@pytest.fixture
+def roles(db):
+    """The five roles, as `manage.py sync_roles` makes them."""
+    from django.core.management import call_command
+
+    call_command("sync_roles", verbosity=0)

@@ -1,0 +1,72 @@
+"""The least valid row of each kind."""
+
+import itertools
+from typing import Any
+
+from django.contrib.auth.models import Group
+
+from fleetops.clock import now
+from fleetops.identity.models import User
+from fleetops.inventory.models import Account, Instance, InstanceTag, Region
+from sessions_app.models import TerminalSession
+from sessions_app.states import SessionState
+
+_numbers = itertools.count(1)
+
+
+def make_user(username: str = "", *, role: str = "", password: str = "correct horse battery", **fields: Any) -> User:
+    """A user in the role named, which `sync_roles` must have made."""
+    user = User.objects.create_user(username or f"user{next(_numbers)}", password=password, **fields)
+    if role:
+        user.groups.add(Group.objects.get(name=role))
+    return user
+
+
+def make_account(account_id: str = "111122223333", **fields: Any) -> Account:
+    return Account.objects.get_or_create(
+        account_id=account_id, defaults={"name": f"account-{account_id[:4]}"} | fields
+    )[0]
+
+
+def make_region(name: str = "eu-west-1", *, account: Account | None = None) -> Region:
+    return Region.objects.get_or_create(account=account or make_account(), name=name)[0]
+
+
+def make_instance(*, region: Region | None = None, tags: dict[str, str] | None = None, **fields: Any) -> Instance:
+    """A running, online instance."""
+    region = region or make_region()
+    number = next(_numbers)
+    defaults = {
+        "instance_id": f"i-{number:017x}",
+        "name": f"node-{number}",
+        "ec2_state": "running",
+        "profile_arn": f"arn:aws:iam::{region.account.account_id}:instance-profile/ssm-core",
+        "ping_status": "Online",
+        "last_ping_at": now(),
+        "ec2_read_at": now(),
+        "ssm_read_at": now(),
+        "platform_type": "Linux",
+        "platform_name": "Ubuntu",
+        "platform_version": "24.04",
+        "agent_version": "3.3.2299.0",
+        "tags": tags or {},
+    }
+    instance = Instance.objects.create(account=region.account, region=region, **(defaults | fields))
+    InstanceTag.objects.bulk_create(InstanceTag(instance=instance, key=k, value=v) for k, v in (tags or {}).items())
+    return instance
+
+
+def make_session(*, user: User, instance: Instance | None = None, **fields: Any) -> TerminalSession:
+    """An open session."""
+    instance = instance or make_instance()
+    defaults = {
+        "user_name": user.username,
+        "instance_id": instance.instance_id,
+        "instance_name": str(instance),
+        "account_id": instance.account.account_id,
+        "region": instance.region.name,
+        "state": SessionState.OPEN,
+        "ssm_session_id": f"{user.username}-{next(_numbers):017x}",
+        "started_at": now(),
+    }
+    return TerminalSession.objects.create(user=user, instance=instance, **(defaults | fields))
