@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,20 @@ def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "") 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`, nearest first."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += parents.get(each, [])
+    return found[1:]
 
 
 @dataclass
@@ -77,6 +92,29 @@ class Stack:
         pid = self.pid(part)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def kill_below(self, part: str, command: str) -> int:
+        """Kill -9 the first process below `part` whose command line matches; returns its pid."""
+        for pid in descendants(self.pid(part)):
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if re.search(command, line):
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+        raise AssertionError(f"nothing below {part} runs {command}")
+
+    def boto3(self, service: str) -> Any:
+        """A client of the endpoint with the credentials that `fleetops status` offers."""
+        account = self.handover["accounts"][0]
+        keys = account["try_credentials"]
+        return boto3.client(
+            service,
+            region_name=account["regions"][0],
+            endpoint_url=self.handover["endpoint_url"],
+            verify=self.handover["ca_file"],
+            aws_access_key_id=keys["access_key_id"],
+            aws_secret_access_key=keys["secret_access_key"],
+        )
 
     def is_back(self, part: str, *, instead_of: int, seconds: float = 30) -> None:
         """Wait until the supervisor has another, ready process for `part`."""

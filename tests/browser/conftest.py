@@ -1,0 +1,64 @@
+"""Chromium, and the whole product for it to look at."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.support.stack import ADMIN_PASSWORD, Stack, running_stack
+
+CHROMIUM = Path("/usr/bin/chromium")
+# As root Chromium refuses its own sandbox; the rest keeps it from calling home.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory) -> Stack:
+    with running_stack(tmp_path_factory.mktemp("fo")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Browser:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail("There is no Chromium; .ci/run installs it.")
+        pytest.skip("Browser tests need Chromium: install Debian's package chromium.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, stack: Stack) -> Page:
+    """A page of a new visitor, which fails the test if the browser's console had an error."""
+    context = browser.new_context(base_url=stack.url, viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    # A navigation that the test itself makes cuts requests off; that is no error of the page.
+    assert [trouble for trouble in troubles if not re.search("net::ERR_ABORTED|409|403", trouble)] == []
+
+
+@pytest.fixture
+def admin(page: Page) -> Page:
+    page.goto("/login/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(ADMIN_PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url("**/fleet/")
+    return page

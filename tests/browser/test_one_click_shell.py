@@ -1,0 +1,88 @@
+"""The main job: log in, Connect, type, leave; the recording replays it and the audit log shows it."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def screen(page: Page) -> str:
+    """What the terminal shows, as text: xterm.js's own rows."""
+    return page.evaluate("() => window.fleetopsTerminal.text()")
+
+
+def wait_for_screen(page: Page, pattern: str) -> None:
+    page.wait_for_function(
+        "pattern => window.fleetopsTerminal && new RegExp(pattern, 'm').test(window.fleetopsTerminal.text())",
+        arg=pattern,
+        timeout=20_000,
+    )
+
+
+def connect(page: Page, name: str = "pay-api-eu1a-01") -> None:
+    row = page.get_by_role("row").filter(has_text=name)
+    expect(row).to_contain_text("Online", timeout=60_000)
+    row.get_by_role("button", name="Connect").click()
+    page.wait_for_url(re.compile(r"/sessions/[0-9a-f-]{36}/$"))
+
+
+def test_a_person_connects_types_and_leaves_and_the_recording_and_the_audit_log_tell_of_it(admin: Page):
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    admin.keyboard.type("echo $((6*7))\n")
+    wait_for_screen(admin, r"^42$")
+    admin.keyboard.type("exit\n")
+    expect(admin.get_by_text("This session has ended").first).to_be_visible(timeout=15_000)
+
+    admin.get_by_role("link", name=re.compile("replay|recording", re.I)).first.click()
+    admin.wait_for_url("**/replay/**")
+    admin.get_by_role("button", name=re.compile("^Play")).click()
+    admin.wait_for_function("() => /^42$/m.test(window.fleetopsReplay.text())", timeout=20_000)
+
+    admin.goto("/audit/?q=session:" + re.search(r"/sessions/([0-9a-f-]{36})/", admin.url)[1])
+    for deed in ("sessions.open", "sessions.start", "sessions.end"):
+        expect(admin.get_by_text(deed).first).to_be_visible()
+
+
+def test_a_reload_shows_the_same_shell_with_its_screen(admin: Page):
+    connect(admin, "pay-api-eu1b-02")
+    wait_for_screen(admin, r"[$#] $")
+    admin.keyboard.type("MARK=kept; echo first-$MARK\n")
+    wait_for_screen(admin, r"^first-kept$")
+
+    admin.reload()
+
+    wait_for_screen(admin, r"^first-kept$")
+    admin.keyboard.type("echo again-$MARK\n")
+    wait_for_screen(admin, r"^again-kept$")
+
+
+def test_the_shell_has_the_size_of_the_window_from_its_first_prompt(admin: Page):
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    admin.keyboard.type("stty size\n")
+    size = admin.evaluate("() => `${window.fleetopsTerminal.rows} ${window.fleetopsTerminal.cols}`")
+    wait_for_screen(admin, f"^{size}$")
+
+
+def test_the_token_of_a_session_never_reaches_the_browser(admin: Page):
+    frames: list[str] = []
+    admin.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(str(frame))))
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    everything = admin.content() + "".join(frames)
+    assert frames and "TokenValue" not in everything and "data-channel" not in everything
+
+
+@pytest.mark.parametrize("path", ["/fleet/", "/sessions/", "/audit/"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_page_fits_its_window_and_works_by_keyboard(admin: Page, path: str, width: int):
+    admin.set_viewport_size({"width": width, "height": 900})
+    admin.goto(path)
+    assert admin.evaluate("() => document.documentElement.scrollWidth") <= width
+    admin.keyboard.press("Control+k")
+    expect(admin.get_by_role("dialog")).to_be_visible()
+    admin.keyboard.press("Escape")
+    expect(admin.get_by_role("dialog")).to_be_hidden()
