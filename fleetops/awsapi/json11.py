@@ -1,0 +1,222 @@
+"""AWS JSON 1.1 as a server speaks it: read, check and write by botocore's models.
+
+Each shape is compiled once into a function that reads and checks a value. botocore's own validator knows types, needed
+members and minima only; here maxima, patterns and enumerations are checked too, in the words that AWS uses, with all
+failures of one request in one message.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import regex
+from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
+
+from fleetops.awsapi.errors import ApiError
+
+# At most this many failures are told in one message.
+_MOST_FAILURES = 10
+_LONGEST_VALUE = 200  # characters of a refused value that are repeated to its sender
+
+Checker = Callable[[Any, str, list[str]], Any]
+
+
+class Codec:
+    """Reads and writes the operations of one service; compiled shapes are kept."""
+
+    def __init__(self) -> None:
+        self._checkers: dict[tuple[str, int], Checker] = {}
+
+    def parse(self, operation: OperationModel, body: bytes) -> dict[str, Any]:
+        """Read the body of a request and check it against the operation's input.
+
+        Unknown members are dropped, as AWS does. Raises ApiError: SerializationException if it is not what the model
+        says in kind, ValidationException if a value breaks a constraint.
+        """
+        try:
+            value = orjson.loads(body) if body.strip() else {}
+        except orjson.JSONDecodeError:
+            raise ApiError("SerializationException", "The request body is not JSON.") from None
+        return self.check(operation.input_shape, value)
+
+    def check(self, shape: Shape | None, value: Any) -> dict[str, Any]:
+        """Check a decoded value against a structure; the value with unknown members dropped. Raises as `parse` does."""
+        if not isinstance(value, dict):
+            raise ApiError("SerializationException", "Start of structure or map found where not expected.")
+        if shape is None:
+            return {}
+        failures: list[str] = []
+        checked: dict[str, Any] = self._checker(shape)(value, "", failures)
+        if failures:
+            failures = failures[:_MOST_FAILURES]
+            noun = "error" if len(failures) == 1 else "errors"
+            raise ApiError("ValidationException", f"{len(failures)} validation {noun} detected: {'; '.join(failures)}")
+        return checked
+
+    def _checker(self, shape: Shape) -> Checker:
+        key = (shape.name, id(shape._shape_model))
+        if key not in self._checkers:
+            # Recursive shapes find this while they are being compiled.
+            self._checkers[key] = lambda value, path, failures: self._checkers[key](value, path, failures)
+            self._checkers[key] = self._compile(shape)
+        return self._checkers[key]
+
+    def _compile(self, shape: Shape) -> Checker:
+        if isinstance(shape, StructureShape):
+            return self._structure(shape)
+        if isinstance(shape, ListShape):
+            return self._list(shape)
+        if isinstance(shape, MapShape):
+            return self._map(shape)
+        return _scalar(shape)
+
+    def _structure(self, shape: StructureShape) -> Checker:
+        members = {name: (self._checker(member), _camel(name)) for name, member in shape.members.items()}
+        required = [(name, _camel(name)) for name in shape.required_members]
+
+        def check(value: Any, path: str, failures: list[str]) -> dict[str, Any]:
+            if not isinstance(value, dict):
+                raise ApiError("SerializationException", f"Expected a structure at '{path}'.")
+            prefix = f"{path}." if path else ""
+            for name, told in required:
+                if value.get(name) is None:
+                    _fail(failures, None, f"{prefix}{told}", "Member must not be null")
+            return {
+                name: members[name][0](item, f"{prefix}{members[name][1]}", failures)
+                for name, item in value.items()
+                if item is not None and name in members
+            }
+
+        return check
+
+    def _list(self, shape: ListShape) -> Checker:
+        member, limits = self._checker(shape.member), _limits(shape)
+
+        def check(value: Any, path: str, failures: list[str]) -> list[Any]:
+            if not isinstance(value, list):
+                raise ApiError("SerializationException", f"Expected a list at '{path}'.")
+            _check_length(len(value), limits, value, path, failures)
+            return [member(item, f"{path}.{n}.member", failures) for n, item in enumerate(value, 1)]
+
+        return check
+
+    def _map(self, shape: MapShape) -> Checker:
+        key_of, member, limits = self._checker(shape.key), self._checker(shape.value), _limits(shape)
+
+        def check(value: Any, path: str, failures: list[str]) -> dict[str, Any]:
+            if not isinstance(value, dict):
+                raise ApiError("SerializationException", f"Expected a map at '{path}'.")
+            _check_length(len(value), limits, value, path, failures)
+            return {
+                key_of(key, f"{path}.key", failures): member(item, f"{path}.{key}.member", failures)
+                for key, item in value.items()
+            }
+
+        return check
+
+
+def _scalar(shape: Shape) -> Checker:
+    kind, limits = shape.type_name, _limits(shape)
+    pattern = _compiled(shape.metadata.get("pattern"))
+    enum = shape.metadata.get("enum")
+
+    def check_string(value: Any, path: str, failures: list[str]) -> str:
+        if not isinstance(value, str):
+            raise ApiError("SerializationException", f"{_kind(value)} can not be converted to a String at '{path}'.")
+        _check_length(len(value), limits, value, path, failures)
+        if pattern is not None and not pattern.fullmatch(value):
+            told = f"Member must satisfy regular expression pattern: {shape.metadata['pattern']}"
+            _fail(failures, value, path, told)
+        if enum and value not in enum:
+            _fail(failures, value, path, f"Member must satisfy enum value set: [{', '.join(enum)}]")
+        return value
+
+    def check_number(value: Any, path: str, failures: list[str]) -> int | float:
+        if isinstance(value, bool) or not isinstance(value, int if kind in {"integer", "long"} else (int, float)):
+            raise ApiError("SerializationException", f"{_kind(value)} can not be converted to a number at '{path}'.")
+        low, high = limits
+        if low is not None and value < low:
+            _fail(failures, value, path, f"Member must have value greater than or equal to {low}")
+        if high is not None and value > high:
+            _fail(failures, value, path, f"Member must have value less than or equal to {high}")
+        return value
+
+    def check_boolean(value: Any, path: str, failures: list[str]) -> bool:
+        if not isinstance(value, bool):
+            raise ApiError("SerializationException", f"{_kind(value)} can not be converted to a Boolean at '{path}'.")
+        return value
+
+    def check_timestamp(value: Any, path: str, failures: list[str]) -> datetime:
+        try:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return datetime.fromtimestamp(value, UTC)
+            moment = datetime.fromisoformat(value)
+        except (TypeError, ValueError, OverflowError, OSError):
+            raise ApiError("SerializationException", f"Expected a timestamp at '{path}'.") from None
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    if kind in {"integer", "long", "float", "double"}:
+        return check_number
+    if kind == "boolean":
+        return check_boolean
+    if kind == "timestamp":
+        return check_timestamp
+    return check_string
+
+
+def _limits(shape: Shape) -> tuple[int | None, int | None]:
+    return shape.metadata.get("min"), shape.metadata.get("max")
+
+
+def _compiled(pattern: str | None) -> Any:
+    # AWS's patterns are Java's; the `regex` package knows \p{L} and its like, `re` does not.
+    return regex.compile(pattern, regex.DOTALL) if pattern else None
+
+
+def _check_length(
+    length: int, limits: tuple[int | None, int | None], value: Any, path: str, failures: list[str]
+) -> None:
+    low, high = limits
+    if low is not None and length < low:
+        _fail(failures, value, path, f"Member must have length greater than or equal to {low}")
+    if high is not None and length > high:
+        _fail(failures, value, path, f"Member must have length less than or equal to {high}")
+
+
+def _fail(failures: list[str], value: Any, path: str, told: str) -> None:
+    shown = "null" if value is None else str(value)[:_LONGEST_VALUE]
+    failures.append(f"Value '{shown}' at '{path}' failed to satisfy constraint: {told}")
+
+
+def _camel(name: str) -> str:
+    return name[:1].lower() + name[1:]
+
+
+def _kind(value: Any) -> str:
+    return {
+        int: "NUMBER_VALUE",
+        float: "NUMBER_VALUE",
+        bool: "BOOLEAN_VALUE",
+        list: "START_ARRAY",
+        dict: "START_OBJECT",
+    }.get(type(value), "NULL_VALUE")
+
+
+def dump(result: Mapping[str, Any]) -> bytes:
+    """Write a result: moments as seconds since 1970, members that are None left out."""
+    return orjson.dumps(_plain(result), default=_epoch, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _epoch(value: Any) -> float:
+    if isinstance(value, datetime):
+        return round(value.timestamp(), 3)
+    raise TypeError(f"cannot write {type(value).__name__}")
