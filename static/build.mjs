@@ -1,0 +1,44 @@
+/* Builds dist/ from src/: style sheets, scripts, fonts and the icon sprite. Nothing is fetched.
+   `node build.mjs --watch` builds again whenever a source changes. */
+import { build, context } from "esbuild";
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const src = (...parts) => join(here, "src", ...parts);
+const dist = join(here, "dist");
+
+/** Every file of src/icons becomes a <symbol id="i-NAME"> of one sprite. */
+async function sprite() {
+  const names = (await readdir(src("icons"))).filter((name) => name.endsWith(".svg")).sort();
+  const symbols = await Promise.all(names.map(async (name) => {
+    const svg = await readFile(src("icons", name), "utf8");
+    const [, attributes, body] = svg.match(/<svg([^>]*)>([\s\S]*)<\/svg>/);
+    return `<symbol id="i-${basename(name, ".svg")}"${attributes}>${body.trim()}</symbol>`;
+  }));
+  await writeFile(join(dist, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
+}
+
+const options = {
+  entryPoints: ["boot.js", "app.js", "terminal.js", "replay.js"].map((name) => src("js", name))
+    .concat(["app.css", "terminal.css"].map((name) => src("css", name))),
+  entryNames: "[name]",
+  assetNames: "fonts/[name]",
+  outdir: dist,
+  absWorkingDir: here,
+  bundle: true,
+  minify: true,
+  format: "iife",
+  target: ["chrome123", "edge123", "firefox128", "safari17.5"], // the first with light-dark() and scroll anchoring we rely on
+  loader: { ".woff2": "file" },
+  legalComments: "external", // licences of what is bundled lie beside it
+  sourcemap: false, // a source map comment without its map breaks the hashed storage of static files
+  logLevel: "info",
+};
+
+await rm(dist, { recursive: true, force: true });
+await mkdir(dist, { recursive: true });
+await Promise.all([sprite(), cp(src("favicon.svg"), join(dist, "favicon.svg"))]);
+if (process.argv.includes("--watch")) await (await context(options)).watch();
+else await build(options);

@@ -1,0 +1,14 @@
+/* Every page. One module a behaviour. */
+import "./theme.js";
+import "./menus.js";
+import "./toasts.js";
+import "./confirm.js";
+import "./keys.js";
+import "./lists.js";
+import "./live.js";
+import "./copy.js";
+import "./palette.js";
+import "./htmx-setup.js";
+import { startBehaviours } from "./behaviours.js";
+
+startBehaviours(document);
