@@ -3,7 +3,8 @@
 The payloads stay in their module: `payloads.ChannelClosed` is what a frame holds, `ChannelClosed` the event.
 """
 
-from . import payloads
+from . import payloads, smux
+from .controlchannel import ControlChannel, ControlRole
 from .datachannel import AGENT_MOVES, CLIENT_MOVES, DataChannel, Move, Role, State
 from .errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from .events import (
@@ -72,8 +73,10 @@ __all__ = [
     "AgentStateChanged",
     "ChannelClosed",
     "ClientOpener",
+    "ControlChannel",
     "ControlEvent",
     "ControlOpener",
+    "ControlRole",
     "DataChannel",
     "Event",
     "ExitCodeReceived",
@@ -117,5 +120,6 @@ __all__ = [
     "payloads",
     "peek",
     "serialize",
+    "smux",
     "token_answer",
 ]

@@ -30,7 +30,18 @@ from .buffers import (
 )
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
-from .frames import FIN, MAX_PAYLOAD, PAYLOAD_OFFSET, SYN, MessageType, PayloadType, check, pack, to_wire_id
+from .frames import (
+    FIN,
+    MAX_PAYLOAD,
+    PAYLOAD_OFFSET,
+    SYN,
+    MessageType,
+    PayloadType,
+    check,
+    milliseconds,
+    pack,
+    to_wire_id,
+)
 
 # Bytes of plain stream data in a message, as both real programs cut it; an encrypted one has 28 more. config.go, both.
 STREAM_PAYLOAD: Final = 1024
@@ -332,7 +343,7 @@ class DataChannel:
         if self._state is State.CLOSED:
             return
         notice = payloads.ChannelClosed(
-            str(self._new_id()), payloads.iso_time(_milliseconds(now)), self.session_id, output=output
+            str(self._new_id()), payloads.iso_time(milliseconds(now)), self.session_id, output=output
         )
         self._outbox.append(self._pack_other(MessageType.CHANNEL_CLOSED, 0, notice.serialize(), now))
         self._shut()
@@ -555,7 +566,7 @@ class DataChannel:
         outgoing = self._outgoing
         flags = SYN if sequence == 0 and self._is_agent else 0
         wire_id = to_wire_id(self._new_id())
-        frame = pack(self._sends, _milliseconds(now), sequence, flags, wire_id, payload_type, payload)
+        frame = pack(self._sends, milliseconds(now), sequence, flags, wire_id, payload_type, payload)
         sent = Sent(frame, len(payload))
         if not outgoing:
             self._new_head(now)
@@ -597,7 +608,7 @@ class DataChannel:
 
     def _pack_other(self, message_type: str, flags: int, payload: bytes, now: float) -> bytes:
         """Write a message that is no stream data: number 0, payload type 0."""
-        return pack(message_type, _milliseconds(now), 0, flags, to_wire_id(self._new_id()), 0, payload)
+        return pack(message_type, milliseconds(now), 0, flags, to_wire_id(self._new_id()), 0, payload)
 
     # States
 
@@ -625,11 +636,6 @@ class DataChannel:
     def _demand_room(self, messages: int, size: int) -> None:
         if not self._outgoing.has_room(messages, size):
             raise LocalProtocolError(f"{size} bytes do not fit: the window has {self.window_left} left")
-
-
-def _milliseconds(now: float) -> int:
-    """The date of a message. Never 0, which receivers drop in silence."""
-    return max(1, int(now * 1000))
 
 
 def _read_output(sequence: int, payload_type: int, payload: bytes) -> tuple[Move, Event | None]:

@@ -120,6 +120,11 @@ class Head(NamedTuple):
 Fields: TypeAlias = tuple[str, int, int, int, int, bytes, int]
 
 
+def milliseconds(now: float) -> int:
+    """Turn seconds since 1970 UTC into the date of a message. Never 0, which receivers drop in silence."""
+    return max(1, int(now * 1000))
+
+
 def to_wire_id(message_id: UUID) -> bytes:
     """Return the 16 bytes of a UUID as a frame holds them: the last eight first."""
     octets = message_id.bytes
