@@ -1,0 +1,143 @@
+"""A websocket as the channel half of the endpoint uses it, and the tokens that open one.
+
+The sockets themselves, their pings and the limit on a message are uvicorn's; here is only what stands on ASGI's
+`receive` and `send`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fleetops.wire import AgentOpener, ClientOpener, ControlOpener, RemoteProtocolError, parse_opener
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Opener = ControlOpener | AgentOpener | ClientOpener
+
+# What `send` raises once the other end is gone: uvicorn's ClientDisconnected is an OSError; a RuntimeError is its word
+# for a message after a close frame that it sent by itself (a ping that nobody answered, a shutdown).
+GONE: Final = (OSError, RuntimeError)
+
+OPENER_SECONDS: Final = 15.0  # the real agent gives its own calls as long
+TOKEN_SECONDS: Final = 300.0  # the life of a token that nobody used
+TOKENS_EACH: Final = 8  # live tokens for one purpose; of more the oldest goes, so that no caller makes us grow
+CLOSE_SECONDS: Final = 5.0  # for a close frame to leave; a peer that does not read is not waited for
+
+NORMAL: Final = 1000
+REFUSED: Final = 1008  # websocket's "policy violation"; AWS's own code is not known
+
+
+class Refused(Exception):
+    """The websocket does not open; the text says why, and goes into the close frame."""
+
+
+class Peer:
+    """One accepted websocket. `send` may be called from several tasks: each message goes out whole."""
+
+    __slots__ = ("_receive", "_send", "is_closed")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.is_closed = False
+
+    @property
+    def receive(self) -> Receive:
+        """ASGI's own, for a loop that reads each message as it comes."""
+        return self._receive
+
+    async def accept(self) -> bool:
+        """Complete the upgrade; False if the caller went away before."""
+        if (await self._receive())["type"] != "websocket.connect":
+            return False
+        try:
+            await self._send({"type": "websocket.accept"})
+        except GONE:
+            return False
+        return True
+
+    async def opener(self, seconds: float) -> Opener:
+        """Read the first frame, which is text, within `seconds`.
+
+        Raises Refused if it does not come, is no opener, or the connection ends; uvicorn itself ends one whose frame
+        is over its limit.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refused(f"no opening message within {seconds:g} s") from None
+        if message["type"] != "websocket.receive":
+            raise Refused("the connection ended before its opening message")
+        text = message.get("text")
+        if text is None:
+            raise Refused("the first frame is to be the opening message, as text")
+        try:
+            return parse_opener(text)
+        except RemoteProtocolError:
+            raise Refused("the first frame is no opening message") from None
+
+    async def send(self, frame: bytes) -> None:
+        """Send one binary message; waits while the peer does not read. Raises one of GONE if it is gone."""
+        if self.is_closed:
+            raise ConnectionResetError("the websocket is closed")
+        await self._send({"type": "websocket.send", "bytes": frame})
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Send a close frame, once; never raises, and does not wait for a peer that does not read."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason[:120]})
+        except (*GONE, TimeoutError):
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a token opens: a control channel ("control", its node) or one end of a session ("agent" or "client")."""
+
+    kind: str
+    subject: Any  # NodeKey, or the session's id
+
+
+class Tokens:
+    """Tokens that are out. Each opens one websocket, once, within TOKEN_SECONDS."""
+
+    def __init__(self, seconds: float = TOKEN_SECONDS) -> None:
+        self._seconds = seconds
+        self._out: dict[Purpose, dict[str, float]] = {}  # purpose -> token -> when it ends
+
+    def issue(self, purpose: Purpose, now: float) -> str:
+        """Make a token; `now` is monotonic seconds."""
+        live = self._out.setdefault(purpose, {})
+        if len(live) >= TOKENS_EACH:
+            del live[next(iter(live))]
+        token = secrets.token_urlsafe(48)
+        live[token] = now + self._seconds
+        return token
+
+    def spend(self, purpose: Purpose, token: str, now: float) -> bool:
+        """Use a token up. False, and nothing is used, if it is not for this purpose, was used, or is too old."""
+        live = self._out.get(purpose)
+        ends_at = live.pop(token, None) if live else None
+        if not live:
+            self._out.pop(purpose, None)
+        return ends_at is not None and now < ends_at
+
+    def revoke(self, purpose: Purpose) -> None:
+        """Forget all tokens for this purpose."""
+        self._out.pop(purpose, None)
+
+    def sweep(self, now: float) -> None:
+        """Forget those whose time is over."""
+        for purpose, live in list(self._out.items()):
+            for token in [token for token, ends_at in live.items() if ends_at <= now]:
+                del live[token]
+            if not live:
+                del self._out[purpose]

@@ -1,0 +1,245 @@
+"""One session's data channel between its two ends: frames checked, and passed on as they are.
+
+The ends acknowledge each other; the relay reads no more of a frame than its head, and writes nothing into the stream.
+What it owes them: the order, the client's acknowledges (a client never acknowledges twice, so none may be lost),
+patience while one end is away, and a stop when one end does not keep up. A slow receiver stops the reading of the
+sender, whose TCP window then closes: nothing here grows.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from uuid import uuid4
+
+from fleetops import clock
+from fleetops.wire import Message, MessageType, PayloadType, RemoteProtocolError, peek, serialize
+from fleetops.wire.frames import milliseconds
+
+from .channels import GONE, NORMAL, Peer
+
+# Bytes of frames that wait in one direction for an end that is away; when it is reached, the other end is not read.
+# To the client: what our own node may have unacknowledged (1 MiB), so that a client that comes back finds all of it.
+# To the agent: keys, and acknowledges of at most that much output.
+WAITING_FOR_CLIENT: Final = 1_280 * 1024
+WAITING_FOR_AGENT: Final = 256 * 1024
+
+# Seconds after the end of a port session's handshake in which the plugin's reader dies of any message.
+# Source: session-manager-plugin, src/sessionmanagerplugin/session/portsession/portsession.go.
+PORT_PAUSE: Final = 0.15
+
+# Seconds that the agent has to take in a pause or its end; one that is slower does not read at all.
+TELL_SECONDS: Final = 1.0
+
+_TO_CLIENT: Final = frozenset({MessageType.OUTPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
+_TO_AGENT: Final = frozenset({MessageType.INPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
+
+Pump = Callable[[Peer], Coroutine[Any, Any, None]]
+
+
+class Lane:
+    """One direction. Frames go straight to the receiving end, or wait here, in order, until it is there."""
+
+    __slots__ = ("_flushing", "_limit", "_peer", "_room", "_waiting", "size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._peer: Peer | None = None
+        self._waiting: deque[bytes] = deque()
+        self._flushing = asyncio.Lock()
+        self._room = asyncio.Event()
+        self.size = 0  # bytes that wait
+
+    async def pass_on(self, frame: bytes) -> None:
+        """Hand `frame` over; returns when the next one may come. A cancelled call keeps the frame."""
+        peer = self._peer
+        if peer is not None and not self._waiting:
+            try:
+                await peer.send(frame)
+                return
+            except GONE:
+                self.detach(peer)
+            except asyncio.CancelledError:
+                self._keep(frame)
+                raise
+        self._keep(frame)
+        await self.flush()
+        while self.size > self._limit:
+            self._room.clear()
+            await self._room.wait()
+
+    def attach(self, peer: Peer) -> None:
+        """Make `peer` the receiving end; call flush next."""
+        self._peer = peer
+
+    def detach(self, peer: Peer) -> None:
+        """Forget `peer`, unless another has taken its place."""
+        if self._peer is peer:
+            self._peer = None
+
+    async def flush(self) -> None:
+        """Hand over what waits; returns when nothing does, or the receiving end is gone."""
+        async with self._flushing:
+            while self._waiting and (peer := self._peer) is not None:
+                frame = self._waiting[0]
+                try:
+                    await peer.send(frame)
+                except GONE:
+                    self.detach(peer)
+                    return
+                self._waiting.popleft()
+                self.size -= len(frame)
+                if self.size <= self._limit:
+                    self._room.set()
+
+    def _keep(self, frame: bytes) -> None:
+        self._waiting.append(frame)
+        self.size += len(frame)
+
+
+class End:
+    """One side's place in the session, and who holds it now."""
+
+    __slots__ = ("came_at", "left_at", "peer", "pump", "was_there")
+
+    def __init__(self, now: float) -> None:
+        self.peer: Peer | None = None
+        self.pump: asyncio.Task[None] | None = None
+        self.was_there = False
+        self.came_at = now
+        self.left_at = now  # or when the session began
+
+
+class Relay:
+    """Both ends of one session. Times are the event loop's seconds."""
+
+    def __init__(self, *, is_port: bool) -> None:
+        self._clock = asyncio.get_running_loop().time
+        now = self._clock()
+        self.agent = End(now)
+        self.client = End(now)
+        self.to_client = Lane(WAITING_FOR_CLIENT)
+        self.to_agent = Lane(WAITING_FOR_AGENT)
+        self.began_at = now
+        self.moved_at = now  # the last byte of the stream, either way; acknowledges do not count
+        self.is_terminating = False  # the agent has said that its shell ended
+        self.is_paused = False  # the agent has been told to send nothing
+        self.dropped = 0  # frames that were malformed, or have no business on their way
+        self._is_port = is_port
+
+    async def serve_agent(self, peer: Peer) -> None:
+        """Relay from and to the agent until it goes, or another connection of it comes."""
+        await self._take_place(self.agent, self.client, peer)
+        self.is_paused = False  # an agent forgets a pause when it comes back
+        if self.client.was_there and self.client.peer is None:
+            await self.pause()
+        await self._serve(self.agent, peer, self._from_agent, self.to_agent)
+
+    async def serve_client(self, peer: Peer) -> None:
+        """Relay from and to the client until it goes, or another connection of it comes."""
+        await self._take_place(self.client, self.agent, peer)
+        if self.is_paused:
+            self.is_paused = False
+            await self._tell_agent(MessageType.START_PUBLICATION)
+        await self._serve(self.client, peer, self._from_client, self.to_client)
+        if self.client.peer is None:
+            await self.pause()
+
+    async def pause(self) -> None:
+        """Tell the agent to send nothing: it would repeat its oldest frame for as long as nobody is there."""
+        self.is_paused = True
+        await self._tell_agent(MessageType.PAUSE_PUBLICATION)
+
+    async def _tell_agent(self, message_type: str) -> None:
+        if self.agent.peer is None:
+            return
+        try:
+            async with asyncio.timeout(TELL_SECONDS):
+                await self.agent.peer.send(_publication(message_type))
+        except (*GONE, TimeoutError):
+            pass  # its own loop notices that it is gone; one that does not read hears nothing anyway
+
+    async def _take_place(self, end: End, other: End, peer: Peer) -> None:
+        """Make `peer` the holder of `end`; whoever held it stops first, so that frames stay in order."""
+        before = end.peer
+        end.peer = peer
+        end.was_there = True
+        end.came_at = self._clock()
+        if before is not None:
+            await _cancel(end.pump)
+            await _cancel(
+                other.pump
+            )  # it may be waiting for `before` to read; it starts again behind the frame it held
+            await before.close(NORMAL, "another connection has taken this one's place")
+
+    async def _serve(self, end: End, peer: Peer, pump_from: Pump, going: Lane) -> None:
+        """Run the pump of `end` for as long as `peer` holds it."""
+        flush: asyncio.Task[None] | None = None
+        try:
+            if end.peer is peer:
+                going.attach(peer)
+                flush = asyncio.create_task(going.flush())
+            while end.peer is peer:
+                end.pump = pump = asyncio.create_task(pump_from(peer))
+                await asyncio.wait([pump])
+                if not pump.cancelled():
+                    pump.result()
+                    break
+        finally:
+            going.detach(peer)
+            await _cancel(flush)
+            if end.peer is peer:
+                await _cancel(end.pump)
+                end.peer = None
+                end.pump = None
+                end.left_at = self._clock()
+
+    async def _from_agent(self, peer: Peer) -> None:
+        receive, pass_on, time = peer.receive, self.to_client.pass_on, self._clock
+        while (message := await receive())["type"] == "websocket.receive":
+            frame = message.get("bytes") or b""
+            try:
+                message_type, payload_type, _, _ = peek(frame)
+            except RemoteProtocolError:
+                message_type = ""
+            if message_type in _TO_CLIENT:
+                if message_type == MessageType.OUTPUT_STREAM_DATA:
+                    self.moved_at = time()
+                await pass_on(frame)
+                if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
+                    await asyncio.sleep(PORT_PAUSE)
+            elif message_type == MessageType.AGENT_SESSION_STATE:
+                self.is_terminating = b'"Terminating"' in frame
+            else:
+                self.dropped += 1
+            # Neither receive nor send gives way while there is something to read and room to write: without this, a
+            # session that streams keeps all others waiting.
+            await asyncio.sleep(0)
+
+    async def _from_client(self, peer: Peer) -> None:
+        receive, pass_on, time = peer.receive, self.to_agent.pass_on, self._clock
+        while (message := await receive())["type"] == "websocket.receive":
+            frame = message.get("bytes") or b""
+            try:
+                message_type = peek(frame).message_type
+            except RemoteProtocolError:
+                message_type = ""
+            if message_type in _TO_AGENT:
+                if message_type == MessageType.INPUT_STREAM_DATA:
+                    self.moved_at = time()
+                await pass_on(frame)
+            else:
+                self.dropped += 1
+            await asyncio.sleep(0)
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    """Cancel `task` and wait until it has stopped."""
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _publication(message_type: str) -> bytes:
+    """pause_publication or start_publication; nobody reads the payload, and Go cannot send an empty one."""
+    return serialize(Message(message_type, 0, b"{}", 0, uuid4(), milliseconds(clock.steady())))
