@@ -3,7 +3,7 @@
 The payloads stay in their module: `payloads.ChannelClosed` is what a frame holds, `ChannelClosed` the event.
 """
 
-from . import payloads, smux
+from . import buffers, payloads, smux
 from .controlchannel import ControlChannel, ControlRole
 from .datachannel import AGENT_MOVES, CLIENT_MOVES, DataChannel, Move, Role, State
 from .errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -111,6 +111,7 @@ __all__ = [
     "TaskCompleted",
     "TaskGaveUp",
     "TerminationRequested",
+    "buffers",
     "open_control_channel",
     "open_data_channel_agent",
     "open_data_channel_client",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from fleetops.wire import DataChannel, MessageType, PayloadType, Role, payloads
-from fleetops.wire.frames import pack, parse, to_wire_id
+from fleetops.wire import DataChannel, Message, MessageType, PayloadType, Role, parse, payloads, serialize
 
 NOW = 1_700_000_000.0  # seconds since 1970 UTC
 SESSION = "user-0a1b2c3d4e5f60718"
@@ -39,8 +38,8 @@ def opened_client(**options: Any) -> DataChannel:
 
 
 def frame(message_type: str, payload: bytes = payloads.EMPTY, sequence: int = 0, payload_type: int = 0) -> bytes:
-    wire_id = to_wire_id(UUID(int=0xABC << 64 | sequence % 2**64))
-    return pack(message_type, int(NOW * 1000), sequence, 0, wire_id, payload_type, payload)
+    message_id = UUID(int=0xABC << 64 | sequence % 2**64)
+    return serialize(Message(message_type, sequence, payload, payload_type, message_id, int(NOW * 1000)))
 
 
 def output(sequence: int, data: bytes, payload_type: int = PayloadType.OUTPUT) -> bytes:
