@@ -1,0 +1,1 @@
+"""The only room that makes AWS clients: who calls, where, with what time-outs, and what an error means."""

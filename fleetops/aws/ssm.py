@@ -1,0 +1,176 @@
+"""Systems Manager: managed instances, and the sessions opened on them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .clients import AccountAccess, Tags, client
+from .errors import AwsError, aws_call
+from .records import ManagedInstance, SessionRecord, managed_instance, session_record
+
+PAGE: Final = 50  # the most that DescribeInstanceInformation gives at once [botocore's model of ssm]
+SESSION_PAGE: Final = 200  # DescribeSessions, likewise
+MOST_REASON: Final = 256  # characters of StartSession's Reason, likewise
+# The session tag under which CloudTrail and policies (aws:PrincipalTag/FleetOpsUser) find the person.
+USER_TAG: Final = "FleetOpsUser"
+
+# ssmmessages.<region>.<suffix>, with FIPS; the suffixes of all partitions [botocore 1.44, endpoints.json].
+_AWS_STREAM_HOST: Final = re.compile(
+    r"ssmmessages(?:-fips)?\.(?P<region>[a-z0-9-]+)\."
+    r"(?:amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu|c2s\.ic\.gov|sc2s\.sgov\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StartedSession:
+    """What StartSession and ResumeSession answer. The token opens the session: it stays in memory, and out of sight."""
+
+    session_id: str
+    stream_url: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+def start_session(
+    access: AccountAccess,
+    region: str,
+    *,
+    target: str,
+    reason: str,
+    session_name: str,
+    source_identity: str,
+    document_name: str = "",
+) -> StartedSession:
+    """Call StartSession on `target`, once: a repeat would open a second session.
+
+    `reason` is cut to 256 characters. Raises TargetNotConnected, AccessDenied, Unavailable (whose is_outcome_unknown
+    says that a session may be open all the same: look for the reason in describe_sessions) or AwsError, also where the
+    StreamUrl is neither AWS's nor one of the account's.
+    """
+    ssm = _as_person(access, region, session_name, source_identity, attempts=1)
+    request: dict[str, Any] = {"Target": target}
+    if reason:
+        request["Reason"] = reason[:MOST_REASON]
+    if document_name:
+        request["DocumentName"] = document_name
+    with aws_call("ssm:StartSession", where=f"{access.account_id} {region}"):
+        answer = ssm.start_session(**request)
+    return _started(answer, access, region, "ssm:StartSession")
+
+
+def resume_session(
+    access: AccountAccess, region: str, *, session_id: str, session_name: str, source_identity: str
+) -> StartedSession:
+    """Call ResumeSession: a new token for an open session; the one before is worth nothing from then on.
+
+    Raises as start_session does; AwsError with code DoesNotExistException if the session has ended.
+    """
+    ssm = _as_person(access, region, session_name, source_identity)
+    with aws_call("ssm:ResumeSession", where=f"{access.account_id} {region}"):
+        answer = ssm.resume_session(SessionId=session_id)
+    return _started(answer, access, region, "ssm:ResumeSession")
+
+
+def terminate_session(
+    access: AccountAccess, region: str, *, session_id: str, session_name: str, source_identity: str
+) -> None:
+    """Call TerminateSession; a session that AWS knows no more has been terminated."""
+    ssm = _as_person(access, region, session_name, source_identity)
+    try:
+        with aws_call("ssm:TerminateSession", where=f"{access.account_id} {region}"):
+            ssm.terminate_session(SessionId=session_id)
+    except AwsError as error:
+        if error.code != "DoesNotExistException":
+            raise
+
+
+def describe_sessions(
+    access: AccountAccess,
+    region: str,
+    *,
+    session_name: str,
+    source_identity: str = "",
+    state: str = "Active",
+    target: str = "",
+    session_id: str = "",
+) -> Iterator[SessionRecord]:
+    """Sessions of `state` ("Active" or "History", 30 days of it), page by page of at most 200."""
+    ssm = _as_person(access, region, session_name, source_identity)
+    filters = [{"key": key, "value": value} for key, value in (("Target", target), ("SessionId", session_id)) if value]
+    request: dict[str, Any] = {"State": state, "MaxResults": SESSION_PAGE}
+    if filters:
+        request["Filters"] = filters
+    while True:
+        with aws_call("ssm:DescribeSessions", where=f"{access.account_id} {region}"):
+            page = ssm.describe_sessions(**request)
+        yield from map(session_record, page.get("Sessions", []))
+        if not page.get("NextToken"):
+            return
+        request["NextToken"] = page["NextToken"]
+
+
+def instance_pages(access: AccountAccess, region: str, *, session_name: str) -> Iterator[list[ManagedInstance]]:
+    """All managed instances of a region, page by page of at most 50. Stopped and terminated ones are not in it."""
+    ssm = client("ssm", access, region, session_name=session_name)
+    request: dict[str, Any] = {"MaxResults": PAGE}
+    while True:
+        with aws_call("ssm:DescribeInstanceInformation", where=f"{access.account_id} {region}"):
+            page = ssm.describe_instance_information(**request)
+        yield [managed_instance(each) for each in page.get("InstanceInformationList", [])]
+        if not page.get("NextToken"):
+            return
+        request["NextToken"] = page["NextToken"]
+
+
+def managed_instance_tags(access: AccountAccess, region: str, *, instance_id: str, session_name: str) -> dict[str, str]:
+    """Tags of one hybrid node: EC2 does not know it, and DescribeInstanceInformation does not tell them."""
+    ssm = client("ssm", access, region, session_name=session_name)
+    with aws_call("ssm:ListTagsForResource", where=f"{access.account_id} {region}"):
+        answer = ssm.list_tags_for_resource(ResourceType="ManagedInstance", ResourceId=instance_id)
+    return {tag["Key"]: tag["Value"] for tag in answer.get("TagList", [])}
+
+
+def check_stream_url(url: str, access: AccountAccess, region: str) -> None:
+    """Raise AwsError unless `url` is wss, and its host AWS's own for the region or one of the account's stream_hosts.
+
+    Whoever answers StartSession would else choose where our terminal process connects to, inside our network too.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    host = (parts.hostname or "").lower()
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    has_user = parts.username is not None or parts.password is not None
+    if parts.scheme == "wss" and host and not has_user:
+        allowed = {each.lower() for each in access.stream_hosts}
+        if shown in allowed or (port == 443 and shown.removesuffix(":443") in allowed):
+            return
+        aws = _AWS_STREAM_HOST.fullmatch(host)
+        if aws and aws["region"] == region and port == 443:
+            return
+    raise AwsError(
+        "StreamUrlRefused",
+        "",
+        operation="ssm:StartSession",
+        text=f"The session's stream leads to {parts.scheme or 'nothing'}://{shown}, which is neither AWS's own nor one "
+        f"of the stream hosts of account {access.account_id}. Add it there if it is right.",
+    )
+
+
+def _as_person(access: AccountAccess, region: str, session_name: str, source_identity: str, **options: Any) -> Any:
+    tags: Tags = ((USER_TAG, session_name[:256]),) if source_identity and access.role_arn else ()
+    return client(
+        "ssm", access, region, session_name=session_name, source_identity=source_identity, tags=tags, **options
+    )
+
+
+def _started(answer: dict[str, Any], access: AccountAccess, region: str, operation: str) -> StartedSession:
+    started = StartedSession(answer.get("SessionId", ""), answer.get("StreamUrl", ""), answer.get("TokenValue", ""))
+    if not (started.token and started.stream_url):
+        # ResumeSession answers so for a session that has ended.
+        raise AwsError("DoesNotExistException", "the answer bears no token", operation=operation)
+    check_stream_url(started.stream_url, access, region)
+    return started
