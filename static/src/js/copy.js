@@ -1,23 +1,7 @@
 /* data-behaviour="copy" data-copy="text": puts the text on the clipboard and says so. */
 import { behaviour } from "./behaviours.js";
+import { copyText } from "./clipboard.js";
 import { toast } from "./toasts.js";
-
-/** False if the browser refuses, as it does on pages without TLS that are not on this machine. */
-export async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    const area = Object.assign(document.createElement("textarea"), { value: text, className: "visually-hidden" });
-    const focus = document.activeElement;
-    document.body.append(area);
-    area.select();
-    const copied = document.execCommand("copy");
-    area.remove();
-    focus?.focus();
-    return copied;
-  }
-}
 
 behaviour("copy", (button) => {
   button.addEventListener("click", async () => {

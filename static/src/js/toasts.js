@@ -5,7 +5,7 @@ import { icon, make } from "./dom.js";
 const GLYPHS = { ok: "circle-check", bad: "circle-x", warn: "alert-triangle", run: "info" };
 const STAY_MS = 6000;
 
-behaviour("toast", (toast) => {
+function start(toast) {
   toast.querySelector("button")?.addEventListener("click", () => toast.remove());
   if (toast.classList.contains("toast-bad")) return;
   let timer;
@@ -13,15 +13,18 @@ behaviour("toast", (toast) => {
   leave();
   toast.addEventListener("pointerenter", () => clearTimeout(timer));
   toast.addEventListener("pointerleave", leave);
-});
+}
+
+behaviour("toast", start);
 
 export function toast(text, kind = "ok") {
   const place = document.getElementById("toasts");
   for (const shown of place.children) if (shown.children[1]?.textContent === text) shown.remove();
-  const element = make("div", { class: `toast toast-${kind}`, role: kind === "bad" ? "alert" : "status", "data-behaviour": "toast" },
+  const element = make("div", { class: `toast toast-${kind}`, role: kind === "bad" ? "alert" : "status" },
     icon(GLYPHS[kind]), make("div", {}, text),
     make("button", { class: "btn btn-ghost btn-icon btn-sm", type: "button", "aria-label": "Dismiss" }, icon("x")));
   place.append(element);
+  start(element);
   while (place.children.length > 4) place.firstElementChild.remove();
   return element;
 }

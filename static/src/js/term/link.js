@@ -1,0 +1,140 @@
+/* The websocket to the terminal process: attaches, sends keys, hands output on in order, says what has been seen, and
+   comes back by itself. It knows nothing of the screen.
+
+   Output is counted in bytes since the session's start. `received` is how far this browser has got: after a loss it
+   asks from there, so nothing is shown twice. The server keeps at most 512 KiB unseen in flight. */
+
+const SEEN_BYTES = 64 * 1024; // after that many shown bytes the server is told at once
+const SEEN_MS = 200; // and else after that long
+const FRAME_BYTES = 32 * 1024; // of input; the server takes 64 KiB
+const LONGEST_WAIT_MS = 5000;
+const SIZE_MS = 60; // while a window is being dragged only every so often
+const STEADY_MS = 3000; // a link that lasted as long was a good one; before that, trying again gets slower
+const FINAL = { 4401: "login", 4403: "refused", 4404: "unknown", 4409: "over" };
+const FAULTS = 4; // answers 4500 in a row after which a person decides
+
+export class Link {
+  /** handlers: onOutput(bytes, shown), onMessage(message), onState(state, {reason, seconds}). */
+  constructor(url, size, handlers) {
+    Object.assign(this, { url, size, handlers });
+    this.received = null; // null: nothing yet, the screen and scroll-back are wanted
+    this.shown = 0;
+    this.toldSeen = 0;
+    this.tries = 0;
+    this.faults = 0;
+    this.ended = false;
+    this.encoder = new TextEncoder();
+    addEventListener("online", () => this.hurry());
+    addEventListener("offline", () => this.socket && this.lost({ code: 1006 }));
+    document.addEventListener("visibilitychange", () => document.hidden || this.hurry());
+  }
+
+  get isOpen() {
+    return this.attached && this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  connect() {
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.drop();
+    const socket = (this.socket = new WebSocket(this.url));
+    this.attached = false;
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      const { cols, rows } = this.size();
+      socket.send(JSON.stringify({ type: "attach", cols, rows, from: this.received, watch: false }));
+      this.sentSize = `${cols}x${rows}`;
+    };
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.output(data));
+    socket.onclose = (event) => socket === this.socket && this.lost(event);
+  }
+
+  drop() {
+    clearTimeout(this.steady);
+    const socket = this.socket;
+    this.socket = null;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  read(message) {
+    if (message.type === "hello") {
+      this.attached = true;
+      this.steady = setTimeout(() => (this.tries = this.faults = 0), STEADY_MS);
+      this.toldSeen = this.shown;
+      this.handlers.onState("connected", {});
+    }
+    if (message.type === "ended") this.ended = true;
+    if (message.type === "skipped" && this.received !== null) this.received += message.bytes;
+    this.handlers.onMessage(message);
+  }
+
+  output(data) {
+    const offset = Number(new DataView(data).getBigUint64(0));
+    let bytes = new Uint8Array(data, 8);
+    if (this.received !== null && offset < this.received) bytes = bytes.subarray(this.received - offset); // seen already
+    const gap = this.received !== null && offset > this.received ? offset - this.received : 0;
+    const end = offset + data.byteLength - 8;
+    this.received = Math.max(end, this.received ?? 0);
+    if (gap) this.handlers.onMessage({ type: "skipped", bytes: gap, why: "gone" });
+    if (!bytes.length) return this.showed(end);
+    this.handlers.onOutput(bytes, () => this.showed(end));
+  }
+
+  showed(offset) {
+    this.shown = Math.max(this.shown, offset);
+    if (this.shown - this.toldSeen >= SEEN_BYTES) this.tellSeen();
+    else this.seenTimer ??= setTimeout(() => this.tellSeen(), SEEN_MS);
+  }
+
+  tellSeen() {
+    clearTimeout(this.seenTimer);
+    this.seenTimer = null;
+    if (!this.isOpen || this.shown === this.toldSeen) return;
+    this.toldSeen = this.shown;
+    this.socket.send(JSON.stringify({ type: "seen", offset: this.shown }));
+  }
+
+  /** Keys as typed. Returns false if they cannot go now: they are never kept, so that none runs later unseen. */
+  type(text, binary = false) {
+    if (!this.isOpen) return false;
+    const bytes = binary ? Uint8Array.from(text, (character) => character.charCodeAt(0) & 255) : this.encoder.encode(text);
+    if (bytes.length <= FRAME_BYTES) this.socket.send(bytes);
+    else for (let at = 0; at < bytes.length; at += FRAME_BYTES) this.socket.send(bytes.subarray(at, at + FRAME_BYTES));
+    return true;
+  }
+
+  resize() {
+    this.sizeTimer ??= setTimeout(() => {
+      this.sizeTimer = null;
+      const { cols, rows } = this.size();
+      if (!this.isOpen || this.sentSize === `${cols}x${rows}`) return;
+      this.sentSize = `${cols}x${rows}`;
+      this.socket.send(JSON.stringify({ type: "size", cols, rows }));
+    }, SIZE_MS);
+  }
+
+  /** Somebody else set another size: ours must be told again even if it is the one we sent last. */
+  forgetSize() {
+    this.sentSize = "";
+  }
+
+  lost({ code, reason = "" }) {
+    this.drop();
+    this.attached = false;
+    if (this.ended) return;
+    if (code === 4500) this.faults += 1;
+    const final = FINAL[code] ?? (this.faults >= FAULTS ? "fault" : null);
+    if (final) return this.handlers.onState(final, { reason });
+    const wait = this.tries ? Math.min(LONGEST_WAIT_MS, 250 * 2 ** (this.tries - 1)) * (0.85 + Math.random() * 0.3) : 0;
+    this.tries += 1;
+    this.timer = setTimeout(() => this.connect(), wait);
+    this.handlers.onState("lost", { reason, seconds: wait / 1000, tries: this.tries });
+  }
+
+  /** Try now instead of when the next turn comes. */
+  hurry() {
+    if (this.timer && !this.ended) this.connect();
+  }
+}

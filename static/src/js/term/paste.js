@@ -1,0 +1,35 @@
+/* Pasting: lines that would run one by one as they arrive are shown first. */
+import { ask } from "../ask.js";
+import { make } from "../dom.js";
+
+const PREVIEW_LINES = 12;
+const LARGE_BYTES = 64 * 1024;
+
+/** A program that asked for bracketed paste sees one block; a paste must not be able to close its bracket itself. */
+const clean = (text) => text.replace(/\u001b\[20[01]~/g, "");
+
+export function guardPaste(terminal, element) {
+  const paste = async (raw) => {
+    const text = clean(raw);
+    const lines = text.replace(/\r?\n$/, "").split(/\r?\n/);
+    const runs = /[\r\n]/.test(text) && !terminal.modes.bracketedPasteMode;
+    if (runs || text.length > LARGE_BYTES) {
+      const preview = make("pre", { class: "fo-code fo-paste" }, lines.slice(0, PREVIEW_LINES).join("\n") + (lines.length > PREVIEW_LINES ? `\n… and ${lines.length - PREVIEW_LINES} more` : ""));
+      const count = lines.length === 1 ? "1 line" : `${lines.length.toLocaleString("en")} lines`;
+      const agreed = await ask({
+        title: `Paste ${count}?`,
+        text: runs ? "The program in this terminal takes each line as if you pressed Enter after it." : "This is a lot of text for a terminal.",
+        verb: `Paste ${count}`, danger: false, body: preview,
+      });
+      if (!agreed) return terminal.focus();
+    }
+    terminal.paste(text);
+    terminal.focus();
+  };
+  element.addEventListener("paste", (event) => {
+    const text = event.clipboardData?.getData("text/plain");
+    event.preventDefault();
+    event.stopPropagation();
+    if (text) paste(text);
+  }, true);
+}
