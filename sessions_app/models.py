@@ -27,7 +27,8 @@ class TerminalSession(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     user_name = models.CharField(max_length=150)
-    instance = models.ForeignKey(Instance, on_delete=models.SET_NULL, null=True, related_name="terminal_sessions")
+    # Not `instance`: its column would be called instance_id, which is AWS's id here.
+    instance_row = models.ForeignKey(Instance, on_delete=models.SET_NULL, null=True, related_name="terminal_sessions")
     # Copied, so that the session outlives its instance's row.
     instance_id = models.CharField(max_length=64)
     instance_name = models.CharField(max_length=255)

@@ -69,4 +69,4 @@ def make_session(*, user: User, instance: Instance | None = None, **fields: Any)
         "ssm_session_id": f"{user.username}-{next(_numbers):017x}",
         "started_at": now(),
     }
-    return TerminalSession.objects.create(user=user, instance=instance, **(defaults | fields))
+    return TerminalSession.objects.create(user=user, instance_row=instance, **(defaults | fields))

@@ -70,7 +70,7 @@ class Migration(migrations.Migration):
                     models.DateTimeField(help_text="when the last chunk of an ended session was sealed", null=True),
                 ),
                 (
-                    "instance",
+                    "instance_row",
                     models.ForeignKey(
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
