@@ -40,6 +40,36 @@ def django_db_modify_db_settings(home):
         database.setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_static_files():
+    """Pages name their style sheets without a manifest: tests of pages need no built front end."""
+    from django.test import override_settings
+
+    from fleetops.settings import STORAGES
+
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    with override_settings(STORAGES=STORAGES | {"staticfiles": plain}):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tests_may_empty_the_audit_log():
+    """The audit tables refuse DELETE and TRUNCATE, with which transactional tests clean up behind them."""
+    from django.db.backends.base.operations import BaseDatabaseOperations
+
+    from fleetops.audit import append_only
+
+    flush = BaseDatabaseOperations.execute_sql_flush
+
+    def flush_with_triggers_lifted(operations, statements):
+        with append_only.lifted(operations.connection):
+            flush(operations, statements)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseDatabaseOperations, "execute_sql_flush", flush_with_triggers_lifted)
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey(home):
     """A real Valkey on this run's socket."""

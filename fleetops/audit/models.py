@@ -18,7 +18,7 @@ class AuditEvent(models.Model):
     at = models.DateTimeField(default=now, editable=False)
     action = models.CharField(max_length=64, help_text="room.thing.verb, from ACTIONS in audit/record.py")
     outcome = models.CharField(max_length=8, choices=Outcome, default=Outcome.DONE)
-    actor_kind = models.CharField(max_length=8, help_text="user, system or anonymous")
+    actor_kind = models.CharField(max_length=16, help_text="user, system or anonymous")
     actor_id = models.CharField(max_length=64, blank=True)
     actor_name = models.CharField(max_length=150)
     source_address = models.CharField(max_length=64, blank=True)

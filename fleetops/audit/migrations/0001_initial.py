@@ -43,7 +43,7 @@ class Migration(migrations.Migration):
                         max_length=8,
                     ),
                 ),
-                ("actor_kind", models.CharField(help_text="user, system or anonymous", max_length=8)),
+                ("actor_kind", models.CharField(help_text="user, system or anonymous", max_length=16)),
                 ("actor_id", models.CharField(blank=True, max_length=64)),
                 ("actor_name", models.CharField(max_length=150)),
                 ("source_address", models.CharField(blank=True, max_length=64)),
