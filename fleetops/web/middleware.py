@@ -1,1 +1,63 @@
-"""Request context for logs and audit, and UserError's page."""
+"""Request context for logs and audit, and what a refused or mistaken user gets to see."""
+
+import logging
+
+from django.conf import settings
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoLoginRequiredMiddleware
+from django.http import HttpResponse, QueryDict
+from django.shortcuts import resolve_url
+
+from fleetops.errors import Denied, UserError
+
+from .context import within
+from .views import denied, user_error
+
+logger = logging.getLogger(__name__)
+
+
+class RequestContextMiddleware:
+    """Gives each request an id, which goes into its audit rows, its log lines and the X-Request-Id of its answer."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        # REMOTE_ADDR is the client's: uvicorn takes a proxy's word only from FORWARDED_ALLOW_IPS.
+        with within("browser", source_address=request.META.get("REMOTE_ADDR", "")) as context:
+            request.audit_context, request.request_id = context, context.request_id
+            response = self.get_response(request)
+            response["X-Request-Id"] = context.request_id
+            return response
+
+
+class LoginRequiredMiddleware(DjangoLoginRequiredMiddleware):
+    """Django's, and for htmx a redirect of the whole page: a log-in form must not land inside of a table."""
+
+    def handle_no_permission(self, request, view_func):
+        if not getattr(request, "htmx", None):
+            return super().handle_no_permission(request, view_func)
+        query = QueryDict(mutable=True)
+        query[REDIRECT_FIELD_NAME] = request.htmx.current_url_abs_path or resolve_url(settings.LOGIN_REDIRECT_URL)
+        response = HttpResponse(status=204)
+        response["HX-Redirect"] = f"{resolve_url(settings.LOGIN_URL)}?{query.urlencode(safe='/')}"
+        return response
+
+
+class UserErrorMiddleware:
+    """UserError becomes a page that shows its text as it stands (409), Denied one that names what is missing (403)."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        return self.get_response(request)
+
+    def process_exception(self, request, exception):
+        if isinstance(exception, Denied):
+            logger.info("refused path=%s reason=%s", request.path, exception)
+            return denied(request, exception)
+        if isinstance(exception, UserError):
+            logger.info("not done path=%s reason=%s", request.path, exception)
+            return user_error(request, exception)
+        return None

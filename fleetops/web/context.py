@@ -1,0 +1,33 @@
+"""Who asks: what an audit row or a log line says of the request that it belongs to, wherever the code runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from fleetops.clock import uuid7
+
+
+@dataclass
+class RequestContext:
+    """One page request, websocket or task."""
+
+    request_id: str = ""
+    source_address: str = ""
+    source: str = ""  # browser, terminal, worker, command; empty where nobody has said
+    denial_recorded: bool = False  # audit.record.deny sets it, so that one refusal makes one row
+
+
+_NOWHERE = RequestContext()  # outside of every request; nobody writes to it
+current: ContextVar[RequestContext] = ContextVar("fleetops_request_context", default=_NOWHERE)
+
+
+@contextmanager
+def within(source: str, *, request_id: str = "", source_address: str = "") -> Iterator[RequestContext]:
+    """Run a block, or as a decorator a whole function, in a context of its own: `@within("worker")` below a task."""
+    context = RequestContext(request_id or uuid7().hex, source_address, source)
+    token = current.set(context)
+    try:
+        yield context
+    finally:
+        current.reset(token)

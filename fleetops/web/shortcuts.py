@@ -1,0 +1,36 @@
+"""What views share."""
+
+import functools
+from collections.abc import Callable
+
+from fleetops.errors import Denied
+
+
+class PermissionMissing(Denied):
+    """The user lacks `permission`, "app.codename"."""
+
+    def __init__(self, permission: str, text: str = ""):
+        self.permission = permission
+        super().__init__(
+            text or f"Your roles do not hold the permission {permission}. Ask an administrator for a role that does."
+        )
+
+
+def require_permission(user, *permissions: str) -> None:
+    """Raises PermissionMissing, naming the first, unless `user` has one of `permissions`."""
+    if not any(user.has_perm(permission) for permission in permissions):
+        raise PermissionMissing(permissions[0])
+
+
+def permission_required(*permissions: str) -> Callable:
+    """Let a view through only for whoever has one of `permissions`; else 403, and identity.middleware audits it."""
+
+    def decorate(view):
+        @functools.wraps(view)
+        def checked(request, *args, **kwargs):
+            require_permission(request.user, *permissions)
+            return view(request, *args, **kwargs)
+
+        return checked
+
+    return decorate
