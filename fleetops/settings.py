@@ -58,12 +58,13 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "fleetops.web.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "csp.middleware.CSPMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "fleetops.web.middleware.UserErrorMiddleware",
+    "fleetops.identity.middleware.DenialAuditMiddleware",  # below UserErrorMiddleware: it sees the refusal first
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -183,6 +184,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = env_int("FLEETOPS_LOGIN_SECONDS", 12 * 3600, low=300)
 CSRF_COOKIE_NAME = "fleetops_csrf"
+CSRF_FAILURE_VIEW = "fleetops.web.views.csrf_failure"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not _EMBEDDED
 SECURE_PROXY_SSL_HEADER = None if _EMBEDDED else ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_HSTS_SECONDS = 0 if _EMBEDDED else 31536000

@@ -1,0 +1,31 @@
+"""The five roles: groups of permissions, the same in every installation."""
+
+_VIEWER = ("inventory.view_instance",)
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "viewer": _VIEWER,
+    "operator": (*_VIEWER, "sessions_app.open_terminalsession"),
+    "patch_owner": _VIEWER,
+    "auditor": (*_VIEWER, "audit.view_auditevent", "sessions_app.review_terminalsession"),
+    "administrator": (
+        *_VIEWER,
+        "inventory.add_account",
+        "inventory.change_account",
+        "inventory.delete_account",
+        "inventory.view_account",
+        "sessions_app.open_terminalsession",
+        "sessions_app.review_terminalsession",
+        "sessions_app.end_terminalsession",
+        "audit.view_auditevent",
+        "identity.administer",
+    ),
+}
+
+# What a person reads beside a role's box.
+ROLE_TEXTS = {
+    "viewer": ("Viewer", "sees the fleet"),
+    "operator": ("Operator", "sees the fleet and opens shells"),
+    "patch_owner": ("Patch owner", "sees the fleet; patching follows"),
+    "auditor": ("Auditor", "reads the audit log and everybody's recordings; opens no shell"),
+    "administrator": ("Administrator", "everything, and who may do what"),
+}

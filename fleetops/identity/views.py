@@ -1,0 +1,170 @@
+"""Logging in and out, and the administrators' page of users."""
+
+from axes.handlers.proxy import AxesProxyHandler
+from django.conf import settings
+from django.contrib import auth, messages
+from django.contrib.auth.decorators import login_not_required
+from django.db import transaction
+from django.shortcuts import get_object_or_404, redirect, render, resolve_url
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST
+
+from fleetops.audit.record import Target, deny, record
+from fleetops.web.shortcuts import permission_required
+
+from . import services
+from .forms import ChangeUserForm, CreateUserForm, LoginForm, PasswordForm
+from .models import User
+from .roles import ROLE_TEXTS
+
+LOCK_MINUTES = round(settings.AXES_COOLOFF_TIME * 60)
+
+
+@never_cache
+@login_not_required
+@sensitive_post_parameters("password")
+@require_http_methods(["GET", "HEAD", "POST"])
+def login(request):
+    """Let a person in, and then on to where they wanted to go."""
+    if request.user.is_authenticated:
+        return redirect(_next(request))
+    form = LoginForm(request, request.POST or None)
+    if request.method != "POST":
+        return _login_page(request, form)
+    if not form.is_valid():
+        if "username" in form.cleaned_data and "password" in form.cleaned_data:
+            return _refuse(request, form)
+        return _login_page(request, form, status=400)
+    with transaction.atomic():
+        auth.login(request, form.get_user())  # gives the browser session a new key
+        record("identity.login", actor=request.user, target=request.user)
+    return redirect(_next(request))
+
+
+def _refuse(request, form):
+    username = form.cleaned_data["username"]
+    user = User.objects.filter(username=username).first()
+    locked = getattr(request, "axes_locked_out", False)
+    left = settings.AXES_FAILURE_LIMIT - AxesProxyHandler.get_failures(request, {"username": username})
+    deny(
+        "identity.login.refuse",
+        actor=None,
+        # An unknown name is not written down: it may well be a password in the wrong field.
+        target=user or Target("identity.user", "", "an unknown name"),
+        reason="too many wrong passwords" if locked else "wrong password" if user else "unknown name",
+    )
+    return _login_page(request, form, status=401, tries_left=left)
+
+
+def _login_page(request, form, *, status=200, tries_left=None, locked=False):
+    context = {
+        "form": form,
+        "next": request.POST.get("next", request.GET.get("next", "")),
+        "tries_left": tries_left,
+        "lock_minutes": LOCK_MINUTES,
+        "locked": locked,
+    }
+    return render(request, "identity/login.html", context, status=status)
+
+
+def locked_out(request, original_response=None, credentials=None):
+    """What axes answers in place of the log-in page while a name is locked for an address."""
+    return _login_page(request, LoginForm(request), status=429, locked=True)
+
+
+def _next(request) -> str:
+    """Where to go after the log-in: `next`, if it is a page of ours."""
+    url = request.POST.get("next", request.GET.get("next", ""))
+    if url_has_allowed_host_and_scheme(url, {request.get_host()}, require_https=request.is_secure()):
+        return url
+    return resolve_url(settings.LOGIN_REDIRECT_URL)
+
+
+@require_POST
+def logout(request):
+    with transaction.atomic():
+        record("identity.logout", actor=request.user, target=request.user)
+        auth.logout(request)
+    return redirect(settings.LOGOUT_REDIRECT_URL)
+
+
+@permission_required("identity.administer")
+def users(request):
+    rows = User.objects.prefetch_related("groups").order_by("-is_active", "username")
+    people = [(user, _titles(user)) for user in rows]
+    context = {
+        "people": people,
+        "active": sum(user.is_active for user in rows),
+        "administrators": sum(user.is_active and "Administrator" in titles for user, titles in people),
+        "without_role": sum(user.is_active and not titles for user, titles in people),
+    }
+    return render(request, "identity/users.html", context)
+
+
+def _titles(user: User) -> list[str]:
+    names = {group.name for group in user.groups.all()}
+    return [title for role, (title, _) in ROLE_TEXTS.items() if role in names]
+
+
+@sensitive_post_parameters("password")
+@permission_required("identity.administer")
+def create_user(request):
+    form = CreateUserForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        user = services.create_user(actor=request.user, **form.cleaned_data)
+        messages.success(request, f"{user.username} can log in now.")
+        return redirect("identity:users")
+    return _form_page(request, form, status=400 if request.method == "POST" else 200)
+
+
+@permission_required("identity.administer")
+def user(request, pk):
+    """One user: names, roles, password, whether they may log in."""
+    person = get_object_or_404(User, pk=pk)
+    roles = [group.name for group in person.groups.all()]
+    form = ChangeUserForm(request.POST or None, instance=User(pk=person.pk, username=person.username), initial={
+        "roles": roles, "first_name": person.first_name, "last_name": person.last_name, "email": person.email,
+    })  # fmt: skip
+    if request.method == "POST" and form.is_valid():
+        services.change_user(person, actor=request.user, **form.cleaned_data)
+        messages.success(request, f"{person.username} is changed.")
+        return redirect("identity:users")
+    return _form_page(request, form, person=person, status=400 if request.method == "POST" else 200)
+
+
+def _form_page(request, form, *, person=None, password_form=None, status=200):
+    chosen = set(form["roles"].value() or ())
+    roles = [(role, title, text, role in chosen) for role, (title, text) in ROLE_TEXTS.items()]
+    if person is not None and password_form is None:
+        password_form = PasswordForm(user=person)
+    context = {"form": form, "person": person, "roles": roles, "password_form": password_form}
+    return render(request, "identity/user.html", context, status=status)
+
+
+@require_POST
+@permission_required("identity.administer")
+def set_active(request, pk):
+    person = get_object_or_404(User, pk=pk)
+    active = request.POST.get("active") == "1"
+    services.set_active(person, active, actor=request.user)
+    messages.success(request, f"{person.username} may {'log in again' if active else 'no longer log in'}.")
+    return redirect("identity:users")
+
+
+@require_POST
+@sensitive_post_parameters("password")
+@permission_required("identity.administer")
+def set_password(request, pk):
+    person = get_object_or_404(User, pk=pk)
+    password_form = PasswordForm(request.POST, user=person)
+    if not password_form.is_valid():
+        roles = [group.name for group in person.groups.all()]
+        form = ChangeUserForm(instance=person, initial={"roles": roles})
+        return _form_page(request, form, person=person, password_form=password_form, status=400)
+    services.set_password(person, password_form.cleaned_data["password"], actor=request.user)
+    if person == request.user:
+        auth.update_session_auth_hash(request, person)
+    messages.success(request, f"{person.username} has a new password.")
+    return redirect("identity:users")
