@@ -21,7 +21,7 @@ async function sprite() {
 }
 
 const options = {
-  entryPoints: ["boot.js", "app.js", "terminal.js", "replay.js"].map((name) => src("js", name))
+  entryPoints: ["boot.js", "app.js", "terminal.js", "replay.js", "replay-worker.js"].map((name) => src("js", name))
     .concat(["app.css", "terminal.css"].map((name) => src("css", name))),
   entryNames: "[name]",
   assetNames: "fonts/[name]",
