@@ -1,10 +1,14 @@
 """Accounts, their regions, and the managed instances in them, as AWS last told."""
 
+from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, Count, Q, Value, When
 from django.urls import reverse
 
+from fleetops.aws.clients import AccountAccess
 from fleetops.clock import uuid7
+
+from .readiness import NEEDS_A_FIX, Status
 
 
 class Account(models.Model):
@@ -30,6 +34,21 @@ class Account(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def access(self) -> AccountAccess:
+        """What `fleetops.aws` needs to call this account."""
+        return AccountAccess(
+            account_id=self.account_id,
+            role_arn=self.role_arn,
+            external_id=self.external_id,
+            profile=self.profile,
+            endpoint_url=self.endpoint_url,
+            ca_pem=self.ca_pem,
+            stream_hosts=tuple(self.stream_hosts),
+            connect_timeout_seconds=settings.AWS_CONNECT_TIMEOUT_SECONDS,
+            read_timeout_seconds=settings.AWS_READ_TIMEOUT_SECONDS,
+            cache_dir=str(settings.HOME / "aws"),
+        )
+
 
 class Region(models.Model):
     """A region of an account that FleetOps reads."""
@@ -37,6 +56,7 @@ class Region(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="regions")
     name = models.CharField(max_length=32)
     enabled = models.BooleanField(default=True)
+    started_at = models.DateTimeField(null=True, help_text="when the last refresh began")
     claimed_until = models.DateTimeField(null=True, help_text="a worker refreshes it until then; nobody else does")
     refreshed_at = models.DateTimeField(null=True, help_text="when the last whole refresh ended")
     error = models.CharField(max_length=512, blank=True, help_text="why the last refresh failed; empty if it did not")
@@ -50,6 +70,18 @@ class Region(models.Model):
         return f"{self.account} {self.name}"
 
 
+# A status as the database tells it: the first condition that holds. `readiness.status_of` says the same of one row; a
+# test holds them against each other.
+STATUS_CONDITIONS = (
+    (Status.GONE, Q(gone_at__isnull=False)),
+    (Status.STOPPED, Q(ec2_state__in=["stopped", "stopping"])),
+    (Status.STARTING, Q(ec2_state="pending")),
+    (Status.ONLINE, Q(ping_status="Online")),
+    (Status.NO_PROFILE, Q(ec2_state="running", profile_arn="")),
+    (Status.LOST, Q(last_ping_at__isnull=False)),
+)
+
+
 class InstanceQuerySet(models.QuerySet):
     def visible_to(self, user) -> "InstanceQuerySet":
         """Instances that `user` may see; none without the permission."""
@@ -61,6 +93,28 @@ class InstanceQuerySet(models.QuerySet):
 
     def online(self) -> "InstanceQuerySet":
         return self.present().filter(ping_status="Online")
+
+    def with_status(self) -> "InstanceQuerySet":
+        """With `status_key`, a value of Status, and `status_rank`, 0 for what needs a person most."""
+        ranks = {status: rank for rank, status in enumerate(Status)}
+        return self.alias(
+            status_key=Case(
+                *(When(condition, then=Value(status.value)) for status, condition in STATUS_CONDITIONS),
+                default=Value(Status.NEVER.value),
+            ),
+            status_rank=Case(
+                *(When(condition, then=Value(ranks[status])) for status, condition in STATUS_CONDITIONS),
+                default=Value(ranks[Status.NEVER]),
+            ),
+        )
+
+    def needing_a_fix(self) -> "InstanceQuerySet":
+        return self.with_status().filter(status_key__in=[status.value for status in NEEDS_A_FIX])
+
+    def counts(self) -> dict[Status, int]:
+        """How many there are of each status."""
+        found = self.with_status().order_by().values_list("status_key").annotate(Count("pk"))
+        return dict.fromkeys(Status, 0) | {Status(key): count for key, count in found}
 
 
 class Instance(models.Model):
@@ -90,8 +144,10 @@ class Instance(models.Model):
     platform_version = models.CharField(max_length=32, blank=True)
     computer_name = models.CharField(max_length=255, blank=True)
     ssm_read_at = models.DateTimeField(null=True, help_text="when SSM last told us of it")
+    tags_read_at = models.DateTimeField(null=True, help_text="of a hybrid node, whose tags are asked for one by one")
     tags = models.JSONField(default=dict, blank=True)
     gone_at = models.DateTimeField(null=True, help_text="since when AWS lists it no more")
+    changed_at = models.DateTimeField(null=True, help_text="when a refresh last found a fact changed that pages show")
 
     objects = InstanceQuerySet.as_manager()
 
@@ -116,6 +172,15 @@ class Instance(models.Model):
     @property
     def platform(self) -> str:
         return f"{self.platform_name} {self.platform_version}".strip()
+
+    @property
+    def profile_name(self) -> str:
+        return self.profile_arn.rpartition("/")[2]
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Registered by an activation: EC2 does not know it."""
+        return self.instance_id.startswith("mi-")
 
 
 class InstanceTag(models.Model):

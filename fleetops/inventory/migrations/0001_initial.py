@@ -53,6 +53,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("name", models.CharField(max_length=32)),
                 ("enabled", models.BooleanField(default=True)),
+                ("started_at", models.DateTimeField(help_text="when the last refresh began", null=True)),
                 (
                     "claimed_until",
                     models.DateTimeField(help_text="a worker refreshes it until then; nobody else does", null=True),
@@ -111,8 +112,18 @@ class Migration(migrations.Migration):
                 ("platform_version", models.CharField(blank=True, max_length=32)),
                 ("computer_name", models.CharField(blank=True, max_length=255)),
                 ("ssm_read_at", models.DateTimeField(help_text="when SSM last told us of it", null=True)),
+                (
+                    "tags_read_at",
+                    models.DateTimeField(help_text="of a hybrid node, whose tags are asked for one by one", null=True),
+                ),
                 ("tags", models.JSONField(blank=True, default=dict)),
                 ("gone_at", models.DateTimeField(help_text="since when AWS lists it no more", null=True)),
+                (
+                    "changed_at",
+                    models.DateTimeField(
+                        help_text="when a refresh last found a fact changed that pages show", null=True
+                    ),
+                ),
                 (
                     "account",
                     models.ForeignKey(
