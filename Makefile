@@ -18,7 +18,7 @@ help:
 	@echo "make clean      remove .venv, the built front end and caches; keeps .fleetops, where the state is"
 
 python:
-	@test -n "$(PYTHON)" || { echo "FleetOps needs Python 3.11 or newer, and finds $$(python3 --version 2>&1 || true)." \
+	@test -n "$(PYTHON)" || { echo "FleetOps needs Python 3.11 or newer, and finds $$(python3 --version 2>/dev/null || echo none)." \
 	"Install it (Debian, Ubuntu: apt install python3 python3-venv), or name it: PYTHON=/path/to/python3.12 make up" >&2; exit 1; }
 
 up: python

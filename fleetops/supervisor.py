@@ -54,9 +54,9 @@ LINE_BYTES = 16 * 1024  # longer lines are shown in pieces
 
 # Seconds after the request to stop. Everything is gone within five: issue 2.
 WORKER_COLD_AT = 3.0  # tasks that have not finished go back to the queue
-FRONT_KILLED_AT = 3.4
-ENDPOINT_KILLED_AT = 4.2
-BROKER_KILLED_AT = 4.6
+FRONT_KILLED_AT = 3.3
+ENDPOINT_KILLED_AT = 4.0
+BROKER_KILLED_AT = 4.3
 
 # The address of a unix socket is at most 108 bytes with its end on Linux, 104 on macOS: unix(7).
 LONGEST_SOCKET_PATH = 100
@@ -271,11 +271,12 @@ class LineReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self.held = (self.held + data).split(b"\n")
-        while len(self.held) > LINE_BYTES:
-            lines.append(self.held[:LINE_BYTES])
-            self.held = self.held[LINE_BYTES:]
+        if len(self.held) > LINE_BYTES:
+            lines.append(self.held)
+            self.held = b""
         for line in lines:
-            self.on_line(line.decode(errors="replace").rstrip())
+            for start in range(0, max(len(line), 1), LINE_BYTES):
+                self.on_line(line[start : start + LINE_BYTES].decode(errors="replace").rstrip())
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.held:
@@ -403,10 +404,10 @@ async def ask(
 class Supervisor:
     """Starts the parts of a plan, restarts those that end, and stops them all in order."""
 
-    def __init__(self, plan: Plan, log: Log) -> None:
+    def __init__(self, plan: Plan, log: Log, parts: dict[str, Part]) -> None:
         self.plan = plan
         self.log = log
-        self.parts = parts_of(plan)
+        self.parts = parts
         self.outer = os.getppid()
         self.state = "starting"
         self.began = time.monotonic()
@@ -810,7 +811,7 @@ def supervise(home: Path) -> int:
         if not (ROOT / "static" / "dist").is_dir():
             raise UserError("The front end is not built: run `make build`, or `make up`, which builds and starts.")
         plan = make_plan(home)
-        supervisor = Supervisor(plan, log)
+        supervisor = Supervisor(plan, log, parts_of(plan))
     except UserError as error:
         log.write(f"{error}\n")
         return 1
@@ -834,7 +835,7 @@ def stand_by(child: int) -> int:
     return code if code >= 0 else 1
 
 
-def main() -> int:
+def main(inner: Callable[[Path], int] = supervise) -> int:
     sys.stdout.reconfigure(errors="replace")  # a log line is no reason to fail in a plain C locale
     try:
         home = find_home()
@@ -849,7 +850,7 @@ def main() -> int:
                 return 1
             os.setsid()  # Ctrl-C reaches the outer one alone, and comes here once
             processes.adopt_orphans()
-            code = supervise(home)
+            code = inner(home)
             sys.stdout.flush()
             os._exit(code)  # what lies above this line in the stack belongs to the outer one
     except UserError as error:
