@@ -1,0 +1,159 @@
+"""The process that runs the demo nodes: started, told what becomes of each, and started again when it dies."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from fleetops.node.spec import Credentials, NodeSpec
+
+__all__ = ["Credentials", "NodeHost", "NodeSpec"]
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS: Final = 1.5  # for the nodes to end by themselves once their input has ended
+FIRST_DELAY: Final = 0.2  # seconds before a host that died is started again; doubles while it dies at once
+LAST_DELAY: Final = 10.0
+STEADY_SECONDS: Final = 10.0  # a host that lived so long starts again after FIRST_DELAY
+
+# A demo node comes back in a second or two where the real agent takes up to ten.
+RETRY_SCALE: Final = 0.1
+
+
+class NodeHost:
+    """The demo nodes of this endpoint. What it was told it tells a new process again."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_url: str,
+        ca_file: str | Path,
+        hidden: Iterable[str | Path] = (),
+        is_loopback: bool = True,
+        launchers: tuple[str, ...] = ("bwrap", "namespaces", "none"),
+        heartbeat_seconds: float = 60.0,
+        retry_scale: float = RETRY_SCALE,
+        config_file: str | Path,
+    ) -> None:
+        """`hidden`: directories that no shell may see. `config_file`: where the nodes' options may be written."""
+        self._endpoint_url = endpoint_url
+        self._ca_file = str(ca_file)
+        self._config_file = Path(config_file)
+        self._options = {
+            "hidden": [str(path) for path in hidden],
+            "is_loopback": is_loopback,
+            "launchers": list(launchers),
+            "heartbeat_seconds": heartbeat_seconds,
+            "retry_scale": retry_scale,
+        }
+        self._specs: dict[str, NodeSpec] = {}
+        self._credentials: dict[str, dict[str, str] | None] = {}
+        self._running: dict[str, bool] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.sandbox = ""  # "bwrap", "namespaces" or "none", once the host has looked
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds all nodes; None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Start the process, and keep it running until stop."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """End the process and all shells."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        await self._end_process()
+
+    async def update(self, specs: Iterable[NodeSpec]) -> None:
+        """Make these the nodes: new ones begin, changed ones begin anew, others end."""
+        wanted = {spec.instance_id: spec for spec in specs}
+        for instance_id in self._specs.keys() - wanted.keys():
+            self._credentials.pop(instance_id, None)
+            self._running.pop(instance_id, None)
+            self._order(op="remove", instance_id=instance_id)
+        changed = [spec for spec in wanted.values() if self._specs.get(spec.instance_id) != spec]
+        self._specs = wanted
+        for spec in changed:
+            self._introduce(spec)
+
+    def set_credentials(self, instance_id: str, credentials: Mapping[str, str] | Credentials | None) -> None:
+        """Give a node its role's credentials, or take them away: it then goes offline."""
+        if credentials is not None and not isinstance(credentials, Credentials):
+            credentials = Credentials.from_json(credentials)
+        self._credentials[instance_id] = credentials.to_json() if credentials is not None else None
+        self._order(op="credentials", instance_id=instance_id, credentials=self._credentials[instance_id])
+
+    def set_running(self, instance_id: str, running: bool) -> None:
+        """Start a node, or stop it: all its shells end, and it goes offline."""
+        self._running[instance_id] = running
+        self._order(op="state", instance_id=instance_id, running=running)
+
+    def _introduce(self, spec: NodeSpec) -> None:
+        self._order(op="node", spec=spec.to_json())
+        self._order(op="state", instance_id=spec.instance_id, running=self._running.get(spec.instance_id, True))
+        self._order(op="credentials", instance_id=spec.instance_id, credentials=self._credentials.get(spec.instance_id))
+
+    def _order(self, **order: Any) -> None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_DELAY
+        while True:
+            began_at = loop.time()
+            try:
+                await self._run_once()
+            except OSError as error:
+                logger.error("the host of the nodes does not start reason=%s", error)
+            if loop.time() - began_at > STEADY_SECONDS:
+                delay = FIRST_DELAY
+            logger.warning("the host of the nodes ended; it is started again seconds=%s", delay)
+            await asyncio.sleep(delay)
+            delay = min(LAST_DELAY, delay * 2)
+
+    async def _run_once(self) -> None:
+        """Start the process, tell it all that was told, and return when it has ended."""
+        self._config_file.write_text(json.dumps({"options": self._options}))
+        command = [sys.executable, "-m", "fleetops.node", "host", "--endpoint", self._endpoint_url]
+        command += ["--ca", self._ca_file, "--config", str(self._config_file), "--die-with-parent"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FLEETOPS_"))}
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        for spec in self._specs.values():
+            self._introduce(spec)
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, KeyError):
+            self.sandbox = json.loads(await self._process.stdout.readline())["sandbox"]
+            logger.info("the host of the nodes runs pid=%s sandbox=%s", self._process.pid, self.sandbox)
+        await self._process.wait()
+        self._process = None
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

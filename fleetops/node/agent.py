@@ -1,0 +1,267 @@
+"""A node: its life on the control channel, its sessions, and what it tells the endpoint about itself."""
+
+import asyncio
+import logging
+import ssl
+from typing import Final
+from uuid import uuid4
+
+from fleetops import clock
+from fleetops.wire import (
+    LocalProtocolError,
+    MessageIgnored,
+    SessionRequested,
+    TaskAcknowledged,
+    TaskGaveUp,
+    TerminationRequested,
+    open_control_channel,
+    payloads,
+)
+from fleetops.wire.controlchannel import ControlChannel, ControlRole
+
+from .calls import AGENT_NAME, CallFailed, Endpoint, Retry
+from .sandbox import Launcher, choose_uid, prepare
+from .session import ShellSession
+from .spec import Credentials, Directory, NodeSpec, Options
+from .websocket import Socket
+
+logger = logging.getLogger(__name__)
+
+# Seconds, before they are scaled; amazon-ssm-agent, agent/session/controlchannel and mgsinteractor.go.
+FIRST_RETRY: Final = (5.0, 10.0)
+RETRY_CAP: Final = 2_400.0
+RETRY_JITTER: Final = 0.5
+BACK_AFTER_LOSS: Final = (0.0, 2.5)
+MAX_SESSIONS: Final = 1_000  # Mgs.SessionWorkersLimit
+TIMER_SECONDS: Final = 0.5  # how often the control channel looks for what is to be told again
+LOST_TEXT: Final = "The agent on this node was restarted, and its shells ended with it."
+
+
+class Node:
+    """One managed instance. `run` lives it; the setters say what the machine around it does."""
+
+    def __init__(self, spec: NodeSpec, options: Options, context: ssl.SSLContext, launcher: Launcher) -> None:
+        self.spec = spec
+        self._options = options
+        self._launcher = launcher
+        self._endpoint = Endpoint(spec, options, context)
+        self._directory = Directory(spec.home)
+        self._uid = choose_uid(spec) if launcher.kind != "none" else None
+        self._is_running = True
+        self._may_be_online = asyncio.Event()
+        self._must_be_offline = asyncio.Event()
+        self._must_be_offline.set()
+        self._channel = ControlChannel(ControlRole.AGENT, new_id=uuid4)
+        self._socket: Socket | None = None
+        self._sessions: dict[str, tuple[ShellSession, asyncio.Task[None]]] = {}
+        self._untold: dict[str, payloads.AgentTaskComplete] = {}  # ends that the endpoint has not acknowledged
+        self._connection = ""  # what SSMConnectionChannel says
+
+    @property
+    def is_online(self) -> bool:
+        return self._socket is not None
+
+    def set_credentials(self, credentials: Credentials | None) -> None:
+        """Take the role's credentials, new or renewed; None: the node goes offline, as one that lost its profile."""
+        self._endpoint.credentials = credentials
+        self._decide()
+
+    def set_running(self, running: bool) -> None:
+        """Start the instance, or stop it: all shells end, and the node goes offline."""
+        self._is_running = running
+        if not running:
+            for _, task in self._sessions.values():
+                task.cancel()
+        self._decide()
+
+    def _decide(self) -> None:
+        if self._is_running and self._endpoint.credentials is not None:
+            self._must_be_offline.clear()
+            self._may_be_online.set()
+        else:
+            self._may_be_online.clear()
+            self._must_be_offline.set()
+
+    async def run(self) -> None:
+        """Live until cancelled."""
+        await asyncio.to_thread(prepare, self.spec, self._uid)
+        self._remember_lost()
+        try:
+            while True:
+                await self._may_be_online.wait()
+                online = asyncio.create_task(self._stay_online())
+                offline = asyncio.create_task(self._must_be_offline.wait())
+                await asyncio.wait([online, offline], return_when=asyncio.FIRST_COMPLETED)
+                for task in (online, offline):
+                    task.cancel()
+                await asyncio.wait([online, offline])
+                if not online.cancelled() and (error := online.exception()):
+                    logger.error("node failed instance=%s", self.spec.instance_id, exc_info=error)
+                    await asyncio.sleep(FIRST_RETRY[0] * self._options.retry_scale)
+        finally:
+            tasks = [task for _, task in self._sessions.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stay_online(self) -> None:
+        """Tell who we are, then keep the control channel open and the heart beating."""
+        retry = Retry(FIRST_RETRY, RETRY_CAP, jitter=RETRY_JITTER, scale=self._options.retry_scale)
+        while True:  # the gate: an agent whose first call is refused opens no channel
+            try:
+                await self._endpoint.update_information()
+                break
+            except CallFailed as error:
+                logger.warning("node cannot begin instance=%s reason=%s", self.spec.instance_id, error)
+                await asyncio.sleep(retry.next())
+        heart = asyncio.create_task(self._beat())
+        try:
+            await self._keep_connected(
+                Retry(FIRST_RETRY, RETRY_CAP, jitter=RETRY_JITTER, scale=self._options.retry_scale)
+            )
+        finally:
+            heart.cancel()
+            await asyncio.wait([heart])
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._endpoint.update_information(
+                    AgentName=AGENT_NAME,
+                    AgentStatus="Active",
+                    AvailabilityZone=self.spec.zone,
+                    ComputerName=self.spec.hostname,
+                    IPAddress=self.spec.ip,
+                    PlatformName=self.spec.platform_name,
+                    PlatformVersion=self.spec.platform_version,
+                    SSMConnectionChannel=self._connection,
+                )
+            except CallFailed as error:
+                logger.warning("heartbeat failed instance=%s reason=%s", self.spec.instance_id, error)
+            await asyncio.sleep(self._options.heartbeat_seconds)
+
+    async def _keep_connected(self, retry: Retry) -> None:
+        while True:
+            try:
+                socket = await self._connect()
+            except CallFailed as error:
+                logger.warning("control channel failed instance=%s reason=%s", self.spec.instance_id, error)
+                await asyncio.sleep(retry.next())
+                continue
+            opened_at = clock.monotonic()
+            self._socket = socket
+            self._connection = "ssmmessages"
+            try:
+                await self._serve(socket)
+            finally:
+                self._socket = None
+                socket.close()
+            logger.info("control channel lost instance=%s", self.spec.instance_id)
+            if clock.monotonic() - opened_at > 1.0:  # one that is thrown out at once goes on doubling its delay
+                retry.reset()
+                await asyncio.sleep(Retry(BACK_AFTER_LOSS, RETRY_CAP, scale=self._options.retry_scale).next())
+            else:
+                await asyncio.sleep(retry.next())
+
+    async def _connect(self) -> Socket:
+        token = await self._endpoint.create_channel("control-channel", self.spec.instance_id)
+        path = f"/v1/control-channel/{self.spec.instance_id}?role=subscribe&stream=input"
+        socket = await self._endpoint.open_channel(path, self._receive)
+        opener = open_control_channel(
+            uuid4(), token, agent_version=self.spec.agent_version, platform_type=self.spec.platform_type.lower()
+        )
+        socket.send_text(opener)
+        return socket
+
+    async def _serve(self, socket: Socket) -> None:
+        """Serve one connection until it ends: tell the ends of sessions, again and again where nobody answers."""
+        for complete in self._untold.values():
+            self._tell(complete)
+        while not socket.closed.done():
+            self._flush()
+            await asyncio.wait([socket.closed], timeout=TIMER_SECONDS)
+            self._channel.handle_timeout(now=clock.steady())
+            for event in self._channel.events():
+                self._happened(event)
+
+    def _receive(self, frame: bytes) -> None:
+        self._channel.receive(frame, now=clock.steady())
+        for event in self._channel.events():
+            self._happened(event)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is not None:
+            for frame in self._channel.data_to_send():
+                self._socket.send(frame)
+
+    def _happened(self, event: object) -> None:
+        match event:
+            case SessionRequested(task=task):
+                self._begin(task)
+            case TerminationRequested(session_id=session_id):
+                if session_id in self._sessions:
+                    self._sessions[session_id][0].end()
+            case TaskAcknowledged(task_id=task_id):
+                self._untold.pop(task_id, None)
+                (self._directory.sessions / task_id).unlink(missing_ok=True)
+            case TaskGaveUp(task_id=task_id):
+                logger.warning("nobody acknowledges the end of a session session=%s", task_id)
+            case MessageIgnored(reason=reason):
+                logger.debug("control message ignored instance=%s reason=%s", self.spec.instance_id, reason)
+
+    # Sessions
+
+    def _begin(self, task: payloads.SessionTask) -> None:
+        """Start a session; one that is known, or one too many, is dropped without an answer, as the real agent does."""
+        if task.session_id in self._sessions or len(self._sessions) >= MAX_SESSIONS or not _is_name(task.session_id):
+            logger.warning("session refused instance=%s session=%s", self.spec.instance_id, task.session_id)
+            return
+        (self._directory.sessions / task.session_id).touch()
+        session = ShellSession(
+            task,
+            spec=self.spec,
+            endpoint=self._endpoint,
+            launcher=self._launcher,
+            uid=self._uid,
+            hidden=self._options.hidden,
+            retry_scale=min(1.0, self._options.retry_scale),
+        )
+        self._sessions[task.session_id] = (session, asyncio.create_task(self._live(session)))
+
+    async def _live(self, session: ShellSession) -> None:
+        status, output = "Success", ""
+        try:
+            status, output = await session.run()
+        except Exception:
+            logger.exception("session failed session=%s", session.session_id)
+            status, output = "Failed", "The agent on this node failed; its log says why."
+        finally:
+            del self._sessions[session.session_id]
+            logger.info("session ended session=%s status=%s", session.session_id, status)
+            self._complete(session.session_id, status, output)
+
+    def _complete(self, session_id: str, status: str, output: str) -> None:
+        complete = payloads.AgentTaskComplete(session_id, status, self.spec.instance_id, output)
+        self._untold[session_id] = complete
+        if self._socket is not None:
+            self._tell(complete)
+            self._flush()
+
+    def _tell(self, complete: payloads.AgentTaskComplete) -> None:
+        try:
+            self._channel.complete_task(complete, now=clock.steady())
+        except LocalProtocolError as error:
+            logger.warning("the end of a session waits session=%s reason=%s", complete.task_id, error)
+
+    def _remember_lost(self) -> None:
+        """Shells do not survive the process of their node: those that it had are told as ended."""
+        for path in self._directory.sessions.iterdir():
+            self._untold[path.name] = payloads.AgentTaskComplete(path.name, "Failed", self.spec.instance_id, LOST_TEXT)
+
+
+def _is_name(session_id: str) -> bool:
+    """Whether a session's id may be a file's name: letters, digits and ._-@, and no dot in front."""
+    return session_id[:1] not in ("", ".") and all(
+        letter.isascii() and (letter.isalnum() or letter in "._-@") for letter in session_id
+    )

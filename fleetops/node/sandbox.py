@@ -1,0 +1,276 @@
+"""What a shell of a demo node can see and touch, and the three ways of starting one.
+
+`bwrap` where bubblewrap is installed, else `namespaces` (launcher.py, with the kernel's own calls), else `none`. The
+first two give the shell a root of its own, made of the machine's programs read-only (/usr, /etc) and the node's own
+home, /var and /tmp; nothing else of the machine is there: no state directory, no key, no other node. It has processes,
+a host name and pseudo-terminals of its own, no capability, and no way to get one. If FleetOps runs as root, each node's
+shells run under an id of their own.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .spec import Directory, NodeSpec
+
+USER: Final = "ssm-user"  # as the real agent names it
+HOME: Final = f"/home/{USER}"
+FIRST_UID: Final = 64_000  # above the ids that distributions give to people and services, below those of containers
+MAX_PROCESSES: Final = 512  # of one node's shells, when they have an id of their own
+PROBE_SECONDS: Final = 10.0
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_READ_ONLY: Final = (*_PROGRAMS, "/etc")
+_LAUNCHER: Final = Path(__file__).with_name("launcher.py")
+
+# The limit comes by `-p` in dash and by `-u` in bash; the terminal becomes the controlling one because a leader of a
+# session opens it.
+_BEGIN: Final = 'ulimit -c 0; {limit} tty=$1; shift; exec "$@" 0<>"$tty" 1>&0 2>&0'
+_LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """A way of starting shells. `uid` None: they run under the id of this process."""
+
+    kind: str  # "bwrap", "namespaces" or "none"
+
+    @property
+    def makes_terminal(self) -> bool:
+        """Whether the launcher makes the pseudo-terminal itself, and passes its master over a socket."""
+        return self.kind == "namespaces"
+
+    def command(self, spec: NodeSpec, uid: int | None, hidden: Sequence[str], argv: Sequence[str]) -> list[str]:
+        """The command that runs `argv` as a shell of this node; its terminal, or socket, comes last in `start`."""
+        directory = Directory(spec.home)
+        if self.kind == "bwrap":
+            return _bwrap(directory, spec.hostname, uid, hidden, argv)
+        if self.kind == "namespaces":
+            return _namespaces(directory, spec.hostname, uid, hidden, argv)
+        return list(argv)
+
+    def environment(self, directory: Directory) -> dict[str, str]:
+        """All that the shell inherits: nothing of ours, no credentials."""
+        is_own = self.kind == "none"
+        user = pwd.getpwuid(os.getuid()).pw_name if is_own else USER
+        return {
+            "PATH": _PATH,
+            "TERM": "xterm-256color",
+            "LANG": "C.UTF-8",
+            "HOME": str(directory.home) if is_own else HOME,
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": shell_program(),
+        }
+
+
+def shell_program() -> str:
+    return "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+
+
+def begin(command: Sequence[str], terminal: str, *, limited: bool) -> list[str]:
+    """Wrap a command so that `terminal` (a path) is its controlling terminal; the caller makes it lead a session."""
+    script = _BEGIN.format(limit=_LIMIT if limited else "")
+    return ["/bin/sh", "-c", script, "sh", terminal, *command]
+
+
+def choose(kinds: Sequence[str], directory: Path) -> Launcher:
+    """Return the first launcher of `kinds` that works here; each is tried with a real command.
+
+    `directory` is an empty one for the try. "none" always works; without it in `kinds` a LookupError may come.
+    """
+    spec = NodeSpec("0" * 12, "local", "i-probe", "probe", "probe", str(directory))
+    for kind in kinds:
+        launcher = Launcher(kind)
+        if kind == "none" or _works(launcher, spec):
+            return launcher
+    raise LookupError(f"none of {', '.join(kinds)} works on this machine")
+
+
+def prepare(spec: NodeSpec, uid: int | None) -> None:
+    """Make the node's directory, or bring it up to date; what the shells wrote stays.
+
+    Home and /var belong to `uid`; the rest belongs to us, and shells see only the files that are meant for /etc.
+    """
+    directory = Directory(spec.home)
+    for path in (directory.root, directory.etc, directory.sessions):
+        path.mkdir(parents=True, exist_ok=True)
+    directory.root.chmod(0o700)
+    user = uid if uid is not None else os.getuid()
+    group = uid if uid is not None else os.getgid()
+    shell = shell_program()
+    files = {
+        "os-release": _os_release(spec),
+        "hostname": f"{spec.hostname}\n",
+        "hosts": f"127.0.0.1 localhost\n127.0.1.1 {spec.hostname}\n::1 localhost\n",
+        "passwd": (
+            "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+            f"{USER}:x:{user}:{group}:SSM session user:{HOME}:{shell}\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ),
+        "group": f"root:x:0:\n{USER}:x:{group}:\nnogroup:x:65534:\n",
+    }
+    for name, text in files.items():
+        _write(directory.etc / name, text)
+    prompt = r"PS1='\u@" + spec.hostname + r":\w\$ '"
+    packages = "".join(f"{name}\t{version}\n" for name, version in sorted(spec.packages.items()))
+    _make_tree(
+        directory.home, 0o700, uid, {".bashrc": f"{prompt}\nalias ls='ls --color=auto'\n", ".profile": f"{prompt}\n"}
+    )
+    _make_tree(directory.var, 0o755, uid, {"lib/packages/installed": packages, "log/.keep": "", "tmp/.keep": ""})
+
+
+def choose_uid(spec: NodeSpec) -> int | None:
+    """The id for this node's shells: the one that its home has, else the first that no node beside it has.
+
+    None if we are not root, and cannot give any.
+    """
+    if os.getuid() != 0:
+        return None
+    home = Directory(spec.home).home
+    if home.exists() and home.stat().st_uid >= FIRST_UID:
+        return home.stat().st_uid
+    beside = Path(spec.home).parent
+    taken = {other.stat().st_uid for other in beside.glob("*/home")} if beside.exists() else set()
+    uid = FIRST_UID
+    while uid in taken:
+        uid += 1
+    return uid
+
+
+def _bwrap(
+    directory: Directory, hostname: str, uid: int | None, hidden: Sequence[str], argv: Sequence[str]
+) -> list[str]:
+    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc"]
+    command += ["--unshare-uts", "--hostname", hostname]
+    for path in _READ_ONLY:
+        if os.path.islink(path):
+            command += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            command += ["--ro-bind", path, path]
+    command += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm"]
+    for path in ("/tmp", "/run"):
+        command += ["--perms", "1777", "--tmpfs", path]
+    command += ["--bind", str(directory.var), "/var", "--perms", "0755", "--dir", "/home"]
+    command += ["--bind", str(directory.home), HOME]
+    for name, target in etc_files(directory):
+        command += ["--ro-bind", name, target]
+    for path in covered(hidden):
+        command += ["--perms", "0000", "--tmpfs", path]
+    # Not --chdir: bubblewrap would go there as root without root's rights.
+    argv = ["/bin/sh", "-c", 'cd; exec "$@"', "sh", *argv]
+    if uid is None:
+        command += ["--unshare-user", "--uid", str(os.getuid()), "--gid", str(os.getgid())]
+        return [*command, "--", *argv]
+    command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
+    drop = [shutil.which("setpriv") or "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    drop += ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+    return [*command, "--", *drop, "--", *argv]
+
+
+def _namespaces(
+    directory: Directory, hostname: str, uid: int | None, hidden: Sequence[str], argv: Sequence[str]
+) -> list[str]:
+    command = [sys.executable, "-I", "-S", str(_LAUNCHER), "--hostname", hostname]
+    if uid is not None:
+        command += ["--uid", str(uid), "--processes", str(MAX_PROCESSES)]
+    for path in _READ_ONLY:
+        command += ["--read-only", path]
+    for name, target in etc_files(directory):
+        command += ["--file", name, target]
+    for path in covered(hidden):
+        command += ["--hide", path]
+    command += ["--bind", str(directory.var), "/var", "--bind", str(directory.home), HOME, "--chdir", HOME]
+    return [*command, "--", *argv]
+
+
+def etc_files(directory: Directory) -> list[tuple[str, str]]:
+    """The node's own files, and where they are seen: behind the link, where the machine's file is one."""
+    pairs = []
+    for name in ("os-release", "hostname", "hosts", "passwd", "group"):
+        target = os.path.realpath(f"/etc/{name}")
+        if os.path.isfile(target) and target.startswith(("/etc/", "/usr/")):
+            pairs.append((str(directory.etc / name), target))
+    return pairs
+
+
+def covered(hidden: Sequence[str]) -> list[str]:
+    """Those of the directories to hide that lie in what is shown; all others are not there to begin with."""
+    paths = {os.path.realpath(path) for path in hidden}
+    shown = tuple(f"{os.path.realpath(path)}/" for path in _READ_ONLY)
+    return sorted(path for path in paths if path.startswith(shown) and os.path.isdir(path))
+
+
+def _works(launcher: Launcher, spec: NodeSpec) -> bool:
+    """Run `true` as a shell of a node would be run."""
+    if launcher.kind == "bwrap" and (
+        shutil.which("bwrap") is None or (os.getuid() == 0 and shutil.which("setpriv") is None)
+    ):
+        return False
+    uid = FIRST_UID if os.getuid() == 0 else None
+    try:
+        prepare(spec, uid)
+        command = launcher.command(spec, uid, (), ["/bin/sh", "-c", "exit 0"])
+        finished = subprocess.run(
+            command,
+            env=launcher.environment(Directory(spec.home)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return finished.returncode == 0
+
+
+def _os_release(spec: NodeSpec) -> str:
+    """What `/etc/os-release` says of a platform, in os-release(5)'s form."""
+    name = spec.platform_name
+    ids = {"Amazon Linux": "amzn", "Ubuntu": "ubuntu", "Debian": "debian", "Red Hat": "rhel", "SUSE": "sles"}
+    own_id = next((value for start, value in ids.items() if name.startswith(start)), "linux")
+    return (
+        f'PRETTY_NAME="{name} {spec.platform_version}"\nNAME="{name}"\n'
+        f'VERSION_ID="{spec.platform_version}"\nVERSION="{spec.platform_version}"\nID={own_id}\n'
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole, so that no shell ever reads half of it."""
+    try:
+        if path.read_text() == text:
+            return
+    except OSError:
+        pass
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    fresh.chmod(0o644)
+    fresh.replace(path)
+
+
+def _make_tree(top: Path, mode: int, uid: int | None, files: Mapping[str, str]) -> None:
+    """Make a directory that is then the shells' own, with its first files.
+
+    One that is there is left alone: what is in it may be a link to anywhere, and we may be root.
+    """
+    if top.exists():
+        return
+    fresh = top.with_name(f"{top.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode)
+    fresh.chmod(mode)
+    for name, text in files.items():
+        path = fresh / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if uid is not None:
+        for path in (fresh, *fresh.rglob("*")):
+            os.chown(path, uid, uid)
+    fresh.rename(top)
