@@ -32,8 +32,16 @@ def main() -> None:
     config = json.loads(Path(arguments.config).read_text()) if arguments.config else {}
     options = Options(arguments.endpoint, arguments.ca, **_tuples(config.get("options", {})))
     specs = [NodeSpec.from_json(spec) for spec in config.get("nodes", [])]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on the whole group: whoever started us ends us in order
+    set_signals()
     uvloop.run(run_host(options, specs))
+
+
+def set_signals() -> None:
+    """Leave a Ctrl-C on our own group to whoever started us, and no signal ignored: a shell would inherit that."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def _tuples(options: dict) -> dict:

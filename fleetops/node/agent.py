@@ -46,7 +46,7 @@ class Node:
         self._launcher = launcher
         self._endpoint = Endpoint(spec, options, context)
         self._directory = Directory(spec.home)
-        self._uid = choose_uid(spec) if launcher.kind != "none" else None
+        self._uid = choose_uid(spec)
         self._is_running = True
         self._may_be_online = asyncio.Event()
         self._must_be_offline = asyncio.Event()
@@ -84,7 +84,7 @@ class Node:
 
     async def run(self) -> None:
         """Live until cancelled."""
-        await asyncio.to_thread(prepare, self.spec, self._uid)
+        await asyncio.to_thread(prepare, self.spec, self._uid, is_open=self._launcher.kind == "none")
         self._remember_lost()
         try:
             while True:

@@ -78,7 +78,8 @@ def find_launcher(options: Options) -> Launcher:
         except LookupError as error:
             why = "" if options.is_loopback else ", and the endpoint listens beyond this machine"
             raise SystemExit(
-                f"Demo nodes are not started: {error}{why}. Install bubblewrap, or let the endpoint listen on 127.0.0.1."
+                f"Demo nodes are not started: {error}{why}. "
+                "Install bubblewrap, or let the endpoint listen on 127.0.0.1."
             ) from None
 
 

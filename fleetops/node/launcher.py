@@ -2,7 +2,7 @@
 
 It makes the shell's root in memory, binds into it what the caller names, gives up every privilege, and then becomes the
 shell, process 1 of its namespace. The pseudo-terminal is made inside, so that its name is right there; its master goes
-to the caller over the socket that is descriptor 3, if there is one. This process stays outside as the shell's parent:
+to the caller over the socket that is standard input, if it is one. This process stays outside as the shell's parent:
 when it is killed, so is everything inside.
 
 Only the standard library, and nothing of ours: it runs as root, for some milliseconds.
@@ -42,7 +42,7 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 TIOCGPTPEER = 0x5441  # opens the slave of a master without a path
-_SOCKET = 3  # the descriptor on which the caller waits for the terminal
+_SOCKET = 0  # the descriptor on which the caller waits for the terminal
 
 libc = ctypes.CDLL(None, use_errno=True)
 

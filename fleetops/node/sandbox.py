@@ -4,7 +4,7 @@
 first two give the shell a root of its own, made of the machine's programs read-only (/usr, /etc) and the node's own
 home, /var and /tmp; nothing else of the machine is there: no state directory, no key, no other node. It has processes,
 a host name and pseudo-terminals of its own, no capability, and no way to get one. If FleetOps runs as root, each node's
-shells run under an id of their own.
+shells run under an id of their own, whatever the launcher.
 """
 
 import os
@@ -56,10 +56,10 @@ class Launcher:
             return _namespaces(directory, spec.hostname, uid, hidden, argv)
         return list(argv)
 
-    def environment(self, directory: Directory) -> dict[str, str]:
+    def environment(self, directory: Directory, uid: int | None) -> dict[str, str]:
         """All that the shell inherits: nothing of ours, no credentials."""
         is_own = self.kind == "none"
-        user = pwd.getpwuid(os.getuid()).pw_name if is_own else USER
+        user = pwd.getpwuid(os.getuid()).pw_name if is_own and uid is None else USER
         return {
             "PATH": _PATH,
             "TERM": "xterm-256color",
@@ -94,15 +94,22 @@ def choose(kinds: Sequence[str], directory: Path) -> Launcher:
     raise LookupError(f"none of {', '.join(kinds)} works on this machine")
 
 
-def prepare(spec: NodeSpec, uid: int | None) -> None:
+def is_reachable(path: Path) -> bool:
+    """Whether any id may enter the directory that holds `path`."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
+
+
+def prepare(spec: NodeSpec, uid: int | None, *, is_open: bool = False) -> None:
     """Make the node's directory, or bring it up to date; what the shells wrote stays.
 
     Home and /var belong to `uid`; the rest belongs to us, and shells see only the files that are meant for /etc.
+    `is_open`: `uid` has to find its home from outside, since there is no sandbox.
     """
     directory = Directory(spec.home)
     for path in (directory.root, directory.etc, directory.sessions):
         path.mkdir(parents=True, exist_ok=True)
-    directory.root.chmod(0o700)
+    directory.root.chmod(0o711 if is_open else 0o700)
+    directory.sessions.chmod(0o700)
     user = uid if uid is not None else os.getuid()
     group = uid if uid is not None else os.getgid()
     shell = shell_program()
@@ -220,7 +227,7 @@ def _works(launcher: Launcher, spec: NodeSpec) -> bool:
         command = launcher.command(spec, uid, (), ["/bin/sh", "-c", "exit 0"])
         finished = subprocess.run(
             command,
-            env=launcher.environment(Directory(spec.home)),
+            env=launcher.environment(Directory(spec.home), uid),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_SECONDS,

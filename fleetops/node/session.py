@@ -188,7 +188,7 @@ class ShellSession:
     def _banner(self) -> bytes:
         """The first output: it opens the client's end, whose size then comes before the shell's prompt."""
         if self._launcher.kind == "none":
-            place = "NOT in a sandbox: it runs as the person who started FleetOps, on that machine"
+            place = "NOT in a sandbox: it can see and do what its user can on the machine that runs FleetOps"
         else:
             place = "in a sandbox on the machine that runs FleetOps"
         platform = f"{self._spec.platform_name} {self._spec.platform_version}"

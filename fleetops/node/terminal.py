@@ -11,7 +11,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .sandbox import Launcher, begin
+from .sandbox import Launcher, begin, is_reachable
 from .spec import Directory, NodeSpec
 
 READ_SIZE: Final = 64 * 1024  # the kernel gives at most 4,095 bytes at a time
@@ -187,20 +187,31 @@ async def start_terminal(
     """Start `argv` in this node's sandbox on a terminal of `size` (columns, rows). Raises StartFailed."""
     directory = Directory(spec.home)
     command = launcher.command(spec, uid, hidden, argv)
-    environment = launcher.environment(directory)
+    environment = launcher.environment(directory, uid)
     cwd = str(directory.home) if launcher.kind == "none" else "/"
+    if launcher.kind == "none" and uid is not None and not is_reachable(directory.home):
+        raise StartFailed(
+            "This machine offers no sandbox, FleetOps runs as root, and its state directory is closed to others, so no "
+            "demo shell is started. Install bubblewrap, or run FleetOps as an ordinary user."
+        )
     try:
         if launcher.makes_terminal:
             process, master = await _start_with_socket(command, environment, cwd, size)
         else:
-            process, master = _start_with_slave(command, environment, cwd, size, uid)
+            process, master = _start_with_slave(command, environment, cwd, size, uid, drops=launcher.kind == "none")
     except OSError as error:
         raise StartFailed(f"Unable to start command: {error}") from None
     return Terminal(process, master, on_output, on_exit)
 
 
 def _start_with_slave(
-    command: Sequence[str], environment: dict[str, str], cwd: str, size: tuple[int, int], uid: int | None
+    command: Sequence[str],
+    environment: dict[str, str],
+    cwd: str,
+    size: tuple[int, int],
+    uid: int | None,
+    *,
+    drops: bool,
 ) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = os.openpty()
     try:
@@ -215,6 +226,7 @@ def _start_with_slave(
             stdout=slave,
             stderr=slave,
             start_new_session=True,
+            **({"user": uid, "group": uid, "extra_groups": []} if drops and uid is not None else {}),
         )
     except BaseException:
         os.close(master)
@@ -230,16 +242,13 @@ async def _start_with_socket(
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            # The launcher looks for the socket at descriptor 3.
-            wrapped = ["/bin/sh", "-c", f'exec 3<&{theirs.fileno()}; exec "$@"', "sh", *command]
             process = subprocess.Popen(
-                wrapped,
+                command,
                 env=environment,
                 cwd=cwd,
-                stdin=subprocess.DEVNULL,
+                stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         ours.settimeout(START_SECONDS)
