@@ -1,10 +1,12 @@
 """Terminal sessions, their owners, and the chunks of their recordings."""
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
-from fleetops.clock import uuid7
+from fleetops.clock import now, uuid7
 from fleetops.inventory.models import Instance
 
 from .states import SessionState
@@ -86,6 +88,13 @@ class TerminalSession(models.Model):
     @property
     def is_live(self) -> bool:
         return self.state in {SessionState.OPENING, SessionState.OPEN}
+
+    @property
+    def lasted(self) -> timedelta:
+        """How long it was, or is, open; nothing if no shell ever was."""
+        if self.started_at is None:
+            return timedelta()
+        return (self.ended_at or now()) - self.started_at
 
 
 class RecordingChunk(models.Model):
