@@ -17,7 +17,10 @@ Object.assign(htmx.config, {
   timeout: 20_000,
 });
 
-const isPoll = (detail) => !detail.requestConfig?.triggeringEvent && /every/.test(detail.elt?.getAttribute("hx-trigger") ?? "");
+const isPoll = ({ elt, requestConfig }) => {
+  const cause = requestConfig?.triggeringEvent;
+  return /every/.test(elt?.getAttribute("hx-trigger") ?? "") && (!cause || cause.type === "fleetops:refresh");
+};
 // A CSRF token is masked anew for each answer; it says nothing of whether the rest changed.
 const bare = (html) => html.replace(/(name="csrfmiddlewaretoken" value=")[^"]*/g, "$1");
 const lastAnswer = new Map();
@@ -60,6 +63,12 @@ document.addEventListener("htmx:afterSettle", (event) => {
   kept.delete(target.id);
 });
 
+// A deed that answers nothing to show: whatever lists its results looks again, once AWS had a moment.
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  if (detail.xhr.status !== 204 || detail.requestConfig.verb === "get") return;
+  for (const wait of [300, 2000]) setTimeout(refreshAll, wait);
+});
+
 document.addEventListener("htmx:load", (event) => startBehaviours(event.detail.elt));
 
 /** What the server said in words: a message of JSON, a part's [data-error], or a short text. */
@@ -91,6 +100,8 @@ for (const name of ["htmx:sendError", "htmx:timeout"]) {
   });
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) for (const element of document.querySelectorAll("[hx-trigger*='every']")) htmx.trigger(element, "fleetops:refresh");
-});
+function refreshAll() {
+  for (const element of document.querySelectorAll("[hx-trigger*='fleetops:refresh']")) htmx.trigger(element, "fleetops:refresh");
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || refreshAll());

@@ -378,7 +378,9 @@ let arrived = false; // at the moment that the link names
 function arrive() {
   if (arrived || (asked > (times.at(-1) ?? 0) && !isWhole)) return;
   arrived = true;
-  seek(asked);
+  // Without a moment asked for, the first thing that was shown: better than a black screen.
+  const first = times.findIndex((_, event) => texts[event]);
+  seek(asked || Math.min(times[first] ?? 0, 5));
 }
 
 const worker = new Worker(player.dataset.worker);

@@ -22,10 +22,12 @@ const DEFAULT_SIZE = 13;
 const THEMES = ["night", "day", "contrast"];
 const ECHO_MS = 2000; // an answer that comes later was none
 const ECHOES = 9; // of which the median is shown
+const REST_MS = 300; // a stream that is silent for so long has no history left
 const SPINNER_MS = 300; // a wait shorter than this shows nothing
 
 const page = document.querySelector(".fo-termpage");
 const { session, port, url, name } = page.dataset;
+const watch = "watch" in page.dataset;
 const part = (id) => page.querySelector(`[data-part="${id}"]`);
 const screen = page.querySelector(".fo-term");
 const host = page.querySelector(".fo-term-screen");
@@ -69,10 +71,11 @@ function showTarget(target) {
   part("link").textContent = target ? `Opens ${harmless(target)}` : "";
 }
 
-let history = 0; // output bytes before this were shown before; programs that asked then have their answers
+let isHistory = false; // what comes was shown before; programs that asked something then have their answers
+let historyEnd; // output offset, if the server told it; else history is over when the stream first rests
+let restTimer;
 let windows = 1;
-let lastWritten = 0;
-guardQueries(terminal, () => link.isOpen && writable && lastWritten >= history && (windows < 2 || document.hasFocus()));
+guardQueries(terminal, () => link.isOpen && writable && !isHistory && (windows < 2 || document.hasFocus()));
 guardPaste(terminal, host);
 
 /* --- the link --- */
@@ -83,13 +86,12 @@ const scheme = location.protocol === "https:" ? "wss:" : "ws:";
 const base = url ? url.replace(/^http/, "ws").replace(/\/$/, "") : `${scheme}//${location.hostname}:${port}`;
 const wantedSize = () => fit.proposeDimensions() ?? { cols: terminal.cols, rows: terminal.rows };
 
-const link = new Link(`${/^wss?:/.test(base) ? base : `${scheme}//${base}`}/ws/sessions/${session}/`, wantedSize, {
+const link = new Link(`${/^wss?:/.test(base) ? base : `${scheme}//${base}`}/ws/sessions/${session}/`, wantedSize, watch, {
   onOutput(data, shown) {
     heard();
     terminal.write(data, () => {
       shown();
-      lastWritten = link.shown;
-      if (!caughtUp && lastWritten >= history) catchUp();
+      if (isHistory) endHistory();
     });
   },
   onMessage(message) {
@@ -101,19 +103,18 @@ const link = new Link(`${/^wss?:/.test(base) ? base : `${scheme}//${base}`}/ws/s
   },
 });
 
-let caughtUp = false;
-
-/** History has been drawn at the sizes it had; from here on the size is this window's. */
-function catchUp() {
-  caughtUp = true;
-  applySize();
+/** History ends at the offset that the server told, or when all that came is shown and no more follows. */
+function endHistory() {
+  clearTimeout(restTimer);
+  if (historyEnd !== undefined) isHistory = link.shown < historyEnd;
+  else restTimer = setTimeout(() => (isHistory = link.shown < link.received), REST_MS);
 }
 
-function applySize() {
+function applySize({ now = false } = {}) {
   const size = wantedSize();
   if (size.cols !== terminal.cols || size.rows !== terminal.rows) terminal.resize(size.cols, size.rows);
   foreign = false;
-  link.resize();
+  if (writable) link.resize({ now });
   showSize();
 }
 
@@ -123,34 +124,33 @@ function showSize() {
 
 const SKIPPED = {
   interrupt: (size) => `FleetOps left out ${size} that were on their way when you pressed Ctrl C. The recording has them.`,
-  quota: (size) => `FleetOps left out ${size}: the space for this session's recording is used up.`,
-  gone: (size) => `FleetOps left out ${size} that are too old to be shown again. The recording has them.`,
+  quota: (size) => `FleetOps left out ${size} that are too old to be shown again. The recording has them.`,
 };
 
 const MESSAGES = {
   hello(message) {
-    history = message.offset ?? 0;
     writable = message.writable !== false;
-    caughtUp = lastWritten >= history;
+    historyEnd = message.end;
+    isHistory = message.state !== "opening";
+    if (isHistory) endHistory();
     terminal.options.disableStdin = !writable;
     part("readonly").hidden = writable;
     if (message.state === "open") hideNote();
     else note(`Opening a shell on ${name}`, { wait: SPINNER_MS });
-    if (caughtUp) applySize();
+    applySize();
   },
   size({ cols, rows }) {
     // In order with the output: what is still to be parsed belongs to the size before.
     terminal.write("", () => {
       if (cols === terminal.cols && rows === terminal.rows) return;
       terminal.resize(cols, rows);
-      if (!caughtUp) return;
       foreign = true;
       link.forgetSize();
       showSize();
     });
   },
   skipped({ bytes, why }) {
-    const text = (SKIPPED[why] ?? SKIPPED.gone)(inWords(bytes));
+    const text = (SKIPPED[why] ?? SKIPPED.interrupt)(inWords(bytes));
     terminal.write(`\r\n\u001b[2m${text}\u001b[22m\r\n`);
   },
   status({ state, text }) {
@@ -223,7 +223,8 @@ setInterval(() => {
 }, 1000);
 
 function type(text, binary = false) {
-  if (foreign) applySize();
+  if (!writable) return;
+  if (foreign) applySize({ now: true }); // before the keys: what they start sees this window's size
   if (link.type(text, binary) && !typedAt) typedAt = performance.now();
 }
 terminal.onData((text) => type(text));
@@ -269,13 +270,15 @@ function end({ title, text, kind, replay }) {
   state(kind === "ended" ? "Ended" : "Not connected", "off");
   part("recording").classList.add("is-off");
   if (kind === "ended") part("recorded").textContent = part("recorded").textContent.replace("Recording", "Recorded");
-  part("end-form").hidden = kind === "ended" || kind === "refused";
+  if (part("end-form")) part("end-form").hidden = kind === "ended" || kind === "refused";
   const bar = part("end");
   bar.querySelector("[data-part=end-title]").textContent = title;
   bar.querySelector("[data-part=end-text]").textContent = text ? harmless(text) : "";
   bar.querySelector("[data-part=end-replay]").hidden = kind !== "ended";
   if (replay) bar.querySelector("[data-part=end-replay]").href = replay;
   bar.querySelector("[data-part=end-again]").hidden = kind !== "ended";
+  screen.classList.add("is-over");
+  page.querySelector(".fo-term-tab .fo-rec").classList.add("is-off");
   bar.querySelector("[data-part=end-login]").hidden = kind !== "login";
   bar.querySelector("[data-part=end-retry]").hidden = kind !== "fault";
   for (const glyph of bar.querySelectorAll("[data-kind]")) glyph.hidden = !glyph.dataset.kind.split(" ").includes(kind);
@@ -289,13 +292,13 @@ part("end-retry").addEventListener("click", () => location.reload());
 part("end-login").addEventListener("click", () => location.reload());
 
 /* End session: asked once, sent without leaving the page; the end itself comes over the link. */
-part("end-form").addEventListener("submit", async (event) => {
+part("end-form")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = part("end-form").querySelector("button");
   button.disabled = true;
   try {
-    const answer = await fetch(part("end-form").action, { method: "POST", headers: { "X-CSRFToken": csrfToken(), Accept: "application/json" }, redirect: "manual" });
-    if (answer.status >= 400) throw new Error(answer.status);
+    const answer = await fetch(part("end-form").action, { method: "POST", headers: { "X-CSRFToken": csrfToken(), "HX-Request": "true" } });
+    if (!answer.ok) throw new Error(answer.status);
     note("Ending the session", { wait: SPINNER_MS });
   } catch {
     button.disabled = false;
@@ -442,5 +445,5 @@ function start() {
   showSize();
   link.connect();
   terminal.focus();
-  new ResizeObserver(() => requestAnimationFrame(() => caughtUp && applySize())).observe(host);
+  new ResizeObserver(() => requestAnimationFrame(() => applySize())).observe(host);
 }

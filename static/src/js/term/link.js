@@ -10,13 +10,13 @@ const FRAME_BYTES = 32 * 1024; // of input; the server takes 64 KiB
 const LONGEST_WAIT_MS = 5000;
 const SIZE_MS = 60; // while a window is being dragged only every so often
 const STEADY_MS = 3000; // a link that lasted as long was a good one; before that, trying again gets slower
-const FINAL = { 4401: "login", 4403: "refused", 4404: "unknown", 4409: "over" };
+const FINAL = { 4400: "fault", 4401: "login", 4403: "refused", 4404: "unknown", 4409: "over" };
 const FAULTS = 4; // answers 4500 in a row after which a person decides
 
 export class Link {
   /** handlers: onOutput(bytes, shown), onMessage(message), onState(state, {reason, seconds}). */
-  constructor(url, size, handlers) {
-    Object.assign(this, { url, size, handlers });
+  constructor(url, size, watch, handlers) {
+    Object.assign(this, { url, size, watch, handlers });
     this.received = null; // null: nothing yet, the screen and scroll-back are wanted
     this.shown = 0;
     this.toldSeen = 0;
@@ -42,7 +42,7 @@ export class Link {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       const { cols, rows } = this.size();
-      socket.send(JSON.stringify({ type: "attach", cols, rows, from: this.received, watch: false }));
+      socket.send(JSON.stringify({ type: "attach", cols, rows, from: this.received, watch: this.watch }));
       this.sentSize = `${cols}x${rows}`;
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.output(data));
@@ -66,20 +66,14 @@ export class Link {
       this.handlers.onState("connected", {});
     }
     if (message.type === "ended") this.ended = true;
-    if (message.type === "skipped" && this.received !== null) this.received += message.bytes;
     this.handlers.onMessage(message);
   }
 
   output(data) {
-    const offset = Number(new DataView(data).getBigUint64(0));
-    let bytes = new Uint8Array(data, 8);
-    if (this.received !== null && offset < this.received) bytes = bytes.subarray(this.received - offset); // seen already
-    const gap = this.received !== null && offset > this.received ? offset - this.received : 0;
-    const end = offset + data.byteLength - 8;
+    // Never cut by its offset: after a gap the server sends a reset of its own making, counted before the output.
+    const end = Number(new DataView(data).getBigUint64(0)) + data.byteLength - 8;
     this.received = Math.max(end, this.received ?? 0);
-    if (gap) this.handlers.onMessage({ type: "skipped", bytes: gap, why: "gone" });
-    if (!bytes.length) return this.showed(end);
-    this.handlers.onOutput(bytes, () => this.showed(end));
+    this.handlers.onOutput(new Uint8Array(data, 8), () => this.showed(end));
   }
 
   showed(offset) {
@@ -105,14 +99,19 @@ export class Link {
     return true;
   }
 
-  resize() {
-    this.sizeTimer ??= setTimeout(() => {
-      this.sizeTimer = null;
-      const { cols, rows } = this.size();
-      if (!this.isOpen || this.sentSize === `${cols}x${rows}`) return;
-      this.sentSize = `${cols}x${rows}`;
-      this.socket.send(JSON.stringify({ type: "size", cols, rows }));
-    }, SIZE_MS);
+  /** Tells our size, at once or after a moment in which more may change. */
+  resize({ now = false } = {}) {
+    if (now) return this.tellSize();
+    this.sizeTimer ??= setTimeout(() => this.tellSize(), SIZE_MS);
+  }
+
+  tellSize() {
+    clearTimeout(this.sizeTimer);
+    this.sizeTimer = null;
+    const { cols, rows } = this.size();
+    if (!this.isOpen || this.sentSize === `${cols}x${rows}`) return;
+    this.sentSize = `${cols}x${rows}`;
+    this.socket.send(JSON.stringify({ type: "size", cols, rows }));
   }
 
   /** Somebody else set another size: ours must be told again even if it is the one we sent last. */
