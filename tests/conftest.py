@@ -9,6 +9,7 @@ import pytest
 
 # Before Django reads its settings: state, secrets and sockets of this run lie in a directory that ends with it.
 _HOME = Path(tempfile.mkdtemp(prefix="fo-test-"))
+os.environ["DJANGO_SETTINGS_MODULE"] = "fleetops.settings"
 os.environ["FLEETOPS_HOME"] = str(_HOME)
 os.environ["FLEETOPS_VALKEY_URL"] = f"unix://{_HOME}/run/valkey.sock"
 os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_HOME / "aws" / "credentials")
