@@ -18,7 +18,11 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
     os.environ.pop(name, None)
 
-from tests.support.valkey import running_valkey  # noqa: E402  (after the environment stands)
+import django  # noqa: E402  (after the environment stands)
+
+django.setup()  # conftest files below this one name models
+
+from tests.support.valkey import running_valkey  # noqa: E402
 
 
 def pytest_unconfigure(config):
