@@ -40,6 +40,14 @@ class Codec:
             raise ApiError("SerializationException", "The request body is not JSON.") from None
         return self.check(operation.input_shape, value)
 
+    @staticmethod
+    def decode(body: bytes) -> dict[str, Any]:
+        """Read the body of an operation that botocore has no model of. Raises ValueError if it is not an object."""
+        value = orjson.loads(body) if body.strip() else {}
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+
     def check(self, shape: Shape | None, value: Any) -> dict[str, Any]:
         """Check a decoded value against a structure; the value with unknown members dropped. Raises as `parse` does."""
         if not isinstance(value, dict):

@@ -1,0 +1,204 @@
+"""`python -m fleetops.endpoint`: the embedded AWS on one TLS port, with its demo nodes.
+
+It prints `READY https://HOST:PORT` once it answers, and writes `handover.json` for those who use it. SIGTERM or Ctrl-C
+ends it, and its children, within two seconds.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import django
+import uvicorn
+from django.core.management import call_command
+
+from fleetops import clock
+
+logger = logging.getLogger("fleetops.endpoint")
+
+_LARGEST_MESSAGE_BYTES = 262_144  # of a websocket
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling: we end our children first, and then ourselves."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fleetops.endpoint", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True, help="directory of all its state")
+    parser.add_argument("--port", type=int, default=8443, help="0 for any free port")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--nodes", choices=("demo", "none"), default="demo")
+    options = parser.parse_args()
+    home = options.home.resolve()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.chmod(home, 0o700)
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"Another endpoint runs on {home}; stop it first, or give this one another --home.", file=sys.stderr)
+        return 1
+    try:
+        listener = _listen(options.host, options.port)
+    except OSError as error:
+        print(
+            f"Port {options.port} on {options.host} cannot be had: {error.strerror}. Choose another --port.",
+            file=sys.stderr,
+        )
+        return 1
+    os.environ["FLEETOPS_ENDPOINT_HOME"] = str(home)
+    os.environ["DJANGO_SETTINGS_MODULE"] = "fleetops.endpoint.settings"
+    os.umask(0o077)
+    django.setup()
+    call_command("migrate", verbosity=0, interactive=False)
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    with runner:
+        return runner.run(_run(home, options.host, listener, with_nodes=options.nodes == "demo"))
+
+
+def _loop_factory() -> Any:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bool) -> int:
+    # Models can be imported only now that Django stands.
+    from fleetops.endpoint.app import Endpoint
+    from fleetops.endpoint.ca import ensure_certificates
+    from fleetops.endpoint.fleet import Fleet
+    from fleetops.endpoint.moto_client import MotoRefused
+    from fleetops.endpoint.nodehost import NodeHost
+    from fleetops.endpoint.seed import Seeder
+
+    port = listener.getsockname()[1]
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    url = f"https://{place}"
+    ensure_certificates(home, host, clock.now())
+    endpoint = Endpoint(home, stream_host=place)
+    server = Server(_config(home, endpoint))
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        endpoint.closing.set()
+        server.should_exit = True
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    hidden = [home, *([os.environ["FLEETOPS_HOME"]] if os.environ.get("FLEETOPS_HOME") else [])]
+    nodes = (
+        NodeHost(
+            endpoint_url=url,
+            ca_file=home / "ca.pem",
+            hidden=hidden,
+            is_loopback=host in _LOOPBACK,
+            config_file=home / "nodes.json",
+        )
+        if with_nodes
+        else None
+    )
+    fleet = Fleet(endpoint, nodes, home)
+    await endpoint.start()
+    serving: asyncio.Task[None] | None = None
+    try:
+        await _unless(stopped, endpoint.moto.ready())
+        if stopped.is_set():
+            return 0
+        account = await Seeder(endpoint.moto, home, clock.now()).seed()
+        await fleet.start()
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        _write_handover(home, url, place, account)
+        if nodes is not None:
+            (home / "nodes").mkdir(exist_ok=True)
+            await nodes.start()
+        print(f"READY {url}", flush=True)
+        await serving
+    except MotoRefused:
+        return 1
+    finally:
+        endpoint.closing.set()
+        await fleet.stop()
+        if nodes is not None and serving is not None:
+            await nodes.stop()
+        await endpoint.stop()
+    return 0
+
+
+async def _unless(stopped: asyncio.Event, work: Any) -> None:
+    """Wait for `work`, or until we are told to stop."""
+    task, waiter = asyncio.ensure_future(work), asyncio.ensure_future(stopped.wait())
+    await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if task.done():
+        task.result()
+    else:
+        task.cancel()
+
+
+def _config(home: Path, app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=_LARGEST_MESSAGE_BYTES,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=75,
+        ssl_certfile=str(home / "server.pem"),
+        ssl_keyfile=str(home / "server.key"),
+        ssl_version=ssl.PROTOCOL_TLS_SERVER,
+    )
+
+
+def _write_handover(home: Path, url: str, place: str, account: dict[str, Any]) -> None:
+    from fleetops.endpoint.keys import write_private
+
+    handover = {
+        "endpoint_url": url,
+        "ca_file": str(home / "ca.pem"),
+        "stream_hosts": [place],
+        "accounts": [account],
+    }
+    write_private(home / "handover.json", json.dumps(handover, indent=1).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Who sent a request, and whether they may do what it asks."""
+
+from datetime import UTC
+from typing import Any
+
+from fleetops.awsapi import iampolicy, sigv4
+from fleetops.awsapi.errors import ApiError, identity_error
+from fleetops.endpoint.calls import Call, Principal
+from fleetops.endpoint.credentials import BadToken, TokenVault
+from fleetops.endpoint.moto_client import MotoClient
+
+_INVALID_TOKEN = "The security token included in the request is invalid."
+_MOST_CACHED = 10_000
+
+
+class Identities:
+    """IAM's users, keys and roles, which moto keeps; remembered until something in IAM changes."""
+
+    def __init__(self, moto: MotoClient) -> None:
+        self._moto = moto
+        self._known: dict[tuple[str, ...], Any] = {}
+
+    def forget(self) -> None:
+        """IAM has changed."""
+        self._known = {}
+
+    async def access_key(self, access_key_id: str) -> dict[str, Any] | None:
+        """See `Moto.access_key`."""
+        return await self._ask(("key", access_key_id), ask="access_key", access_key=access_key_id)
+
+    async def identity(self, account: str, kind: str, name: str) -> dict[str, Any] | None:
+        """See `Moto.identity`."""
+        return await self._ask((account, kind, name), ask="identity", account=account, kind=kind, name=name)
+
+    async def _ask(self, key: tuple[str, ...], **question: Any) -> Any:
+        if key in self._known:
+            return self._known[key]
+        known = self._known
+        answer = await self._moto.result(**question)
+        # What is not there is not remembered: anybody can ask for any name. Nor is an answer from before a change.
+        if answer is not None and known is self._known and len(known) < _MOST_CACHED:
+            known[key] = answer
+        return answer
+
+
+class Authenticator:
+    """Finds the principal behind a request's signature."""
+
+    def __init__(self, identities: Identities, vault: TokenVault) -> None:
+        self._identities = identities
+        self._vault = vault
+
+    async def authenticate(self, call: Call) -> Principal:
+        """The principal of a signed request. Raises ApiError in the words of the call's protocol."""
+        claim = call.claim
+        if claim is None:
+            raise identity_error("missing", call.protocol, "Missing Authentication Token")
+        try:
+            principal, secret = await self._holder(call, claim)
+            sigv4.check_time(claim, call.now)
+            sigv4.check_signature(call.request, claim, secret)
+        except sigv4.SignatureError as error:
+            raise identity_error(error.kind, call.protocol, error.message) from None
+        return principal
+
+    async def _holder(self, call: Call, claim: sigv4.Claim) -> tuple[Principal, str]:
+        if claim.token is not None:
+            try:
+                principal, secret, expires_at = self._vault.open(claim.token)
+            except BadToken:
+                raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN) from None
+            if principal.access_key_id != claim.access_key_id:
+                raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
+            if call.now >= expires_at:
+                raise identity_error("expired", call.protocol, "The security token included in the request is expired")
+            return principal, secret
+        key = await self._identities.access_key(claim.access_key_id)
+        if key is None or not key["active"]:
+            raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
+        principal = Principal(
+            kind="user",
+            account_id=key["account"],
+            arn=key["arn"],
+            user_id=key["id"],
+            name=key["user"],
+            access_key_id=claim.access_key_id,
+        )
+        return principal, key["secret"]
+
+
+class Authorizer:
+    """Asks the principal's policies."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+
+    async def allow(
+        self, call: Call, action: str, resources: list[str], context: dict[str, list[str]] | None = None
+    ) -> None:
+        """Return if the caller may do `action` on every one of `resources`. Raises ApiError (access denied) if not."""
+        principal = call.principal
+        assert principal is not None
+        layers = await self.layers(principal)
+        held = request_context(call) | (context or {})
+        for resource in resources or ["*"]:
+            answer = iampolicy.decide(layers, iampolicy.Question(action, resource, held))
+            if answer != "allowed":
+                raise denied(call, action, resource, answer)
+
+    async def layers(self, principal: Principal) -> iampolicy.Layers:
+        """The policies that bear on a principal now: a role's as it stands today, not as it was when assumed."""
+        kind = "user" if principal.kind in {"user", "federated"} else "role"
+        identity = await self._identities.identity(principal.account_id, kind, principal.name)
+        if identity is None:
+            return iampolicy.Layers([])
+        boundary, session = identity["boundary"], principal.session_policies
+        return iampolicy.Layers(
+            [iampolicy.parse(text) for text in identity["policies"]],
+            iampolicy.parse(boundary) if boundary else None,
+            [iampolicy.parse(text) for text in session] if session is not None else None,
+        )
+
+
+def denied(call: Call, action: str, resource: str, answer: str) -> ApiError:
+    """AWS's sentence for a request that no policy allows, or one denies."""
+    arn = call.principal.arn if call.principal is not None else "anonymous"
+    why = (
+        "with an explicit deny in an identity-based policy"
+        if answer == "explicitDeny"
+        else f"because no identity-based policy allows the {action} action"
+    )
+    on = "" if resource == "*" else f" on resource: {resource}"
+    if call.protocol == "ec2":
+        return ApiError(
+            "UnauthorizedOperation",
+            f"You are not authorized to perform this operation. User: {arn} is not authorized to perform: "
+            f"{action}{on} {why}",
+            403,
+        )
+    return identity_error("denied", call.protocol, f"User: {arn} is not authorized to perform: {action}{on} {why}")
+
+
+def request_context(call: Call) -> dict[str, list[str]]:
+    """The global condition keys of a request, in lower case."""
+    principal = call.principal
+    assert principal is not None
+    context = {
+        "aws:principalarn": [principal.role_arn or principal.arn],
+        "aws:principalaccount": [principal.account_id],
+        "aws:principaltype": ["User" if principal.kind == "user" else "AssumedRole"],
+        "aws:userid": [principal.user_id],
+        "aws:sourceip": [call.source_address],
+        "aws:currenttime": [call.now.astimezone(UTC).isoformat()],
+        "aws:epochtime": [str(int(call.now.timestamp()))],
+        "aws:securetransport": ["true"],
+        "aws:requestedregion": [call.region],
+        "aws:useragent": [call.user_agent],
+    }
+    if principal.kind == "user":
+        context["aws:username"] = [principal.name]
+    if principal.source_identity:
+        context["aws:sourceidentity"] = [principal.source_identity]
+    if principal.issued_at is not None:
+        context["aws:tokenissuetime"] = [principal.issued_at.isoformat()]
+    for key, value in principal.tags.items():
+        context[f"aws:principaltag/{key.lower()}"] = [value]
+    return context

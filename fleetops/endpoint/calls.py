@@ -1,0 +1,79 @@
+"""One request on its way through the endpoint, and who sent it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fleetops.awsapi.models import Service
+from fleetops.awsapi.sigv4 import Claim, Request
+
+NodeKey = tuple[str, str, str]  # (account id, region, instance id)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sent a request, as IAM names them."""
+
+    kind: str  # "user", "role", "node" (a role's session made for one managed instance) or "federated"
+    account_id: str
+    arn: str  # as GetCallerIdentity gives it
+    user_id: str
+    name: str  # of the user or role
+    access_key_id: str
+    session_name: str = ""
+    role_arn: str = ""
+    source_identity: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    session_policies: tuple[str, ...] | None = None
+    issued_at: datetime | None = None
+    instance_id: str = ""  # of a node: the only one that it may speak for
+
+    @property
+    def username(self) -> str:
+        """What CloudTrail shows as the user."""
+        return self.session_name or self.name
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, filled in step by step: read, authenticated, routed, answered."""
+
+    request: Request
+    request_id: str
+    now: datetime
+    source_address: str
+    claim: Claim | None = None
+    service: Service | None = None
+    protocol: str = "json"
+    operation: str = ""
+    principal: Principal | None = None
+    form: dict[str, str] = field(default_factory=dict)  # of the query and ec2 protocols
+    parameters: dict[str, Any] | None = None  # for the trail, as the caller gave them
+    response_elements: dict[str, Any] | None = None  # for the trail
+    resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
+    read_only: bool = True
+    host: str = ""  # HOST:PORT of the endpoint, for URLs in answers
+
+    @property
+    def account_id(self) -> str:
+        return self.principal.account_id if self.principal is not None else ""
+
+    @property
+    def region(self) -> str:
+        return self.claim.region if self.claim is not None else ""
+
+    @property
+    def user_agent(self) -> str:
+        return self.request.header("user-agent") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/x-amz-json-1.1"
+    headers: tuple[tuple[str, str], ...] = ()
+    error_code: str = ""
+    error_message: str = ""

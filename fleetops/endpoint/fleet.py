@@ -1,0 +1,139 @@
+"""The demo nodes' ties to EC2 and IAM: which of them run, and with whose credentials.
+
+What an instance metadata service does on AWS, done by telling the node host: credentials while the instance has a
+profile with a role, none without, renewed at half of their life.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from fleetops import clock
+from fleetops.awsapi.errors import ApiError
+from fleetops.endpoint import seed
+from fleetops.endpoint.app import Endpoint
+from fleetops.endpoint.nodehost import Credentials, NodeHost, NodeSpec
+
+logger = logging.getLogger(__name__)
+
+_RENEW_SECONDS = 30.0
+_RENEW_BEFORE = timedelta(minutes=30)
+
+
+@dataclass(slots=True)
+class _Given:
+    role: str | None
+    ends_at: datetime | None
+
+
+class Fleet:
+    """Keeps the demo nodes as EC2 and IAM say that they are."""
+
+    def __init__(self, endpoint: Endpoint, host: NodeHost | None, home: Path) -> None:
+        """`host` is None where no demo nodes are wanted: EC2's side is kept up all the same."""
+        self._endpoint = endpoint
+        self._host = host
+        self._home = home
+        self._given: dict[str, _Given] = {}
+        self._lock = asyncio.Lock()
+        self._regions: set[tuple[str, str]] = {(seed.ACCOUNT_ID, seed.REGION)}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Make the hybrid nodes known, tell the host of every node, and begin to renew."""
+        for machine in seed.MACHINES:
+            if not machine.zone:
+                await self._endpoint.nodes.register_hybrid(
+                    (seed.ACCOUNT_ID, seed.REGION, machine.instance_id),
+                    name=machine.name,
+                    iam_role=seed.HYBRID_ROLE,
+                    tags=machine.tags,
+                    now=clock.now() - timedelta(days=machine.age_days),
+                )
+        facts = await self._facts(seed.ACCOUNT_ID, seed.REGION)
+        self._endpoint.nodes.set_ec2(seed.ACCOUNT_ID, seed.REGION, facts.values())
+        if self._host is not None:
+            await self._give(facts)
+            await self._host.update(self._specs(facts))
+        self._endpoint.on_change = self.refresh
+        self._task = asyncio.create_task(self._renew())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def refresh(self, account_id: str, region: str) -> None:
+        """EC2 in a region, or (region "") IAM has changed: take it over."""
+        regions = [(account_id, region)] if region else [pair for pair in self._regions if pair[0] == account_id]
+        self._regions.update(regions)
+        async with self._lock:
+            for account, name in regions:
+                facts = await self._facts(account, name)
+                self._endpoint.nodes.set_ec2(account, name, facts.values())
+                if self._host is not None and (account, name) == (seed.ACCOUNT_ID, seed.REGION):
+                    await self._give(facts)
+
+    async def _facts(self, account_id: str, region: str) -> dict[str, dict]:
+        found = await self._endpoint.moto.result(ask="instance_facts", account=account_id, region=region)
+        return {fact["instance_id"]: fact for fact in found}
+
+    async def _give(self, facts: dict[str, dict]) -> None:
+        """Tell the host what has changed for each demo node."""
+        assert self._host is not None
+        now = clock.now()
+        for machine in seed.MACHINES:
+            instance_id = machine.instance_id
+            fact = facts.get(instance_id)
+            if machine.zone:
+                running = fact is not None and fact["state"] == "running"
+                role = fact["role"] if fact is not None and running else None
+            else:
+                running, role = True, seed.HYBRID_ROLE
+            self._host.set_running(instance_id, running)
+            given = self._given.get(instance_id)
+            fresh = given is not None and (given.ends_at is None or given.ends_at - now > _RENEW_BEFORE)
+            if given is not None and given.role == role and fresh:
+                continue
+            credentials = None
+            if role is not None:
+                credentials = await self._endpoint.node_credentials((seed.ACCOUNT_ID, seed.REGION, instance_id), role)
+            self._given[instance_id] = _Given(role, credentials.expires_at if credentials is not None else None)
+            self._host.set_credentials(
+                instance_id,
+                Credentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+                if credentials is not None
+                else None,
+            )
+            logger.info("node credentials changed instance=%s role=%s", instance_id, role)
+
+    def _specs(self, facts: dict[str, dict]) -> Iterable[NodeSpec]:
+        for machine in seed.MACHINES:
+            fact = facts.get(machine.instance_id, {})
+            name, version = seed.platform_of(machine)
+            yield NodeSpec(
+                account_id=seed.ACCOUNT_ID,
+                region=seed.REGION,
+                instance_id=machine.instance_id,
+                hostname=machine.name,
+                name=machine.name,
+                home=str(self._home / "nodes" / machine.instance_id),
+                tags=machine.tags,
+                platform_name=name,
+                platform_version=version,
+                agent_version=seed.packages_of(machine)["amazon-ssm-agent"],
+                zone=fact.get("zone") or "",
+                ip=fact.get("ip") or "10.40.11.2" + machine.name[-1],
+                packages=seed.packages_of(machine),
+            )
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            try:
+                await self.refresh(seed.ACCOUNT_ID, seed.REGION)
+            except ApiError as error:
+                logger.warning("node credentials not renewed reason=%s", error)

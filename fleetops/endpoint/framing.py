@@ -1,0 +1,12 @@
+"""Frames between the endpoint and its moto child: two lengths, a JSON header, a body."""
+
+import json
+import struct
+from typing import Any
+
+LENGTHS = struct.Struct(">II")
+
+
+def pack(header: dict[str, Any], body: bytes = b"") -> bytes:
+    head = json.dumps(header, separators=(",", ":")).encode()
+    return LENGTHS.pack(len(head), len(body)) + head + body

@@ -1,0 +1,162 @@
+"""What keeps moto's state over a kill: a journal of every changing call, and sealed snapshots that shorten it.
+
+A directory holds one snapshot at most (`snapshot-N`) and the journal of the calls after it (`journal-N`). A record is
+written before its call runs, so a kill at any moment loses nothing that was answered. It is in the page cache then,
+which outlives the process; a power cut can lose the last second (see `Journal.sync`).
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Lengths of header and body, and the CRC-32 of both: what a torn write is told by.
+_RECORD = struct.Struct(">III")
+_LARGEST_HEADER_BYTES = 2**20
+_LARGEST_BODY_BYTES = 2**28
+_SEAL_BYTES = 32
+
+
+class SnapshotRefused(Exception):
+    """A snapshot does not carry our seal: it was changed, or was made by another installation."""
+
+
+class OtherVersion(Exception):
+    """The state was written by another version of moto."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    header: dict[str, Any]
+    body: bytes
+
+
+class Journal:
+    """The journal and snapshot of one directory, for one process (the caller holds the lock)."""
+
+    def __init__(self, directory: Path, key: bytes, version: str) -> None:
+        """`key` seals snapshots; `version` names what wrote them, and what alone may read them.
+
+        Raises OtherVersion if the directory's state is of another version.
+        """
+        self._directory = directory
+        self._key = key
+        self._version = version
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stamp = directory / "version"
+        if not stamp.exists():
+            stamp.write_text(version)
+        elif stamp.read_text() != version:
+            raise OtherVersion(stamp.read_text())
+        self._number = max((_number(path) for path in directory.glob("snapshot-*[0-9]")), default=0)
+        self._file: Any = None
+        self.entries = 0
+        self.bytes = 0
+
+    def snapshot(self) -> bytes | None:
+        """The newest snapshot's content, its seal checked; None if there is none. Raises SnapshotRefused."""
+        if not self._number:
+            return None
+        path = self._directory / f"snapshot-{self._number}"
+        sealed = path.read_bytes()
+        seal, content = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
+        if not hmac.compare_digest(seal, self._seal(content, self._number)):
+            raise SnapshotRefused(
+                f"{path} does not carry this endpoint's seal: it was changed, or belongs to another installation. "
+                f"Restore it from a backup, or move {self._directory} away to start with fresh demo data."
+            )
+        return zlib.decompress(content)
+
+    def records(self) -> Iterator[Record]:
+        """The calls since the snapshot, oldest first. A torn last record was never run, and is cut off."""
+        path = self._path(self._number)
+        if not path.exists():
+            return
+        with path.open("r+b") as file:
+            end = 0
+            while (record := _read(file)) is not None:
+                end = file.tell()
+                self.entries += 1
+                yield record
+            file.truncate(end)
+            self.bytes = end
+
+    def append(self, header: dict[str, Any], body: bytes) -> None:
+        """Write one record; it is with the kernel when this returns."""
+        if self._file is None:
+            self._file = self._open(self._number)
+        head = json.dumps(header, separators=(",", ":")).encode()
+        frame = _RECORD.pack(len(head), len(body), zlib.crc32(body, zlib.crc32(head))) + head + body
+        if self._file.write(frame) != len(frame):
+            raise OSError("the disk is full: a call could not be written to moto's journal")
+        self.entries += 1
+        self.bytes += len(frame)
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk."""
+        if self._file is not None:
+            os.fdatasync(self._file.fileno())
+
+    def replace(self, content: bytes) -> None:
+        """Begin anew from a snapshot of the state as it is now. A kill within leaves the old pair or the new one."""
+        number = self._number + 1
+        packed = zlib.compress(content, 1)
+        path = self._directory / f"snapshot-{number}"
+        fresh = path.with_name(f"{path.name}.new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self._seal(packed, number) + packed)
+            file.flush()
+            os.fsync(file.fileno())
+        # The new journal is there, and empty, before the snapshot that it follows takes effect.
+        self._path(number).unlink(missing_ok=True)
+        following = self._open(number)
+        os.replace(fresh, path)
+        if self._file is not None:
+            self._file.close()
+        self._file = following
+        old, self._number = self._number, number
+        self.entries = self.bytes = 0
+        (self._directory / f"snapshot-{old}").unlink(missing_ok=True)
+        self._path(old).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            self._file.close()
+            self._file = None
+
+    def _seal(self, content: bytes, number: int) -> bytes:
+        # The number is sealed with it, so that an older snapshot cannot be put in a newer one's place.
+        return hmac.digest(self._key, f"{self._version}\n{number}\n".encode() + content, hashlib.sha256)
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"journal-{number}"
+
+    def _open(self, number: int) -> Any:
+        descriptor = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "ab", buffering=0)
+
+
+def _read(file: Any) -> Record | None:
+    start = file.read(_RECORD.size)
+    if len(start) < _RECORD.size:
+        return None
+    head_length, body_length, digest = _RECORD.unpack(start)
+    if head_length > _LARGEST_HEADER_BYTES or body_length > _LARGEST_BODY_BYTES:
+        return None
+    head, body = file.read(head_length), file.read(body_length)
+    if len(head) < head_length or len(body) < body_length or zlib.crc32(body, zlib.crc32(head)) != digest:
+        return None
+    return Record(json.loads(head), body)
+
+
+def _number(path: Path) -> int:
+    suffix = path.name.rpartition("-")[2]
+    return int(suffix) if suffix.isdigit() else 0

@@ -1,0 +1,87 @@
+"""What the endpoint keeps of SSM and CloudTrail. EC2, IAM and the rest are moto's, in its journal."""
+
+from django.db import models
+
+from fleetops.endpoint.states import ACTIVE, SessionStatus
+
+
+class Node(models.Model):
+    """A managed instance: an EC2 instance or hybrid machine whose agent has reported."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    instance_id = models.CharField(max_length=64)
+    information = models.JSONField(default=dict, help_text="UpdateInstanceInformation's members, merged")
+    tags = models.JSONField(default=dict, help_text="of a hybrid node; an EC2 instance's are EC2's")
+    iam_role = models.CharField(max_length=64, blank=True, help_text="of a hybrid node")
+    name = models.CharField(max_length=256, blank=True, help_text="DefaultInstanceName of a hybrid node")
+    registered_at = models.DateTimeField()
+    last_ping_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "region", "instance_id"], name="node_once_a_region")
+        ]
+
+    def __str__(self):
+        return self.instance_id
+
+
+class SessionQuerySet(models.QuerySet):
+    def active(self):
+        return self.filter(state__in=ACTIVE)
+
+    def history(self):
+        return self.exclude(state__in=ACTIVE)
+
+
+class Session(models.Model):
+    """One Session Manager session."""
+
+    session_id = models.CharField(max_length=96, unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    target = models.CharField(max_length=400)
+    state = models.CharField(max_length=16, choices=SessionStatus, default=SessionStatus.CONNECTING)
+    owner_arn = models.CharField(max_length=256)
+    document_name = models.CharField(max_length=128)
+    document_content = models.JSONField()
+    parameters = models.JSONField(default=dict)
+    run_as_user = models.CharField(max_length=128, blank=True)
+    reason = models.CharField(max_length=256, blank=True)
+    details = models.CharField(max_length=1024, blank=True, help_text="why it ended or failed")
+    idle_seconds = models.PositiveIntegerField()
+    longest_seconds = models.PositiveIntegerField(help_text="0 for no limit")
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    objects = SessionQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["account_id", "region", "state", "-started_at"], name="session_list")]
+
+    def __str__(self):
+        return self.session_id
+
+
+class TrailEvent(models.Model):
+    """One request, as CloudTrail records it. Append-only: the database itself refuses a change."""
+
+    event_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    happened_at = models.DateTimeField()
+    source = models.CharField(max_length=64)
+    name = models.CharField(max_length=128)
+    username = models.CharField(max_length=128, blank=True)
+    access_key_id = models.CharField(max_length=128, blank=True)
+    read_only = models.BooleanField()
+    error_code = models.CharField(max_length=128, blank=True)
+    resource_names = models.TextField(blank=True, help_text="one a line, with a line break before and after each")
+    body = models.TextField(help_text="the whole event, JSON")
+
+    class Meta:
+        indexes = [models.Index(fields=["account_id", "region", "-happened_at"], name="trail_lookup")]
+
+    def __str__(self):
+        return f"{self.source} {self.name} {self.event_id}"

@@ -1,0 +1,493 @@
+"""The only module that knows moto. It runs in the child process alone (see moto_process.py).
+
+moto keeps everything in memory, with identifiers from a random source and times from the clock. Here both are given by
+the caller, for each call, so that the same calls in the same order make the same state. What is not public in moto
+(its backends, their objects, its random source) is touched here and nowhere else; any other moto is refused.
+"""
+
+import copyreg
+import datetime as real_datetime
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+import time as real_time
+import types
+from collections import deque
+from datetime import UTC
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+# moto reads these at import: AWS's managed policies, unknown images refused, our own images instead of 1,300 old ones.
+os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
+os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).with_name("amis.json"))
+os.environ["MOTO_ALLOW_NONEXISTENT_REGION"] = "false"
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "moto")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "moto")
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from moto import backends
+from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
+from moto.moto_api._internal import mock_random
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from fleetops.awsapi.errors import ApiError, not_implemented, render
+
+MOTO_VERSION = "5.2.5"
+SERVICES = (
+    "ec2",
+    "iam",
+    "sts",
+    "logs",
+    "kms",
+    "s3",
+    "cloudtrail",
+    "securityhub",
+    "sns",
+    "resourcegroupstaggingapi",
+    "sqs",
+    "events",
+)
+# moto's backend by the signing name, where they differ.
+_BACKENDS = {"tagging": "resourcegroupstaggingapi"}
+# No state of their own worth keeping, or ours: they are built anew and left out of snapshots.
+_STATELESS = {"resourcegroupstaggingapi", "sts"}
+
+
+class OtherMoto(Exception):
+    """The installed moto is not the one that this adapter was written for."""
+
+
+def check_version() -> None:
+    """Refuse any other moto: what we touch of it is not public. Raises OtherMoto."""
+    found = version("moto")
+    if found != MOTO_VERSION:
+        raise OtherMoto(f"moto {found} is installed and {MOTO_VERSION} is needed: pip install moto=={MOTO_VERSION}")
+
+
+class _Given:
+    """The moment and the entropy that moto sees during one call."""
+
+    now = 0.0
+    seed = b""
+    drawn = 0
+    instance_ids: deque[str] = deque()
+
+
+def _given_bytes(count: int) -> bytes:
+    """`count` bytes that follow from the call's seed: moto's os.urandom."""
+    _Given.drawn += 1
+    return hashlib.shake_256(_Given.seed + _Given.drawn.to_bytes(8, "big")).digest(count)
+
+
+def _given_utcnow() -> real_datetime.datetime:
+    return real_datetime.datetime.fromtimestamp(_Given.now, UTC).replace(tzinfo=None)
+
+
+class _DatetimeMeta(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, real_datetime.datetime)
+
+
+class _GivenDatetime(real_datetime.datetime, metaclass=_DatetimeMeta):
+    """datetime for moto's modules: it makes plain datetimes, and its now is the call's."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> real_datetime.datetime:
+        return real_datetime.datetime(*args, **kwargs)
+
+    @classmethod
+    def now(cls, tz: real_datetime.tzinfo | None = None) -> real_datetime.datetime:
+        return real_datetime.datetime.fromtimestamp(_Given.now, tz)
+
+    @classmethod
+    def utcnow(cls) -> real_datetime.datetime:
+        return _given_utcnow()
+
+
+def _stand_in(module: types.ModuleType, **replaced: Any) -> types.ModuleType:
+    stand_in = types.ModuleType(module.__name__)
+    stand_in.__dict__.update(vars(module))
+    stand_in.__dict__.update(replaced)
+    return stand_in
+
+
+def _refuse_network(*_: Any, **__: Any) -> None:
+    raise OSError("moto does not reach out")
+
+
+class Moto:
+    """moto's services, called one at a time."""
+
+    def __init__(self) -> None:
+        check_version()
+        for name in SERVICES:
+            backends.get_backend(name)
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._replace_sources()
+
+    def _replace_sources(self) -> None:
+        """Put the call's time and entropy in the place of the real ones, in moto's modules only."""
+        import moto.ec2.models.instances as instances
+        import moto.ec2.utils
+
+        given_datetime = _stand_in(real_datetime, datetime=_GivenDatetime)
+        given_time = _stand_in(real_time, time=lambda: _Given.now, time_ns=lambda: int(_Given.now * 1e9))
+        given_os = _stand_in(os, urandom=_given_bytes)
+        original_utcnow = moto.core.utils.utcnow
+        exchange = [
+            (real_datetime, given_datetime),
+            (real_datetime.datetime, _GivenDatetime),
+            (real_time, given_time),
+            (real_time.time, given_time.time),
+            (os, given_os),
+            (os.urandom, _given_bytes),
+            (original_utcnow, _given_utcnow),
+        ]
+        for name, module in list(sys.modules.items()):
+            if module is None or not name.startswith("moto."):
+                continue
+            for key, value in list(vars(module).items()):
+                for old, new in exchange:
+                    if value is old:
+                        setattr(module, key, new)
+        original_instance_id = moto.ec2.utils.random_instance_id
+
+        def instance_id() -> str:
+            return _Given.instance_ids.popleft() if _Given.instance_ids else original_instance_id()
+
+        instances.random_instance_id = instance_id
+        import moto.sns.models as sns
+
+        # A replayed Publish must not be delivered a second time, and nothing here may be made to call out.
+        sns.requests = types.SimpleNamespace(post=_refuse_network)
+
+    def call(self, header: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Run one HTTP call; its status, headers and body.
+
+        `header`: now (seconds since 1970), seed (hex), account, service (signing name), region, access_key, method,
+        path and query as sent, headers, protocol, operation, request_id, instance_ids (for the instances it makes).
+        """
+        _Given.now = header["now"]
+        _Given.seed = bytes.fromhex(header["seed"])
+        _Given.drawn = 0
+        _Given.instance_ids = deque(header.get("instance_ids", ()))
+        mock_random.seed(_Given.seed)
+        try:
+            return self._wsgi(header, body)
+        except NotImplementedError:
+            error = not_implemented(header["operation"])
+        except ApiError as raised:
+            error = raised
+        except Exception as fault:  # moto's bug, not the caller's and not ours: AWS's word for it, and the log's
+            print(f"moto failed operation={header['operation']} fault={fault!r}", file=sys.stderr, flush=True)
+            error = ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
+        status, kind, content = render(error, header["protocol"], header["request_id"])
+        return status, [("content-type", kind), ("x-amzn-errortype", error.code)], content
+
+    def _wsgi(self, header: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        name = _BACKENDS.get(header["service"], header["service"])
+        if name not in SERVICES:
+            raise not_implemented(f"the service {header['service']}")
+        backend = backends.get_backend(name)[header["account"]]
+        if header["region"] not in backend.regions and "aws" not in backend.regions:
+            raise ApiError("InvalidRegion", f"There is no region {header['region']} for {header['service']}.", 400)
+        environ = _environ(header, body)
+        answer: dict[str, Any] = {}
+
+        def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> None:
+            answer["status"] = int(status.split(" ", 1)[0])
+            answer["headers"] = [(key.lower(), value) for key, value in headers]
+
+        chunks = self._app(environ, start_response)
+        try:
+            content = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        if answer["status"] >= 500 and content.lstrip().startswith(b"<!"):
+            raise RuntimeError(f"moto answered {answer['status']} with a page")
+        ours = {"connection", "transfer-encoding", "content-length", "server", "date", "x-amzn-requestid"}
+        kept = [
+            (key, value)
+            for key, value in answer["headers"]
+            if key not in ours and not key.startswith("access-control-")
+        ]
+        if environ["REQUEST_METHOD"] == "HEAD":
+            kept += [(key, value) for key, value in answer["headers"] if key == "content-length"]
+        return answer["status"], kept, content
+
+    # --- What we read of moto's objects -----------------------------------------------------------------------------
+
+    def instances(self, account: str, region: str) -> list[dict[str, Any]]:
+        """All instances of a region, in the members that EC2's DescribeInstances has. Source: moto.ec2.models."""
+        backend = backends.get_backend("ec2")[account][region]
+        found = []
+        for reservation in backend.reservations.values():
+            found += [_instance(backend, reservation, instance) for instance in reservation.instances]
+        return found
+
+    def access_key(self, access_key_id: str) -> dict[str, Any] | None:
+        """The IAM user behind a key: secret, account, user name, id, ARN, key's status; None if there is none."""
+        for account, regions in list(backends.get_backend("iam").items()):
+            for partition, backend in list(regions.items()):
+                if partition != "aws":
+                    continue
+                for user in backend.users.values():
+                    for access_key in user.access_keys:
+                        if access_key.access_key_id == access_key_id:
+                            return {
+                                "account": account,
+                                "secret": access_key.secret_access_key,
+                                "user": user.name,
+                                "id": user.id,
+                                "arn": user.arn,
+                                "active": access_key.status == "Active",
+                            }
+        return None
+
+    def identity(self, account: str, kind: str, name: str) -> dict[str, Any] | None:
+        """What IAM holds of a user or role: its policies and boundary, and a role's trust, id and longest session."""
+        backend = backends.get_backend("iam")[account]["aws"]
+        holder: Any
+        if kind == "user":
+            holder = backend.users.get(name)
+        else:
+            holder = next((role for role in backend.roles.values() if role.name == name), None)
+        if holder is None:
+            return None
+        documents = [_document(policy) for policy in holder.managed_policies.values()]
+        inline = holder.policies if isinstance(holder.policies, dict) else {}
+        documents += [_text(document) for document in inline.values()]
+        if kind == "user":
+            for group in backend.groups.values():
+                if any(member.name == name for member in group.users):
+                    documents += [_document(policy) for policy in group.managed_policies.values()]
+                    documents += [_text(document) for document in group.policies.values()]
+        boundary = getattr(holder, "permissions_boundary_arn", None) or getattr(holder, "permissions_boundary", None)
+        return {
+            "arn": holder.arn,
+            "id": holder.id,
+            "policies": documents,
+            "boundary": _document(backend.managed_policies[boundary])
+            if isinstance(boundary, str) and boundary in backend.managed_policies
+            else None,
+            "trust": _text(getattr(holder, "assume_role_policy_document", None) or "{}"),
+            "longest_seconds": int(getattr(holder, "max_session_duration", None) or 3600),
+            "tags": _tags(getattr(holder, "tags", None)),
+        }
+
+    def profile_role(self, account: str, profile_arn: str) -> str | None:
+        """The name of the role in an instance profile; None if there is none."""
+        backend = backends.get_backend("iam")[account]["aws"]
+        for profile in backend.instance_profiles.values():
+            if profile.arn == profile_arn:
+                return profile.roles[0].name if profile.roles else None
+        return None
+
+    # --- Snapshots --------------------------------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        """All state, pickled. Only what `Journal` has sealed may ever be given to `load`."""
+        state = [
+            (name, account, region, backend)
+            for name in SERVICES
+            if name not in _STATELESS
+            for account, regions in backends.get_backend(name).items()
+            for region, backend in regions.items()
+            if region == "aws" or not region.startswith("aws-")
+        ]
+        buffer = io.BytesIO()
+        _Pickler(buffer, protocol=5).dump(state)
+        return buffer.getvalue()
+
+    def load(self, content: bytes) -> None:
+        """Take up the state that `dump` wrote."""
+        for name, account, region, backend in pickle.loads(content):
+            dict.__setitem__(backends.get_backend(name)[account], region, backend)
+
+
+def _environ(header: dict[str, Any], body: bytes) -> dict[str, Any]:
+    path = header["path"]
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": header["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(path, "latin-1"),
+        "QUERY_STRING": header["query"],
+        "RAW_URI": f"{path}?{header['query']}" if header["query"] else path,
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "443",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    dashed = {environ_key_for_header(name) for name, _ in header["headers"] if "_" not in name}
+    spelled: dict[str, str] = {}
+    dropped = {"connection", "transfer-encoding", "content-length", "x-moto-account-id", "authorization", "expect"}
+    for name, value in header["headers"]:
+        key = environ_key_for_header(name)
+        if name in dropped or ("_" in name and (not name.startswith("x-amz-meta-") or key in dashed)):
+            continue
+        if "_" in name:
+            spelled[key] = name
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    environ[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = spelled
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ["HTTP_X_MOTO_ACCOUNT_ID"] = header["account"]
+    day = real_datetime.datetime.fromtimestamp(header["now"], UTC).strftime("%Y%m%d")
+    # The signature was checked before; moto reads the key, the region and the service from this.
+    environ["HTTP_AUTHORIZATION"] = (
+        f"AWS4-HMAC-SHA256 Credential={header['access_key']}/{day}/{header['region']}/{header['service']}/"
+        "aws4_request, SignedHeaders=host, Signature=0"
+    )
+    if header["service"] == "s3":
+        environ["HTTP_HOST"] = "localhost"  # path style whatever name we are reached by
+    return environ
+
+
+def _instance(backend: Any, reservation: Any, instance: Any) -> dict[str, Any]:
+    tags = backend.tags.get(instance.id, {})
+    profile = instance.iam_instance_profile
+    association = backend.iam_instance_profile_associations.get(instance.id)
+    if association is not None:
+        profile = {"Arn": association.iam_instance_profile.arn, "Id": association.iam_instance_profile.id}
+    elif profile is not None and not isinstance(profile, dict):
+        profile = {"Arn": profile.arn, "Id": profile.id}
+    image = backend.amis.get(instance.image_id)
+    ended = instance.state == "terminated"
+    groups = {group.id: group.name for group in instance.security_groups}
+    for nic in instance.nics.values():
+        groups.update({group.id: group.name for group in nic.group_set})
+    group_list = [{"GroupId": key, "GroupName": name} for key, name in groups.items()]
+    options = instance.metadata_options
+    reason = getattr(instance.state_reason, "code", "")
+    return {
+        "_reservation": reservation.id,
+        "_owner": instance.owner_id,
+        "_platform": (image.platform if image is not None else None) or "",
+        "_image_name": (image.name if image is not None else "") or "",
+        "InstanceId": instance.id,
+        "ImageId": instance.image_id,
+        "State": {"Code": instance.state_code, "Name": instance.state},
+        "PrivateDnsName": "" if ended else instance.private_dns_name,
+        "PublicDnsName": "" if ended else instance.public_dns_name or "",
+        "StateTransitionReason": instance._reason or "",
+        "KeyName": instance.key_name,
+        "AmiLaunchIndex": int(instance.ami_launch_index or 0),
+        "InstanceType": instance.instance_type,
+        "LaunchTime": instance.launch_time.replace(tzinfo=UTC).timestamp(),
+        "Placement": {
+            "AvailabilityZone": instance.availability_zone,
+            "GroupName": instance.placement.group_name or "",
+            "Tenancy": instance.placement.tenancy,
+        },
+        "Monitoring": {"State": instance.monitoring_state},
+        "SubnetId": None if ended else instance.subnet_id,
+        "VpcId": None if ended else instance.vpc_id,
+        "PrivateIpAddress": None if ended else instance.private_ip_address,
+        "PublicIpAddress": None if ended else instance.public_ip_address,
+        "Architecture": instance.architecture,
+        "RootDeviceType": instance.root_device_type,
+        "RootDeviceName": instance.root_device_name,
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": device,
+                "Ebs": {
+                    "VolumeId": block.volume_id,
+                    "Status": "attached",
+                    "DeleteOnTermination": bool(block.delete_on_termination),
+                },
+            }
+            for device, block in instance.block_device_mapping.items()
+        ],
+        "VirtualizationType": instance.virtualization_type,
+        "ClientToken": instance.client_token or "",
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        "SecurityGroups": group_list,
+        "SourceDestCheck": bool(instance.source_dest_check),
+        "Hypervisor": instance.hypervisor,
+        "NetworkInterfaces": []
+        if ended
+        else [
+            {
+                "NetworkInterfaceId": nic.id,
+                "SubnetId": nic.subnet.id,
+                "VpcId": nic.subnet.vpc_id,
+                "PrivateIpAddress": nic.private_ip_address,
+                "MacAddress": nic.mac_address,
+                "OwnerId": instance.owner_id,
+                "Status": "in-use",
+                "SourceDestCheck": bool(nic.source_dest_check),
+                "Groups": [{"GroupId": group.id, "GroupName": group.name} for group in nic.group_set],
+            }
+            for nic in instance.nics.values()
+        ],
+        "EbsOptimized": bool(instance.ebs_optimized),
+        "IamInstanceProfile": None if ended else profile,
+        "MetadataOptions": {
+            "State": "applied",
+            "HttpTokens": options.http_tokens,
+            "HttpPutResponseHopLimit": options.http_put_response_hop_limit,
+            "HttpEndpoint": options.http_endpoint,
+            "HttpProtocolIpv6": options.http_protocol_ipv6,
+            "InstanceMetadataTags": options.instance_metadata_tags,
+        },
+        "StateReason": {"Code": reason, "Message": instance.state_reason.message} if reason else None,
+    }
+
+
+def _document(policy: Any) -> str:
+    for held in policy.versions:
+        if held.version_id == policy.default_version_id:
+            return _text(held.document)
+    return "{}"
+
+
+def _text(document: Any) -> str:
+    return document if isinstance(document, str) else json.dumps(document)
+
+
+def _tags(tags: Any) -> dict[str, str]:
+    if not tags:
+        return {}
+    items = tags.values() if isinstance(tags, dict) else tags
+    return {item["Key"]: item["Value"] for item in items if isinstance(item, dict)}
+
+
+def _private_key(pem: bytes) -> Any:
+    return serialization.load_pem_private_key(pem, password=None)
+
+
+def _reduce_private_key(key: Any) -> Any:
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return _private_key, (pem,)
+
+
+class _Pickler(pickle.Pickler):
+    """moto's backends, and in KMS the private keys that pickle cannot write by itself; locks are made anew."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+            return _reduce_private_key(value)
+        if type(value).__name__ in {"RLock", "lock"} and type(value).__module__ == "_thread":
+            return _lock, (type(value).__name__,)
+        return NotImplemented
+
+
+def _lock(name: str) -> Any:
+    import threading
+
+    return threading.RLock() if name == "RLock" else threading.Lock()
+
+
+copyreg.pickle(types.ModuleType, lambda module: (__import__, (module.__name__,)))

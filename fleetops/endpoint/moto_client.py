@@ -1,0 +1,170 @@
+"""The endpoint's side of the moto child: start it, ask it, start it again when it dies.
+
+A question that was under way when the child died is put again to the next one, under the same request id, so that its
+sender sees nothing but a delay and nothing is done twice.
+"""
+
+import asyncio
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fleetops.awsapi.errors import ApiError
+from fleetops.endpoint.framing import LENGTHS, pack
+from fleetops.endpoint.moto_process import REFUSED
+
+logger = logging.getLogger(__name__)
+
+# How long a question waits for its answer, restarts of the child included; then it is told to come again.
+_PATIENCE_SECONDS = 25.0
+_RESTART_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
+# Questions that wait at most; the next one is told to come again at once.
+_MOST_WAITING = 512
+
+
+class MotoRefused(Exception):
+    """The child's state must not be used; the text, which the child has printed too, says what to do."""
+
+
+class MotoClient:
+    """The child process and the questions put to it."""
+
+    def __init__(self, directory: Path, keys: Path, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """`on_ready` is called each time a child is ready, the first one too."""
+        self._directory = directory
+        self._keys = keys
+        self._on_ready = on_ready
+        self._waiting: dict[int, tuple[bytes, asyncio.Future[tuple[dict[str, Any], bytes]]]] = {}
+        self._numbers = itertools.count(1)
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._refused: MotoRefused | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def ready(self) -> None:
+        """Wait until the child answers. Raises MotoRefused if its state must not be used."""
+        waiter = asyncio.create_task(self._ready.wait())
+        assert self._keeper is not None
+        await asyncio.wait({waiter, self._keeper}, return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if self._refused is not None:
+            raise self._refused
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    async def stop(self) -> None:
+        """Close the socket, at which the child ends by itself; kill it after a second."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.close()
+        process = self._process
+        if process is not None:
+            for _ in range(50):
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(0.02)
+            else:
+                process.kill()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if process is not None:
+            process.wait()
+
+    async def ask(self, question: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Put one question (see `Child.answer`); its answer.
+
+        Raises ApiError (ServiceUnavailable, to be tried again) if there is none in time.
+        """
+        if len(self._waiting) >= _MOST_WAITING or self._closing or self._refused is not None:
+            raise unavailable()
+        number = next(self._numbers)
+        frame = pack({**question, "number": number}, body)
+        future: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (frame, future)
+        try:
+            if self._writer is not None and self._ready.is_set():
+                self._writer.write(frame)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                header, content = await future
+        except TimeoutError:
+            raise unavailable() from None
+        finally:
+            self._waiting.pop(number, None)
+        if "fault" in header:
+            raise ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
+        return header, content
+
+    async def result(self, **question: Any) -> Any:
+        """The `result` of a question that has one."""
+        header, _ = await self.ask(question)
+        return header["result"]
+
+    async def _keep(self) -> None:
+        for attempt in itertools.count():
+            ours, theirs = socket.socketpair()
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "fleetops.endpoint.moto_process"),
+                    *("--directory", str(self._directory), "--keys", str(self._keys)),
+                    *("--descriptor", str(theirs.fileno())),
+                ],
+                pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).resolve().parents[2],
+                stdin=subprocess.DEVNULL,
+            )
+            theirs.close()
+            reader, self._writer = await asyncio.open_connection(sock=ours)
+            try:
+                await self._read(reader)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                pass
+            finally:
+                worked = self._ready.is_set()
+                self._ready.clear()
+                self._writer.close()
+            status = await asyncio.to_thread(self._process.wait)
+            if self._closing:
+                return
+            if status == REFUSED:
+                self._refused = MotoRefused("moto's state is refused; see the line above")
+                return
+            logger.warning("moto ended status=%s; it is started again", status)
+            await asyncio.sleep(_RESTART_SECONDS[0 if worked else min(attempt, len(_RESTART_SECONDS) - 1)])
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while True:
+            head_length, body_length = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+            header = orjson.loads(await reader.readexactly(head_length))
+            body = await reader.readexactly(body_length)
+            if header.get("ready"):
+                self._ready.set()
+                self._on_ready()
+                for frame, _ in self._waiting.values():
+                    self._write(frame)
+                continue
+            waiting = self._waiting.get(header["number"])
+            if waiting is not None and not waiting[1].done():
+                waiting[1].set_result((header, body))
+
+    def _write(self, frame: bytes) -> None:
+        if self._writer is not None:
+            self._writer.write(frame)
+
+
+def unavailable() -> ApiError:
+    return ApiError("ServiceUnavailable", "The service is starting; please try again.", 503)

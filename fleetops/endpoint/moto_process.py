@@ -1,0 +1,183 @@
+"""The child process that holds moto: one call at a time, journalled before it runs.
+
+`python -m fleetops.endpoint.moto_process --directory DIR --keys DIR --descriptor N` speaks frames (framing.py) on an
+inherited socket, and ends when the socket or its parent does. First it brings the state back: the sealed snapshot, then the
+journalled calls, each with the time and seed that it had. It then says {"ready": true}. The answers of the last calls
+are kept by request id: a parent whose answer was lost in a kill asks again with the same id and gets it, and nothing
+is done twice.
+"""
+
+import argparse
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from fleetops.endpoint import ec2_instances
+from fleetops.endpoint.framing import LENGTHS, pack
+from fleetops.endpoint.journal import Journal, OtherVersion, SnapshotRefused
+from fleetops.endpoint.keys import key
+from fleetops.endpoint.parent import die_with_parent
+
+# A snapshot replaces the journal beyond these: a replay then takes about two seconds at most.
+_MOST_ENTRIES = 400
+_MOST_BYTES = 64 * 2**20
+_ANSWERS_KEPT = 256
+_SYNC_SECONDS = 1.0
+# Calls whose result no seed can bring back, since OpenSSL makes their keys: a snapshot follows before the answer.
+_NOT_REPLAYABLE = {
+    ("kms", "CreateKey"),
+    ("kms", "ReplicateKey"),
+    ("kms", "GetParametersForImport"),
+    ("ec2", "CreateKeyPair"),
+    ("ec2", "ImportKeyPair"),
+    ("iam", "UploadServerCertificate"),
+}
+# Exit status for state that must not be used; the parent then does not try again.
+REFUSED = 3
+
+
+class Child:
+    """moto and its journal, behind frames."""
+
+    def __init__(self, journal: Journal) -> None:
+        from fleetops.endpoint.moto_adapter import Moto  # moto takes a second to load: not before the lock is ours
+
+        self._moto = Moto()
+        self._journal = journal
+        self._answers: OrderedDict[str, tuple[int, list[tuple[str, str]], bytes]] = OrderedDict()
+        self._synced = time.monotonic()
+
+    def restore(self) -> int:
+        """Bring the state back; the number of calls that were run again."""
+        snapshot = self._journal.snapshot()
+        if snapshot is not None:
+            self._moto.load(snapshot)
+        count = 0
+        for record in self._journal.records():
+            self._keep(record.header["request_id"], self._moto.call(record.header, record.body))
+            count += 1
+        return count
+
+    def answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """Do what one frame asks; the frame to send back."""
+        ask = header["ask"]
+        if ask == "call":
+            status, headers, content = self._call(header["call"], body)
+            return {"status": status, "headers": headers}, content
+        if ask == "instances":
+            facts = self._moto.instances(header["account"], header["region"])
+            status, content = ec2_instances.answer(facts, header["region"], header["form"], header["request_id"])
+            return {"status": status}, content
+        if ask == "instance_facts":
+            facts = self._moto.instances(header["account"], header["region"])
+            return {"result": [self._brief(header["account"], fact) for fact in facts]}, b""
+        if ask == "access_key":
+            return {"result": self._moto.access_key(header["access_key"])}, b""
+        if ask == "identity":
+            return {"result": self._moto.identity(header["account"], header["kind"], header["name"])}, b""
+        if ask == "snapshot":
+            self._journal.replace(self._moto.dump())
+            return {"result": True}, b""
+        raise ValueError(f"nobody answers {ask!r}")
+
+    def idle(self) -> None:
+        """Between two calls: the journal to the disk once a second."""
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._journal.sync()
+            self._synced = time.monotonic()
+
+    def _call(self, call: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        if not call["changes"]:
+            return self._moto.call(call, body)
+        known = self._answers.get(call["request_id"])
+        if known is not None:
+            return known
+        self._journal.append(call, body)
+        answer = self._moto.call(call, body)
+        self._keep(call["request_id"], answer)
+        forced = (call["service"], call["operation"]) in _NOT_REPLAYABLE and answer[0] < 400
+        if forced or self._journal.entries >= _MOST_ENTRIES or self._journal.bytes >= _MOST_BYTES:
+            self._journal.replace(self._moto.dump())
+        return answer
+
+    def _keep(self, request_id: str, answer: tuple[int, list[tuple[str, str]], bytes]) -> None:
+        self._answers[request_id] = answer
+        if len(self._answers) > _ANSWERS_KEPT:
+            self._answers.popitem(last=False)
+
+    def _brief(self, account: str, fact: dict[str, Any]) -> dict[str, Any]:
+        profile = fact["IamInstanceProfile"]
+        arn = profile["Arn"] if profile else ""
+        return {
+            "instance_id": fact["InstanceId"],
+            "state": fact["State"]["Name"],
+            "profile_arn": arn,
+            "role": self._moto.profile_role(account, arn) if arn else None,
+            "tags": {tag["Key"]: tag["Value"] for tag in fact["Tags"]},
+            "ip": fact["PrivateIpAddress"] or "",
+            "zone": fact["Placement"]["AvailabilityZone"],
+        }
+
+
+def serve(child: Child, connection: socket.socket) -> None:
+    """Answer frames until the other end goes away."""
+    stream = connection.makefile("rb")
+    connection.sendall(pack({"ready": True}))
+    while len(lengths := stream.read(LENGTHS.size)) == LENGTHS.size:
+        head_length, body_length = LENGTHS.unpack(lengths)
+        header = ec2_instances.loads(stream.read(head_length))
+        body = stream.read(body_length)
+        try:
+            result, content = child.answer(header, body)
+        except Exception as fault:  # the outermost loop: one bad question must not end moto
+            print(f"moto child failed ask={header.get('ask')} fault={fault!r}", file=sys.stderr, flush=True)
+            result, content = {"fault": repr(fault)}, b""
+        connection.sendall(pack({"number": header["number"], **result}, content))
+        child.idle()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--keys", type=Path, required=True)
+    parser.add_argument("--descriptor", type=int, required=True)
+    options = parser.parse_args()
+    die_with_parent()
+    options.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The child before this one may be about to end; its journal is ours when it has.
+    lock = os.open(options.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    from fleetops.endpoint.moto_adapter import MOTO_VERSION, OtherMoto
+
+    try:
+        journal = Journal(options.directory, key(options.keys, "snapshot.key"), f"moto-{MOTO_VERSION}")
+        child = Child(journal)
+        count = child.restore()
+    except OtherVersion as written:
+        print(
+            f"{options.directory} was written under {written}, and moto-{MOTO_VERSION} is installed: "
+            f"go back to it, or move {options.directory} away to start with fresh demo data.",
+            file=sys.stderr,
+        )
+        return REFUSED
+    except (SnapshotRefused, OtherMoto) as refused:
+        print(refused, file=sys.stderr)
+        return REFUSED
+    print(f"moto is ready replayed={count}", file=sys.stderr, flush=True)
+    connection = socket.socket(fileno=options.descriptor)
+    try:
+        serve(child, connection)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
+        journal.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""CloudTrail: an event for every request, appended in batches by one writer.
+
+A changing call is answered after its event is in the database. A read's event is queued; a kill loses those of the last
+moment at most. The queue is bounded: when it is full, requests wait.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from fleetops import clock
+from fleetops.endpoint import settings
+from fleetops.endpoint.calls import Answer, Call, Principal
+from fleetops.endpoint.models import TrailEvent
+
+logger = logging.getLogger(__name__)
+
+_QUEUE_EVENTS = 5000
+_BATCH_EVENTS = 500
+_PRUNE_SECONDS = 3600.0
+_LONGEST_TEXT = 1024  # characters of one value that are kept
+HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
+# Members that carry a secret, a token, or what people type.
+_SECRET = re.compile(
+    r"(token(value)?|password|secret.*|.*secretkey|privatekey|activationcode|plaintext.*|sessiontoken|cleartext.*|"
+    r"secretaccesskey|x-amz-security-token|userdata|value|ciphertextblob|privatekey.*|keymaterial|newpublickey|stringvalue)",
+    re.IGNORECASE,
+)
+# AWS hides these whole: they hold commands.
+_SECRET_BY_OPERATION = {"SendCommand": {"parameters"}, "PutLogEvents": {"logEvents"}, "Publish": {"message"}}
+# "value" is a secret of PutParameter, and only a tag's text elsewhere.
+_PLAIN_VALUES = {"value"}
+_VALUE_IS_SECRET = {"PutParameter"}
+
+
+class Trail:
+    """Takes events and writes them."""
+
+    def __init__(self, executor: Executor) -> None:
+        """`executor` has the one thread that writes to the database."""
+        self._executor = executor
+        self._queue: asyncio.Queue[tuple[TrailEvent, asyncio.Future[None] | None]] = asyncio.Queue(_QUEUE_EVENTS)
+        self._task: asyncio.Task[None] | None = None
+        self._pruned_at = 0.0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._write())
+
+    async def stop(self) -> None:
+        """Write what is queued, then end."""
+        if self._task is not None:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._queue.join()
+            except TimeoutError:
+                logger.warning("trail events lost count=%s", self._queue.qsize())
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def record(self, call: Call, answer: Answer) -> None:
+        """Append the event of one request; for a changing call, return when it is in the database."""
+        event = _event(call, answer)
+        if call.read_only:
+            await self._queue.put((event, None))
+            return
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._queue.put((event, written))
+        await written
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < _BATCH_EVENTS and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                await loop.run_in_executor(self._executor, _insert, [event for event, _ in batch])
+            except Exception as fault:  # the outermost loop: a full disk must not end the writer
+                logger.exception("trail events not written count=%s", len(batch))
+                for _, written in batch:
+                    if written is not None and not written.done():
+                        written.set_exception(RuntimeError(f"the trail could not be written: {fault}"))
+            else:
+                for _, written in batch:
+                    if written is not None and not written.done():
+                        written.set_result(None)
+            for _ in batch:
+                self._queue.task_done()
+            if clock.monotonic() - self._pruned_at > _PRUNE_SECONDS:
+                self._pruned_at = clock.monotonic()
+                await loop.run_in_executor(self._executor, _prune, clock.now())
+
+
+def _insert(events: list[TrailEvent]) -> None:
+    TrailEvent.objects.bulk_create(events)
+
+
+def _prune(now: datetime) -> None:
+    TrailEvent.objects.filter(happened_at__lt=now - timedelta(days=settings.TRAIL_DAYS)).delete()
+    TrailEvent.objects.filter(read_only=True, happened_at__lt=now - timedelta(days=settings.TRAIL_READ_DAYS)).delete()
+
+
+def _event(call: Call, answer: Answer) -> TrailEvent:
+    event_id = uuid4()
+    source = f"{call.service.signing_name if call.service else 'unknown'}.amazonaws.com"
+    body: dict[str, Any] = {
+        "eventVersion": "1.11",
+        "userIdentity": user_identity(call),
+        "eventTime": f"{call.now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "eventSource": source,
+        "eventName": call.operation or "Unknown",
+        "awsRegion": call.region,
+        "sourceIPAddress": call.source_address,
+        "userAgent": call.user_agent[:_LONGEST_TEXT],
+        "requestParameters": redact(call.parameters, call.operation) if call.parameters else None,
+        "responseElements": redact(call.response_elements, call.operation) if call.response_elements else None,
+        "requestID": call.request_id,
+        "eventID": str(event_id),
+        "readOnly": call.read_only,
+        "eventType": "AwsApiCall",
+        "managementEvent": True,
+        "recipientAccountId": call.account_id,
+        "eventCategory": "Management",
+    }
+    if answer.error_code:
+        body["errorCode"] = answer.error_code
+        body["errorMessage"] = answer.error_message[:_LONGEST_TEXT]
+    return TrailEvent(
+        event_id=event_id,
+        account_id=call.account_id,
+        region=call.region[:32],
+        happened_at=call.now,
+        source=source[:64],
+        name=(call.operation or "Unknown")[:128],
+        username=call.principal.username[:128] if call.principal else "",
+        access_key_id=(call.claim.access_key_id if call.claim else "")[:128],
+        read_only=call.read_only,
+        error_code=answer.error_code[:128],
+        resource_names="".join(f"\n{name}" for name in call.resources) + "\n" if call.resources else "",
+        body=orjson.dumps(body).decode(),
+    )
+
+
+def user_identity(call: Call) -> dict[str, Any]:
+    """CloudTrail's userIdentity. Source: the CloudTrail user guide, "userIdentity element"."""
+    principal: Principal | None = call.principal
+    if principal is None:
+        return {"type": "Unknown", "accessKeyId": call.claim.access_key_id[:128] if call.claim else ""}
+    identity: dict[str, Any] = {
+        "type": "IAMUser" if principal.kind == "user" else "AssumedRole",
+        "principalId": principal.user_id,
+        "arn": principal.arn,
+        "accountId": principal.account_id,
+        "accessKeyId": principal.access_key_id,
+    }
+    if principal.kind == "user":
+        identity["userName"] = principal.name
+        return identity
+    context: dict[str, Any] = {
+        "sessionIssuer": {
+            "type": "Role",
+            "principalId": principal.user_id.partition(":")[0],
+            "arn": principal.role_arn,
+            "accountId": principal.account_id,
+            "userName": principal.name,
+        },
+        "attributes": {
+            "creationDate": f"{principal.issued_at:%Y-%m-%dT%H:%M:%SZ}" if principal.issued_at else "",
+            "mfaAuthenticated": "false",
+        },
+    }
+    if principal.source_identity:
+        context["sourceIdentity"] = principal.source_identity
+    return identity | {"sessionContext": context}
+
+
+def redact(value: Any, operation: str) -> Any:
+    """Parameters as CloudTrail shows them: names in camel case, secrets hidden, long texts cut."""
+    if isinstance(value, Mapping):
+        hidden = _SECRET_BY_OPERATION.get(operation, set())
+        shown = {}
+        for key, item in value.items():
+            name = str(key)[:1].lower() + str(key)[1:]
+            is_secret = _SECRET.fullmatch(name) and (name not in _PLAIN_VALUES or operation in _VALUE_IS_SECRET)
+            shown[name] = HIDDEN if item and (is_secret or name in hidden) else redact(item, operation)
+        return shown
+    if isinstance(value, list | tuple):
+        return [redact(item, operation) for item in value[:100]]
+    if isinstance(value, str):
+        return value[:_LONGEST_TEXT]
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return value if isinstance(value, int | float | bool) or value is None else str(value)[:_LONGEST_TEXT]
