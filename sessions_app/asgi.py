@@ -1,5 +1,73 @@
 """The terminal process's ASGI application: terminal websockets, a health check, nothing else."""
 
+from __future__ import annotations
 
-def terminal_application():
-    raise LookupError("sessions_app is not built yet")
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from uuid import UUID
+
+from channels.auth import AuthMiddlewareStack
+
+from .consumers import NOT_FOUND, TerminalConsumer
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_PATH = re.compile(r"/ws/sessions/(?P<session>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")
+
+
+class TerminalApplication:
+    """Routes what a terminal process is asked."""
+
+    def __init__(self) -> None:
+        self.consumer = TerminalConsumer()
+        self._authenticated = AuthMiddlewareStack(self.consumer)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            if found := _PATH.fullmatch(scope["path"]):
+                scope["session_id"] = UUID(found["session"])
+                await self._authenticated(scope, receive, send)
+            else:
+                await receive()
+                await send({"type": "websocket.accept"})
+                await send({"type": "websocket.close", "code": NOT_FOUND, "reason": "There is nothing here."})
+        elif scope["type"] == "http":
+            await _answer_http(scope, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Start with the server, and let go of all sessions when it ends."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.consumer.terminals.start()
+                except Exception as error:
+                    logger.exception("the terminal process cannot start")
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.consumer.terminals.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+async def _answer_http(scope: Scope, send: Send) -> None:
+    is_health = scope["path"] == "/healthz"
+    body = b"ok\n" if is_health else b"This port takes terminals' websockets only.\n"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200 if is_health else 404, "headers": headers})
+    await send({"type": "http.response.body", "body": body if scope.get("method") != "HEAD" else b""})
+
+
+def terminal_application() -> TerminalApplication:
+    """The application that `uvicorn fleetops.asgi:terminal` serves."""
+    return TerminalApplication()

@@ -57,6 +57,7 @@ class Record(NamedTuple):
     sequence: int
     payload: memoryview | bytes
     end: int
+    raw: memoryview | bytes  # the whole record, as it lies in the file
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ def decode(data: bytes | memoryview, base: int = 0, *, check: bool = True) -> It
             return
         if check and crc32(view[position + 4 : end]) != crc:
             return
-        yield Record(kind, time_us, sequence, view[position + HEAD_BYTES : end], base + end)
+        yield Record(kind, time_us, sequence, view[position + HEAD_BYTES : end], base + end, view[position:end])
         position = end
 
 
@@ -457,7 +458,8 @@ class Resized(NamedTuple):
 class Cursor:
     """A reader's place in a journal. It holds one file open and nothing in memory.
 
-    A segment that is dropped under a reader is read on to its end; what is missing behind it shows as a jump of `offset`.
+    A segment that is dropped under a reader is read on to its end; what is missing behind it shows as a jump of the
+    offset.
     """
 
     def __init__(self, journal: Segments, output_offset: int) -> None:
@@ -486,6 +488,11 @@ class Cursor:
         self._segment = segment
         self._position = 0
         self._skip = 0
+
+    @property
+    def journal_offset(self) -> int:
+        """Where in the journal this place is."""
+        return self._segment.base + self._position if self._segment else 0
 
     @property
     def backlog(self) -> int:

@@ -1,0 +1,708 @@
+"""The owner of one session: holds its data channel, keeps its journal, and knows who is reading.
+
+What comes from the agent is appended to the journal before it is acknowledged, and what readers see they read there, so
+nothing that anybody saw is lost with this process. What goes to the agent is numbered in the journal, never written
+there, before it is sent. A new owner goes on from those numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import uuid4
+
+from django.conf import settings
+
+from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
+from fleetops.clock import now, steady
+from fleetops.errors import UserError
+from fleetops.web.context import RequestContext, current
+from fleetops.wire import (
+    Acknowledged,
+    ChannelClosed,
+    DataChannel,
+    HandshakeCompleted,
+    HandshakeRequested,
+    LocalProtocolError,
+    OutputReceived,
+    RemoteProtocolError,
+    RetransmissionGaveUp,
+    Role,
+    State,
+    payloads,
+)
+
+from . import services, streams
+from .journal import Journal, JournalFull
+from .models import TerminalSession
+from .recording import Sealer
+from .services import LateOwner
+from .states import SessionState
+from .streams import Stream
+from .threads import Threads
+from .upstream import CLIENT_VERSION, Upstream, UpstreamLost, dial
+
+logger = logging.getLogger(__name__)
+
+# Keystrokes that wait for the channel to open or for acknowledges, all browsers together; then browsers are not read.
+PENDING_BYTES = 256 * 1024
+# Of them, what may be on its way: more would only wait in the agent's queue, in front of a Ctrl-C.
+UNDER_WAY_BYTES = 128 * 1024
+RESUME_DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before each try; the last is repeated
+RECONNECT_SECONDS = 300  # then the session ends in words
+STEADY_SECONDS = 5.0  # a websocket that lived so long was a good one: delays begin anew
+MAX_PROTOCOL_ERRORS = 5  # of the gateway in one session; it is then no gateway
+FULL_RETRY_SECONDS = 0.2
+SEAL_APART_SECONDS = 0.25
+TERMINATE_TRIES = 6
+MAX_COLS, MAX_ROWS = 1000, 500
+
+
+class Over(Exception):
+    """The session ends, for this reason in words. `terminate`: AWS does not know it yet."""
+
+    def __init__(self, reason: str, *, terminate: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.terminate = terminate
+
+
+class Listener(Protocol):
+    """A reader, as its proxy sees it. Neither call may wait."""
+
+    def wake(self) -> None:
+        """The journal has grown, or the session is over."""
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """A control message for the browser; a later one of the same type may take its place."""
+
+
+class Proxy:
+    """One session in the process that owns it."""
+
+    def __init__(
+        self,
+        session: TerminalSession,
+        journal: Journal,
+        sealer: Sealer,
+        *,
+        threads: Threads,
+        on_gone: Callable[[Proxy], None],
+        is_new: bool,
+    ) -> None:
+        self.session = session
+        self.journal = journal
+        self.sealer = sealer
+        self.listeners: set[Listener] = set()
+        self.status = "opening" if is_new else "reconnecting"  # then open; ended
+        self.status_text = "Starting the session" if is_new else "Getting the session back"
+        self.end_reason = ""
+        self._is_new = is_new
+        self._threads = threads
+        self._on_gone = on_gone
+        self._client_id = uuid4()
+        self._loop = asyncio.get_running_loop()
+        state = journal.state
+        self.cols, self.rows = state.cols, state.rows
+        self.channel = self._new_channel()
+        self._upstream: Upstream | None = None
+        self._lost: asyncio.Event = asyncio.Event()
+        self._pending = bytearray()  # keystrokes
+        self._room = asyncio.Event()
+        self._room.set()
+        self._size_is_due = True  # the agent does not know the size yet
+        self._unwritten: list[tuple[bytes, int]] = []  # output that found the journal full; upstream is paused
+        self._held_back: list[bytes] = []  # acknowledges of it
+        self._is_retrying = False
+        self._is_held_back = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._protocol_errors = 0
+        self._over: Over | None = None
+        self._is_starting = False
+        self._is_let_go = False
+        self.task: asyncio.Task[None] | None = None
+        self._live: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+        moment = self._loop.time()
+        self.active_at = moment  # last input or output
+        self.detached_at: float | None = moment  # since when no browser is here
+        self.sealed_at = moment
+        self.unsealed_since: float | None = moment if self.sealer.offset < journal.end else None
+        self._sealing: asyncio.Task[None] | None = None
+        self._told_recorded_at = 0.0
+        journal.sealed = sealer.offset
+
+    def _new_channel(self) -> DataChannel:
+        state = self.journal.state
+        return DataChannel(
+            Role.CLIENT,
+            new_id=uuid4,
+            session_id=self.session.ssm_session_id,
+            next_sequence=state.input_sequence + 1,
+            expected_sequence=state.output_sequence + 1,
+            acknowledge_stored=False,
+        )
+
+    def run(self) -> None:
+        """Begin."""
+        # What it does later is not the doing of the browser that happened to attach first.
+        context = contextvars.copy_context()
+        context.run(current.set, RequestContext("", self.session.source_address, "terminal"))
+        self.task = self._loop.create_task(self._run(), name=f"proxy {self.session.pk}", context=context)
+
+    # For readers
+
+    @property
+    def is_over(self) -> bool:
+        return self.status == "ended"
+
+    @property
+    def is_finishing(self) -> bool:
+        """Its end has begun."""
+        return self._over is not None
+
+    def add(self, listener: Listener) -> None:
+        self.listeners.add(listener)
+        self.journal.listeners.add(listener.wake)
+        self.detached_at = None
+        self._tell_people()
+
+    def remove(self, listener: Listener) -> None:
+        self.listeners.discard(listener)
+        self.journal.listeners.discard(listener.wake)
+        if not self.listeners:
+            self.detached_at = self._loop.time()
+        self._tell_people()
+
+    def _tell_people(self) -> None:
+        self._tell({"type": "people", "count": len(self.listeners)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for listener in self.listeners:
+            listener.tell(message)
+
+    def _set_status(self, status: str, text: str) -> None:
+        self.status, self.status_text = status, text
+        self._tell({"type": "status", "state": status, "text": text})
+
+    # What people do
+
+    async def type(self, data: bytes) -> None:
+        """Send keystrokes; waits only while too many of them wait already."""
+        while len(self._pending) >= PENDING_BYTES and self._over is None:
+            self._room.clear()
+            await self._room.wait()
+        if self._over is None and not self._is_let_go:
+            self.active_at = self._loop.time()
+            self._pending += data
+            self._send_pending()
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Set the terminal's size; the last one wins."""
+        if self._over is not None or self._is_let_go or (cols, rows) == (self.cols, self.rows):
+            return
+        self.cols, self.rows = cols, rows
+        self._size_is_due = True
+        if not self._can_send():
+            self._note_size(-1)
+        self._send_pending()
+        self._spawn(self._threads.database(services.resize, self.session.pk, cols, rows))
+
+    def nudge(self) -> None:
+        """Make full-screen programs draw themselves anew: a size that differs by a row, then the right one."""
+        if self._over is None and self._can_send() and self.rows > 1:
+            self._send_size(self.cols, self.rows - 1)
+            self._loop.call_later(0.1, self._unnudge)
+
+    def _unnudge(self) -> None:
+        self._size_is_due = True
+        self._send_pending()
+
+    def end(self, reason: str, *, terminate: bool = True) -> None:
+        """End the session; again it does nothing."""
+        if self._over is None and not self._is_let_go:
+            self._over = Over(reason, terminate=terminate)
+            self._room.set()
+            if self._live is not None and not self._is_starting:
+                self._live.cancel()
+
+    def let_go(self) -> None:
+        """Another process owns the session, or will: stop without a word to AWS or to the database."""
+        if not self._is_let_go:
+            self._is_let_go = True
+            self._room.set()
+            if self.task is not None:
+                self.task.cancel()
+
+    # Sending
+
+    def _can_send(self) -> bool:
+        return self.channel.state is State.OPEN and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES
+
+    def _send_pending(self) -> None:
+        """Send the size if it is due, then what was typed, as far as the channel takes it."""
+        if not self._can_send() or self._over is not None:
+            return
+        try:
+            if self._size_is_due:
+                self._size_is_due = False
+                self._note_size(self.channel.send_size(self.cols, self.rows, now=steady()))
+            room = min(self.channel.window_left, UNDER_WAY_BYTES)
+            if self._pending and room:
+                data = bytes(self._pending[:room])
+                del self._pending[:room]
+                numbers = self.channel.send_input(data, now=steady())
+                self._note_input(numbers[-1])
+        except JournalFull:
+            self._journal_is_full()
+        if len(self._pending) < PENDING_BYTES:
+            self._room.set()
+        self._flush()
+
+    def _send_size(self, cols: int, rows: int) -> None:
+        """Send a size that is no news to readers."""
+        try:
+            self._note_input(self.channel.send_size(cols, rows, now=steady()))
+        except JournalFull:
+            self._journal_is_full()
+        self._flush()
+
+    def _note_input(self, sequence: int) -> None:
+        self.journal.append_input(sequence, self.channel.acknowledged_through)
+
+    def _note_size(self, sequence: int) -> None:
+        self.journal.append_size(self.cols, self.rows, sequence, self.channel.acknowledged_through)
+        self._is_unsealed()
+
+    def _flush(self) -> None:
+        """Hand what the channel wants to send to the socket, and see that it wakes us for repeats."""
+        frames = self.channel.data_to_send()
+        if frames:
+            if self._unwritten:
+                # Acknowledges among them speak of output that is not in the journal yet.
+                self._held_back += frames
+            elif self._upstream is not None:
+                self._upstream.send(frames)
+        if self._timer is None and (at := self.channel.next_timeout()) is not None:
+            self._timer = self._loop.call_later(max(0.02, at - steady()), self._repeat)
+
+    def _repeat(self) -> None:
+        self._timer = None
+        if self._upstream is None or self._is_let_go:
+            return
+        self.channel.handle_timeout(now=steady())
+        self._happen()
+
+    # Receiving
+
+    def _receive(self, messages: list[bytes]) -> None:
+        """Take what one read of the socket brought."""
+        moment = steady()
+        receive = self.channel.receive
+        error: RemoteProtocolError | None = None
+        try:
+            for message in messages:
+                receive(message, now=moment)
+        except RemoteProtocolError as caught:
+            error = caught
+        self._happen()
+        if error is not None:
+            self._protocol_errors += 1
+            logger.warning("the gateway broke the protocol session=%s: %s", self.session.pk, error)
+            if self._protocol_errors >= MAX_PROTOCOL_ERRORS:
+                self.end("The gateway of this session does not speak the Session Manager protocol.")
+            elif self._upstream is not None:
+                self._drop_upstream()
+
+    def _happen(self) -> None:
+        """Let what the channel learned happen: journal first, then acknowledges, then readers."""
+        channel = self.channel
+        outputs: list[tuple[bytes, int]] = []
+        closed: ChannelClosed | None = None
+        is_acknowledged = False
+        for event in channel.events():
+            if isinstance(event, OutputReceived):
+                outputs.append((event.data, event.sequence))
+            elif isinstance(event, Acknowledged):
+                is_acknowledged = True
+            elif isinstance(event, HandshakeRequested):
+                self._answer(event)
+            elif isinstance(event, HandshakeCompleted):
+                if event.customer_message:
+                    self._tell({"type": "status", "state": "open", "text": event.customer_message})
+            elif isinstance(event, ChannelClosed):
+                closed = event
+            elif isinstance(event, RetransmissionGaveUp):
+                self._drop_upstream()
+        if outputs:
+            self.active_at = self._loop.time()
+            self._is_unsealed()
+            self._unwritten += outputs
+        self._write_down()
+        if is_acknowledged or outputs or self._size_is_due:
+            self._send_pending()  # flushes too
+        self._flush()
+        if closed is not None:
+            self.end(closed.output.strip() or "The shell has ended.", terminate=False)
+
+    def _write_down(self) -> None:
+        """Append what was received; on a full journal read no more until there is room."""
+        try:
+            if self._unwritten:
+                self.journal.append_output(self._unwritten)
+                self._unwritten = []
+            received = self.channel.expected_sequence - 1
+            if received > self.journal.state.output_sequence:
+                self.journal.append_mark(received)
+        except JournalFull:
+            self._journal_is_full()
+
+    def _journal_is_full(self) -> None:
+        """There is no room to write: let TCP hold the agent back, and try again soon."""
+        if self._upstream is not None:
+            self._upstream.pause()
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._say_full()
+            self._loop.call_later(FULL_RETRY_SECONDS, self._retry_writing)
+
+    def _retry_writing(self) -> None:
+        self._is_retrying = False
+        if self._is_let_go or self._over is not None:
+            return
+        self._write_down()
+        if self._unwritten:
+            return
+        frames, self._held_back = self._held_back, []
+        if self._upstream is not None:
+            self._upstream.send(frames)
+        self._say_not_full()
+        self._writable()
+        self._send_pending()
+
+    def _writable(self) -> None:
+        """Read upstream again, if nothing else holds it back."""
+        if self._upstream is not None and self._upstream.can_write and not self._unwritten and not self._is_held_back:
+            self._upstream.resume()
+
+    def hold_back(self, is_full: bool) -> None:
+        """Read nothing from the agent while the spool is over its quota."""
+        if is_full == self._is_held_back:
+            return
+        self._is_held_back = is_full
+        if is_full:
+            if self._upstream is not None:
+                self._upstream.pause()
+            self._say_full()
+        else:
+            self._say_not_full()
+            self._writable()
+
+    def _say_full(self) -> None:
+        if self.status == "open":
+            self._set_status("open", "Paused: the spool is full. Output goes on when recordings have been stored.")
+            logger.warning("the spool is full session=%s", self.session.pk)
+
+    def _say_not_full(self) -> None:
+        if self.status == "open":
+            self._set_status("open", "")
+
+    def _answer(self, event: HandshakeRequested) -> None:
+        response = payloads.answer_handshake(event.request, client_version=CLIENT_VERSION)
+        try:
+            self._note_input(self.channel.respond_handshake(response, now=steady()))
+        except JournalFull:
+            self._journal_is_full()
+        if any(action.action_type == "KMSEncryption" for action in event.request.actions):
+            self.end(
+                "This session asks for KMS encryption, which FleetOps does not speak. Turn it off for the account."
+            )
+
+    def _is_unsealed(self) -> None:
+        if self.unsealed_since is None:
+            self.unsealed_since = self._loop.time()
+
+    # The upstream websocket
+
+    def _upstream_lost(self, upstream: Upstream, reason: str) -> None:
+        if upstream is self._upstream:
+            self._upstream = None
+            self._lost.set()
+            logger.info("data channel lost session=%s: %s", self.session.pk, reason)
+
+    def _drop_upstream(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
+            self._lost.set()
+
+    async def _run(self) -> None:
+        """Live until the session is over, or somebody else's."""
+        try:
+            self._live = self._loop.create_task(self._hold())
+            try:
+                await self._live
+            except asyncio.CancelledError:
+                if self._over is None:
+                    raise
+            except Over as over:
+                self._over = self._over or over
+            except LateOwner:
+                logger.info("another process owns the session session=%s", self.session.pk)
+                return
+            except Exception:
+                logger.exception("the session's proxy failed session=%s", self.session.pk)
+                self._over = self._over or Over("FleetOps met a fault of its own; it is in the log.")
+            await self._finish(self._over or Over("The session is over."))
+        except LateOwner:
+            logger.info("another process owns the session session=%s", self.session.pk)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Leave nothing behind; the journal's lock is free afterwards."""
+        self._is_let_go = True
+        if self._live is not None:
+            self._live.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._drop_upstream()
+        self._room.set()
+        self.journal.close()
+        for listener in list(self.listeners):
+            listener.wake()
+        self._on_gone(self)
+
+    @property
+    def is_let_go(self) -> bool:
+        return self._is_let_go
+
+    async def _hold(self) -> None:
+        """Hold a websocket towards the agent for as long as the session lives. Ends by Over or LateOwner."""
+        if self._is_new:
+            stream: Stream | None = await self._start()
+        else:
+            await self._take_over()
+            stream = None
+        failures, failing_since = 0, None
+        while True:
+            if self._over is not None:
+                raise self._over
+            if stream is None:
+                moment = self._loop.time()
+                failing_since = failing_since or moment
+                if moment - failing_since > RECONNECT_SECONDS:
+                    raise Over(f"The instance could not be reached again for {RECONNECT_SECONDS // 60} minutes.")
+                await asyncio.sleep(RESUME_DELAYS[min(failures, len(RESUME_DELAYS) - 1)])
+                failures += 1
+                stream = await self._resume()
+                if stream is None:
+                    continue
+            opened_at = await self._connect(stream)
+            stream = None
+            if opened_at is None:
+                continue
+            await self._lost.wait()
+            if self._loop.time() - opened_at > STEADY_SECONDS:
+                failures, failing_since = 0, None
+            self._set_status("reconnecting", "The connection to the instance was lost; getting it back")
+
+    async def _connect(self, stream: Stream) -> float | None:
+        """Open the websocket; returns when it was open, None if it could not be."""
+        self._lost.clear()
+        try:
+            upstream = await dial(
+                stream.url,
+                stream.token,
+                ca_pem=stream.ca_pem,
+                client_id=self._client_id,
+                on_messages=self._receive,
+                on_lost=self._upstream_lost,
+                on_writable=self._writable,
+            )
+        except UpstreamLost as error:
+            logger.warning("the data channel did not open session=%s: %s", self.session.pk, error)
+            return None
+        if self._is_let_go:
+            upstream.close()
+            return None
+        self._upstream = upstream
+        self.channel.reconnected(now=steady())
+        self._send_pending()
+        self._flush()
+        if self._unwritten or self._is_held_back:
+            upstream.pause()
+        self._set_status("open", "")
+        return self._loop.time()
+
+    async def _start(self) -> Stream:
+        """Call StartSession, once. Raises Over, LateOwner."""
+        session = self.session
+        # From here to the row that knows AWS's id nothing may stop us, or a shell would run that nobody knows of.
+        self._is_starting = True
+        try:
+            stream = await self._threads.aws(streams.start, session)
+            session.ssm_session_id = stream.session_id
+            self.channel = self._new_channel()
+            try:
+                await self._threads.database(services.started, session, ssm_session_id=stream.session_id)
+            except LateOwner:
+                self._spawn(self._terminate())
+                raise
+        except UserError as error:
+            raise Over(str(error), terminate=False) from error
+        finally:
+            self._is_starting = False
+        return stream
+
+    async def _take_over(self) -> None:
+        """Prepare to go on where another owner stopped. Raises Over, LateOwner."""
+        session, state = self.session, self.journal.state
+        if session.state == SessionState.OPENING:
+            # Whether StartSession had been called, and what it answered, died with the owner.
+            await self._threads.aws(streams.terminate_unknown, session)
+            raise Over("FleetOps was stopped while the session was being started. Connect again.", terminate=False)
+        if self.journal.is_new:
+            raise Over("The journal of this session is lost, so it cannot go on. What was recorded is kept.")
+        await self._threads.database(services.resumed, session)
+        gap = range(state.acknowledged + 1, state.input_sequence + 1)
+        try:
+            self.channel.fill(gap, self.cols, self.rows, now=steady())
+        except LocalProtocolError as error:
+            raise Over("The session's journal does not fit its data channel, so it cannot go on.") from error
+
+    async def _resume(self) -> Stream | None:
+        """Call ResumeSession; None if it should be tried again. Raises Over once AWS says that it is gone."""
+        try:
+            return await self._threads.aws(streams.resume, self.session)
+        except Unavailable as error:
+            logger.warning("ResumeSession failed session=%s: %s", self.session.pk, error)
+            return None
+        except TargetNotConnected:
+            return None  # the agent may come back
+        except AccessDenied as error:
+            raise Over(str(error)) from None
+        except AwsError as error:
+            logger.info("ResumeSession was refused session=%s code=%s", self.session.pk, error.code)
+            raise Over("AWS has ended the session.", terminate=False) from None
+        except UserError as error:
+            raise Over(str(error), terminate=False) from None
+
+    # The end
+
+    async def _finish(self, over: Over) -> None:
+        """Seal the rest, write the end down, and tell everybody. Raises LateOwner."""
+        self._over = over
+        self._drop_upstream()
+        session = self.session
+        if over.terminate and session.ssm_session_id:
+            self._spawn(self._terminate())
+        if self._sealing is not None:
+            await asyncio.wait([self._sealing])
+        try:
+            while self.sealer.offset < self.journal.end:
+                await self._threads.sealing(self.sealer.seal, self.journal.end)
+            sealed = True
+        except OSError:
+            logger.exception("the last chunk could not be sealed session=%s", session.pk)
+            sealed = False
+        await self._until_written(services.ended, session, reason=over.reason, sealed=sealed)
+        self.end_reason = over.reason
+        self.status = "ended"
+        for listener in list(self.listeners):
+            listener.wake()
+
+    async def _until_written(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Write to the database, however long it takes to come back. Raises LateOwner."""
+        while True:
+            try:
+                await self._threads.database(work, *args, **kwargs)
+                return
+            except LateOwner:
+                raise
+            except Exception:
+                logger.exception("the end could not be written yet session=%s", self.session.pk)
+                await asyncio.sleep(2)
+
+    async def _terminate(self) -> None:
+        """Call TerminateSession until AWS confirms, for about a minute."""
+        for attempt in range(TERMINATE_TRIES):
+            try:
+                await self._threads.aws(streams.terminate, self.session)
+                return
+            except Unavailable as error:
+                logger.warning("TerminateSession failed session=%s: %s", self.session.pk, error)
+                await asyncio.sleep(2.0**attempt)
+            except UserError as error:
+                logger.info("TerminateSession was refused session=%s: %s", self.session.pk, error)
+                return
+
+    def _spawn(self, coroutine) -> None:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("background work failed session=%s", self.session.pk, exc_info=error)
+
+    # Once in a while
+
+    def check_limits(self) -> None:
+        """End the session if it idled, lasted or lay alone for too long. Called each second."""
+        moment = self._loop.time()
+        if self.status != "open":
+            return
+        if moment - self.active_at > settings.SESSION_IDLE_SECONDS:
+            self.end(f"Ended after {_length(settings.SESSION_IDLE_SECONDS)} without input or output.")
+        elif self.detached_at is not None and moment - self.detached_at > settings.SESSION_DETACHED_SECONDS:
+            self.end(f"Ended after {_length(settings.SESSION_DETACHED_SECONDS)} without a browser.")
+        elif (
+            self.session.started_at is not None
+            and (now() - self.session.started_at).total_seconds() > settings.SESSION_LONGEST_SECONDS
+        ):
+            self.end(f"Ended: a session lasts at most {_length(settings.SESSION_LONGEST_SECONDS)}.")
+
+    def seal_if_due(self) -> None:
+        """Seal a chunk if there is enough, or for long enough. Called four times a second."""
+        if self.unsealed_since is None or self._sealing is not None or self._over is not None or self._is_let_go:
+            return
+        moment = self._loop.time()
+        waiting = self.journal.end - self.sealer.offset
+        if waiting >= settings.SEAL_BYTES or moment - self.unsealed_since >= settings.SEAL_SECONDS:
+            self.sealed_at = moment
+            self._sealing = self._loop.create_task(self._seal())
+
+    async def _seal(self) -> None:
+        end = self.journal.end
+        self.unsealed_since = None
+        try:
+            await self._threads.sealing(self.sealer.seal, end)
+        except LateOwner:
+            self.let_go()
+            return
+        except Exception:
+            # Nothing is lost: the journal has it, and the next try takes it along.
+            logger.exception("sealing failed session=%s", self.session.pk)
+        finally:
+            self._sealing = None
+        self.journal.sealed = self.sealer.offset
+        if self.sealer.offset < self.journal.end:
+            self._is_unsealed()
+        moment = self._loop.time()
+        if moment - self._told_recorded_at >= 1:
+            self._told_recorded_at = moment
+            self._tell({"type": "recorded", "bytes": self.sealer.output_bytes})
+
+
+def _length(seconds: int) -> str:
+    """A length of time in words."""
+    if seconds % 3600 == 0:
+        hours = seconds // 3600
+        return f"{hours} hour{'s' if hours != 1 else ''}"
+    minutes = seconds // 60
+    return f"{minutes} minute{'s' if minutes != 1 else ''}"

@@ -1,0 +1,444 @@
+"""Recordings: the journal sealed into chunks, each chained by hash to the one before, and read back again.
+
+A chunk is one zstd frame of journal records: output, sizes and their times. Records of input hold only numbers, and
+even those stay out: when keys were pressed is nobody's business. The link of chunk n is the SHA-256, in hex, of these
+facts joined by newlines, numbers in decimal: the link before, n, first and last offset, first and last time, output
+bytes, the SHA-256 of the chunk. The link before the first is the session's id. The last link goes into the audit event
+of the session's end, so that who changes a recording has to change the sealed log as well.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import orjson
+import zstandard
+from django.db import transaction
+
+from . import spool
+from .journal import MAX_PAYLOAD, OUTPUT, SIZE, STATE, Record, Segments, decode, size_of, state_of
+from .models import RecordingChunk, TerminalSession
+from .services import LateOwner
+from .store import RecordingStore, recording_store, sync
+
+logger = logging.getLogger(__name__)
+
+# Of journal, in one chunk. A flood is cut into chunks of this size, of which the owner seals a few each second.
+MAX_CHUNK_BYTES = 16 << 20
+_BATCH_BYTES = 1 << 16  # given to zstd at once
+_LEVEL = 3
+_WINDOW_LOG = 19  # 512 KiB: what a compressor remembers, and much of what it costs in memory
+_compressors = threading.local()
+
+
+def link(previous: str, chunk: RecordingChunk) -> str:
+    """The chain hash of a chunk behind the link `previous`."""
+    facts = (
+        previous,
+        chunk.number,
+        chunk.first_offset,
+        chunk.last_offset,
+        chunk.first_time_us,
+        chunk.last_time_us,
+        chunk.output_bytes,
+        chunk.sha256,
+    )
+    return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()
+
+
+class Sealer:
+    """Seals one session's journal, chunk by chunk. Its owner calls it, from one thread at a time."""
+
+    def __init__(self, session: TerminalSession, journal: Segments) -> None:
+        self.session = session
+        self.journal = journal
+        last = session.chunks.order_by("-number").first()
+        self.number = last.number if last else 0
+        self.offset = last.last_offset if last else 0  # of the journal; all before it is sealed
+        self.head = last.chain_hash if last else str(session.pk)
+        totals = session.chunks.values_list("output_bytes", flat=True)
+        self.output_bytes = sum(totals)  # shown bytes in all chunks
+
+    def seal(self, end: int) -> None:
+        """Seal one chunk: what lies before journal offset `end`, a record boundary, and fits into MAX_CHUNK_BYTES.
+
+        The file is written and synced first, then the row; a crash in between leaves a file that the next chunk of the
+        same number replaces. Raises LateOwner if the session has another owner, OSError if the disk does not take it.
+        """
+        if self.offset >= end:
+            return
+        number = self.number + 1
+        path = spool.chunk_path(self.session.pk, number)
+        path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+        part = path.with_suffix(".part")
+        chunk = RecordingChunk(session_id=self.session.pk, number=number, first_offset=self.offset)
+        with part.open("wb") as file:
+            self._write(chunk, file, end)
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+        chunk.chain_hash = link(self.head, chunk)
+        total = self.output_bytes + chunk.output_bytes
+        with transaction.atomic():
+            mine = TerminalSession.objects.filter(pk=self.session.pk, owner_epoch=self.session.owner_epoch)
+            if not mine.update(chain_head=chunk.chain_hash, output_bytes=total):
+                raise LateOwner(str(self.session.pk))
+            chunk.save(force_insert=True)
+        self.number, self.offset, self.head, self.output_bytes = number, chunk.last_offset, chunk.chain_hash, total
+
+    def _write(self, chunk: RecordingChunk, file: BinaryIO, end: int) -> None:
+        """Compress records into `file`, and fill in the facts of `chunk`."""
+        digest = hashlib.sha256()
+        size = 0
+
+        def put(data: bytes) -> None:
+            nonlocal size
+            if data:
+                file.write(data)
+                digest.update(data)
+                size += len(data)
+
+        stream = _compressor().compressobj()
+        batch: list[bytes | memoryview] = []
+        waiting = 0
+        last_offset = chunk.first_offset
+        first_time = last_time = None
+        for record in self._records(end):
+            last_offset = record.end
+            last_time = record.time_us
+            if first_time is None:
+                first_time = record.time_us
+            if record.kind in (OUTPUT, SIZE, STATE):
+                batch.append(record.raw)
+                waiting += len(record.raw)
+                if record.kind == OUTPUT:
+                    chunk.output_bytes += len(record.payload)
+            if waiting >= _BATCH_BYTES:
+                put(stream.compress(b"".join(batch)))
+                batch.clear()
+                waiting = 0
+            if last_offset - chunk.first_offset >= MAX_CHUNK_BYTES:
+                break
+        else:
+            last_offset = end
+        put(stream.compress(b"".join(batch)))
+        put(stream.flush())
+        chunk.last_offset = last_offset
+        chunk.first_time_us = first_time or 0
+        chunk.last_time_us = last_time or 0
+        chunk.size = size
+        chunk.sha256 = digest.hexdigest()
+
+    def _records(self, end: int) -> Iterator[Record]:
+        """The records from our offset to `end`; around damage and gaps, which go into the log."""
+        position = self.offset
+        while position < end:
+            try:
+                for record in self.journal.records(max(position, self.journal.base), end):
+                    position = record.end
+                    yield record
+                return
+            except (LookupError, ValueError, FileNotFoundError) as error:
+                logger.error("the journal is damaged session=%s offset=%d: %s", self.session.pk, position, error)
+                later = [segment.base for segment in self.journal.segments if segment.base > position]
+                if not later:
+                    return
+                position = later[0]
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """This thread's compressor: it keeps its memory, and may not be shared."""
+    if not hasattr(_compressors, "it"):
+        parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, window_log=_WINDOW_LOG)
+        _compressors.it = zstandard.ZstdCompressor(compression_params=parameters)
+    return _compressors.it
+
+
+# Reading
+
+
+def open_chunk(chunk: RecordingChunk, store: RecordingStore | None = None) -> BinaryIO:
+    """Open a chunk's bytes, wherever they are: in the store, or still in this host's spool.
+
+    Raises FileNotFoundError if neither has them.
+    """
+    path = spool.chunk_path(chunk.session_id, chunk.number)
+    store = store or recording_store()
+    if chunk.sent_at is None:
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            return store.open(chunk.sha256)  # shipped since the row was read
+    try:
+        return store.open(chunk.sha256)
+    except FileNotFoundError:
+        return path.open("rb")
+
+
+def chunk_records(file: BinaryIO) -> Iterator[Record]:
+    """Yield the records of one chunk, in bounded memory.
+
+    Raises ValueError if it is not what a sealer wrote.
+    """
+    rest = b""
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_size=1 << 16)
+        while data := reader.read(1 << 17):
+            data = rest + data
+            taken = 0
+            for record in decode(data):
+                taken = record.end
+                yield record
+            rest = data[taken:]
+            if len(rest) > MAX_PAYLOAD + 64:
+                break
+    except zstandard.ZstdError as error:
+        raise ValueError(f"the chunk cannot be read: {error}") from error
+    if rest:
+        raise ValueError("the chunk ends in a damaged record")
+
+
+@dataclass
+class Verification:
+    """What checking a recording found. `faults` is empty for a whole one."""
+
+    chunks: int = 0
+    output_bytes: int = 0
+    head: str = ""
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.faults
+
+
+def verify(session: TerminalSession) -> Verification:
+    """Check every chunk of a recording: its bytes, its place, its link, and the head that the session names."""
+    found = Verification(head=str(session.pk))
+    store = recording_store()
+    offset = 0
+    for chunk in session.chunks.order_by("number").iterator(chunk_size=500):
+        found.chunks += 1
+        name = f"chunk {chunk.number}"
+        if chunk.number != found.chunks:
+            found.faults.append(f"chunk {found.chunks} is missing")
+            found.chunks = chunk.number
+        if chunk.first_offset != offset:
+            found.faults.append(f"{name} begins at {chunk.first_offset}, not at {offset}")
+        offset = chunk.last_offset
+        try:
+            with open_chunk(chunk, store) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != chunk.sha256:
+                found.faults.append(f"the bytes of {name} were changed")
+        except OSError:
+            found.faults.append(f"the bytes of {name} are missing")
+        if link(found.head, chunk) != chunk.chain_hash:
+            found.faults.append(f"the link of {name} does not follow from the one before")
+        found.head = chunk.chain_hash
+        found.output_bytes += chunk.output_bytes
+    if found.chunks and found.head != session.chain_head:
+        found.faults.append("the last link is not the one that the session names")
+    if not found.chunks and session.chain_head:
+        found.faults.append("all chunks are missing")
+    return found
+
+
+# Playing
+
+
+def events(chunks: Sequence[RecordingChunk]) -> Iterator[tuple[float, str, str]]:
+    """Yield (seconds since the start, "o" or "r", text or "COLSxROWS") of a recording, in bounded memory.
+
+    Characters whose bytes lie in two records, or two chunks, come whole. The first event is a size.
+    Raises OSError if a chunk cannot be had, ValueError if one is damaged.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    store = recording_store()
+    is_first = True
+    for chunk in chunks:
+        with open_chunk(chunk, store) as file:
+            for record in chunk_records(file):
+                seconds = record.time_us / 1e6
+                if record.kind == OUTPUT:
+                    if text := decoder.decode(bytes(record.payload)):
+                        yield seconds, "o", text
+                elif record.kind == SIZE:
+                    yield seconds, "r", "{}x{}".format(*size_of(record.payload))
+                elif record.kind == STATE and is_first:
+                    state = state_of(record.payload)
+                    yield seconds, "r", f"{state.cols}x{state.rows}"
+                is_first = False
+    if text := decoder.decode(b"", final=True):
+        yield (chunks[-1].last_time_us / 1e6 if chunks else 0.0), "o", text
+
+
+def cast(session: TerminalSession, chunks: Sequence[RecordingChunk], *, version: int = 2) -> Iterator[bytes]:
+    """Yield an asciicast, version 2 or 3, in pieces of about 64 KiB.
+
+    Source: docs.asciinema.org/manual/asciicast/v2 and v3: v2 has times since the start, v3 intervals.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    has_header = False
+    before = 0
+    for seconds, code, text in events(chunks):
+        if not has_header:
+            has_header = True
+            cols, rows = map(int, text.split("x")) if code == "r" else (session.cols, session.rows)
+            pieces.append(_header(session, cols, rows, version))
+            if code == "r":
+                continue
+        moment = round(seconds * 1e6)
+        when = moment / 1e6 if version == 2 else (moment - before) / 1e6
+        before = moment
+        line = orjson.dumps([when, code, text], option=orjson.OPT_APPEND_NEWLINE)
+        pieces.append(line)
+        size += len(line)
+        if size >= _BATCH_BYTES:
+            yield b"".join(pieces)
+            pieces.clear()
+            size = 0
+    if not has_header:
+        pieces.append(_header(session, session.cols, session.rows, version))
+    yield b"".join(pieces)
+
+
+def _header(session: TerminalSession, cols: int, rows: int, version: int) -> bytes:
+    shared: dict[str, Any] = {
+        "timestamp": int((session.started_at or session.created_at).timestamp()),
+        "title": str(session),
+    }
+    if version == 2:
+        header = {"version": 2, "width": cols, "height": rows, **shared, "env": {"TERM": "xterm-256color"}}
+    else:
+        header = {"version": 3, "term": {"cols": cols, "rows": rows, "type": "xterm-256color"}, **shared}
+    return orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE)
+
+
+# Of a recording that is longer, the sizes in its first part alone are told.
+MARKED_BYTES = 32 << 20
+MAX_MARKERS = 500
+
+
+def index(session: TerminalSession, chunks: Sequence[RecordingChunk]) -> dict[str, Any]:
+    """What a player has to know before it plays; times in seconds since the session's start, sizes in bytes.
+
+    `activity`: [from, to, output bytes] of each chunk. `markers`: {"time", "kind": "size", "label"}, complete unless
+    `markers_end` says up to which second they were looked for.
+    """
+    markers: list[dict[str, Any]] = []
+    seen = 0
+    markers_end: float | None = None
+    for seconds, code, text in events(chunks):
+        if code == "r":
+            markers.append({"time": seconds, "kind": "size", "label": text.replace("x", " × ")})
+        else:
+            seen += len(text)
+        if seen > MARKED_BYTES or len(markers) >= MAX_MARKERS:
+            markers_end = seconds
+            break
+    return {
+        "duration": chunks[-1].last_time_us / 1e6 if chunks else 0.0,
+        "output_bytes": sum(chunk.output_bytes for chunk in chunks),
+        "stored_bytes": sum(chunk.size for chunk in chunks),
+        "chunks": len(chunks),
+        "is_live": session.is_live,
+        "is_complete": session.sealed_at is not None,
+        "chain_head": session.chain_head,
+        "cols": session.cols,
+        "rows": session.rows,
+        "activity": [[chunk.first_time_us / 1e6, chunk.last_time_us / 1e6, chunk.output_bytes] for chunk in chunks],
+        "markers": markers,
+        "markers_end": markers_end,
+    }
+
+
+# Searching
+
+MAX_HITS = 200
+MAX_LINE = 4096  # characters; a longer line is searched in pieces
+SNIPPET = 160  # characters told of a hit
+
+# What a terminal obeys and does not show: CSI; OSC, DCS, SOS, PM, APC to their end; other escapes; control characters.
+_UNSEEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
+    r"|[\x00-\x07\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f]"
+)
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]{0,4096}\x1b?|[ -/]*)?\Z")
+
+
+class PlainText:
+    """Takes the escape sequences out of text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def feed(self, text: str) -> str:
+        text = self._rest + text
+        if unfinished := _UNFINISHED.search(text):
+            self._rest = text[unfinished.start() :]
+            text = text[: unfinished.start()]
+        else:
+            self._rest = ""
+        return _UNSEEN.sub("", text)
+
+
+def search(chunks: Sequence[RecordingChunk], wanted: str, *, most: int = MAX_HITS) -> tuple[list[dict[str, Any]], bool]:
+    """Find `wanted` in what was shown, line by line, without regard to case.
+
+    Returns the hits ({"time": seconds at which the line began, "text": the line around it}) and whether there may be
+    more of them.
+    """
+    needle = wanted.casefold()
+    hits: list[dict[str, Any]] = []
+    plain = PlainText()
+    line, began = "", 0.0
+
+    def look() -> None:
+        shown = _without_overwritten(line)
+        place = shown.casefold().find(needle)
+        if place >= 0:
+            start = max(0, place - SNIPPET // 3)
+            hits.append({"time": began, "text": shown[start : start + SNIPPET].strip()})
+
+    if not needle:
+        return hits, False
+    for seconds, code, text in events(chunks):
+        if code != "o":
+            continue
+        parts = plain.feed(text).split("\n")
+        for number, part in enumerate(parts):
+            if not line:
+                began = seconds
+            line += part
+            if number < len(parts) - 1 or len(line) > MAX_LINE:
+                look()
+                line = "" if number < len(parts) - 1 else line[-len(wanted) :]
+            if len(hits) >= most:
+                return hits, True
+    look()
+    return hits, False
+
+
+def _without_overwritten(line: str) -> str:
+    """What is left of a line once backspaces and carriage returns did their work, about as a terminal shows it."""
+    line = line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
+    if "\b" not in line:
+        return line
+    shown: list[str] = []
+    for character in line:
+        if character != "\b":
+            shown.append(character)
+        elif shown:
+            shown.pop()
+    return "".join(shown)

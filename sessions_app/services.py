@@ -1,0 +1,390 @@
+"""What happens to terminal sessions in the database: each deed in one transaction, with its audit event."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+from django.db.models import Q
+
+from fleetops.audit.record import deny, record
+from fleetops.clock import now
+from fleetops.errors import Denied, UserError
+from fleetops.identity.models import User
+from fleetops.inventory.models import Account, Instance
+from fleetops.transitions import LostRace, move
+from fleetops.web.context import current
+
+from .models import TerminalSession
+from .states import SESSION_MOVES, SessionState
+
+logger = logging.getLogger(__name__)
+
+OPEN_PERMISSION = "sessions_app.open_terminalsession"
+REVIEW_PERMISSION = "sessions_app.review_terminalsession"
+END_PERMISSION = "sessions_app.end_terminalsession"
+
+# An owner writes its heartbeat every 2 s; one that missed four is taken for dead where its lock cannot be asked.
+OWNER_STALE_SECONDS = 9
+# The host of a journal is given this long to come back before its sessions end in words.
+HOST_GONE_SECONDS = 120
+# A row whose browser never came.
+NEVER_OPENED_SECONDS = 300
+
+
+class NotFound(UserError):
+    """There is no such session for this user."""
+
+
+class LateOwner(Exception):
+    """Another process owns the session now; let go of it and write nothing more."""
+
+
+# Deeds of people
+
+
+def open_session(instance: Instance, *, actor: User, reason: str = "") -> TerminalSession:
+    """Make the row of a new session on `instance`; the terminal process starts it when the browser attaches.
+
+    Raises Denied without the permission, UserError if the instance cannot be reached now. A denial is audited.
+    """
+    reason = reason.strip()[:256]
+    if not actor.has_perm(OPEN_PERMISSION):
+        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not open a shell")
+        raise Denied("Opening a shell needs the permission “May open a shell”; ask an administrator for it.")
+    if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
+        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance")
+        raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
+    if problem := why_unreachable(instance):
+        raise UserError(problem)
+    with transaction.atomic():
+        session = TerminalSession.objects.create(
+            user=actor,
+            user_name=actor.username,
+            instance_row=instance,
+            instance_id=instance.instance_id,
+            instance_name=str(instance),
+            account_id=instance.account.account_id,
+            region=instance.region.name,
+            reason=reason,
+            source_address=current.get().source_address or "",
+        )
+        _record("sessions.open", session, actor=actor, target=instance, reason=reason)
+    logger.info("session opened session=%s instance=%s user=%s", session.pk, session.instance_id, actor.username)
+    return session
+
+
+def why_unreachable(instance: Instance) -> str:
+    """Say in words why no session can be opened on `instance` now, and what to do; empty if one can."""
+    name = str(instance)
+    if instance.gone_at:
+        return f"{name} is gone: AWS no longer lists it. Choose another instance on the fleet page."
+    if instance.ec2_state and instance.ec2_state != "running":
+        return f"{name} is {instance.ec2_state}. Start it, wait until it is online, and connect again."
+    if not instance.ping_status:
+        if instance.ec2_state and not instance.profile_arn:
+            return f"{name} has no instance profile, so its agent cannot register. Attach one that allows SSM."
+        return f"No agent has reported from {name} yet. Check that the SSM agent is installed and may reach AWS."
+    if instance.ping_status != "Online":
+        if instance.ec2_state and not instance.profile_arn:
+            return f"{name} is not online: its instance profile is gone. Attach one that allows SSM."
+        return f"{name} is not online; check that it runs, its instance profile and its route to AWS."
+    return ""
+
+
+def request_end(session: TerminalSession, *, actor: User) -> None:
+    """Ask the owner of `session` to end it. It does so at once, or within a second if the message is lost.
+
+    One's own session, or anybody's with the permission. Ending one that has ended does nothing.
+    Raises Denied, audited.
+    """
+    if session.user_id != actor.pk and not actor.has_perm(END_PERMISSION):
+        deny("sessions.end.request", actor=actor, target=session, reason="may not end sessions of others")
+        raise Denied("Ending somebody else's session needs the permission “May end anybody's session”.")
+    with transaction.atomic():
+        changed = (
+            TerminalSession.objects.live()
+            .filter(pk=session.pk, end_requested_at=None)
+            .update(end_requested_at=now(), end_requested_by=actor.username)
+        )
+        if not changed:
+            return
+        _record("sessions.end.request", session, actor=actor)
+        transaction.on_commit(lambda: notify_owner(session.pk))
+    session.refresh_from_db()
+
+
+def notify_owner(session_id: UUID) -> None:
+    """Wake the owner of a session, so that it reads what was asked. Best effort: it looks each second anyway."""
+    owner = TerminalSession.objects.filter(pk=session_id).values_list("owner", flat=True).first()
+    if not owner:
+        return
+    try:
+        async_to_sync(get_channel_layer().group_send)(
+            group_of(owner), {"type": "session.look", "session": str(session_id)}
+        )
+    except OSError:  # the broker is away
+        logger.warning("the owner could not be woken session=%s", session_id)
+
+
+def group_of(owner: str) -> str:
+    """The channel-layer group of one terminal process. Its token is not in it."""
+    return "terminal." + hashlib.sha256(owner.encode()).hexdigest()[:32]
+
+
+def admit(session_id: UUID, *, user: User, watch: bool) -> TerminalSession:
+    """Let a browser attach: the session's own user to work in it, a reviewer to watch.
+
+    Raises NotFound if this user must not know of it, Denied if they may see but not attach. Both are audited, if there
+    is such a session.
+    """
+    session = TerminalSession.objects.select_related("user", "instance_row").filter(pk=session_id).first()
+    if session is None:
+        raise NotFound("There is no such session.")
+    if session.user_id == user.pk and not watch:
+        if not user.has_perm(OPEN_PERMISSION):
+            deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may not open a shell")
+            raise Denied("Working in a session needs the permission “May open a shell”.")
+    elif session.user_id != user.pk and not user.has_perm(REVIEW_PERMISSION):
+        deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="somebody else's session")
+        raise NotFound("There is no such session.")
+    elif session.user_id != user.pk and not watch:
+        deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may only watch")
+        raise Denied("This session belongs to somebody else: you may watch it, not type into it.")
+    if session.is_live:
+        with transaction.atomic():
+            _record("sessions.watch" if watch else "sessions.attach", session, actor=user)
+    return session
+
+
+def record_view(session: TerminalSession, *, actor: User) -> None:
+    """Somebody looks at a recording."""
+    with transaction.atomic():
+        _record("sessions.recording.view", session, actor=actor)
+
+
+def record_download(session: TerminalSession, *, actor: User, version: int) -> None:
+    """Somebody takes a recording away."""
+    with transaction.atomic():
+        _record("sessions.recording.download", session, actor=actor, asciicast_version=version)
+
+
+# Deeds of owners
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the database tells an owner about one of its sessions."""
+
+    is_mine: bool
+    end_requested_by: str = ""
+    is_user_allowed: bool = True
+
+
+def claim(session: TerminalSession, *, owner: str, host: str) -> int:
+    """Make `owner` the owner of a live session, if nobody has changed that since `session` was read; returns the epoch.
+
+    The caller holds the journal's lock, or knows by its heartbeat that the owner before is dead. Raises LateOwner.
+    """
+    moment = now()
+    epoch = session.owner_epoch + 1
+    changed = (
+        TerminalSession.objects.live()
+        .filter(
+            pk=session.pk,
+            state=session.state,
+            owner=session.owner,
+            owner_epoch=session.owner_epoch,
+            owner_seen_at=session.owner_seen_at,
+        )
+        .update(owner=owner, owner_host=host, owner_epoch=epoch, owner_seen_at=moment)
+    )
+    if not changed:
+        raise LateOwner(str(session.pk))
+    session.owner, session.owner_host, session.owner_epoch, session.owner_seen_at = owner, host, epoch, moment
+    return epoch
+
+
+def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UUID, Orders]:
+    """Say that `owner` lives, if `beat`, and read what it should know of its sessions."""
+    wanted = list(session_ids)
+    if not wanted:
+        return {}
+    if beat:
+        TerminalSession.objects.live().filter(owner=owner, pk__in=wanted).update(owner_seen_at=now())
+    orders = dict.fromkeys(wanted, Orders(is_mine=False))
+    rows = TerminalSession.objects.live().filter(owner=owner, pk__in=wanted)
+    for pk, asked_at, by, is_active in rows.values_list(
+        "pk", "end_requested_at", "end_requested_by", "user__is_active"
+    ):
+        orders[pk] = Orders(
+            is_mine=True, end_requested_by=(by or "somebody") if asked_at else "", is_user_allowed=is_active
+        )
+    return orders
+
+
+def release(owner: str) -> None:
+    """Let go of all sessions of `owner`, which ends in order: the next one need not wait."""
+    TerminalSession.objects.live().filter(owner=owner).update(owner_seen_at=None)
+
+
+def started(session: TerminalSession, *, ssm_session_id: str) -> None:
+    """StartSession has answered. Raises LateOwner."""
+    with transaction.atomic():
+        _fence(session)
+        _move(session, SessionState.OPEN, ssm_session_id=ssm_session_id, started_at=now())
+        _record("sessions.start", session, actor=session.user, ssm_session_id=ssm_session_id)
+    logger.info("session started session=%s instance=%s", session.pk, session.instance_id)
+
+
+def resumed(session: TerminalSession) -> None:
+    """A new owner goes on with the session. Raises LateOwner."""
+    with transaction.atomic():
+        _fence(session)
+        _record("sessions.resume", session, actor="terminal", owner_epoch=session.owner_epoch)
+
+
+def resize(session_id: UUID, cols: int, rows: int) -> None:
+    """Keep the size for who opens the session's pages."""
+    TerminalSession.objects.filter(pk=session_id).update(cols=cols, rows=rows)
+
+
+def ended(session: TerminalSession, *, reason: str, actor: User | str = "terminal", sealed: bool) -> None:
+    """The session is over, for the reason given in words; `sealed`: its last chunk is.
+
+    A session that never became a shell has failed. Again it does nothing. Raises LateOwner.
+    """
+    moment = now()
+    with transaction.atomic():
+        _fence(session)
+        has_failed = session.state == SessionState.OPENING
+        _move(
+            session,
+            SessionState.FAILED if has_failed else SessionState.ENDED,
+            ended_at=moment,
+            end_reason=reason[:256],
+            sealed_at=moment if sealed else None,
+        )
+        session.refresh_from_db(fields=["chain_head", "output_bytes"])
+        _record(
+            "sessions.start.fail" if has_failed else "sessions.end",
+            session,
+            actor=actor,
+            outcome="failed" if has_failed else "done",
+            reason=reason,
+            chain_head=session.chain_head,
+            output_bytes=session.output_bytes,
+            chunks=session.chunks.count(),
+        )
+    logger.info("session ended session=%s instance=%s reason=%s", session.pk, session.instance_id, reason)
+
+
+def sealed_late(session: TerminalSession) -> None:
+    """The last chunk of a session that had ended before was sealed; its audit event has the hash.
+
+    Raises LateOwner.
+    """
+    with transaction.atomic():
+        _fence(session, is_live=False)
+        TerminalSession.objects.filter(pk=session.pk).update(sealed_at=now())
+        session.refresh_from_db(fields=["chain_head", "output_bytes", "sealed_at"])
+        _record(
+            "sessions.recording.seal",
+            session,
+            actor="worker",
+            chain_head=session.chain_head,
+            output_bytes=session.output_bytes,
+        )
+
+
+# Looking after sessions
+
+
+def account_of(session: TerminalSession) -> Account:
+    """The account a session lives in. Raises UserError if its row is gone."""
+    account = Account.objects.filter(account_id=session.account_id).first()
+    if account is None:
+        raise UserError(f"Account {session.account_id} is no longer linked to FleetOps.")
+    return account
+
+
+def orphans(host: str, *, owner: str) -> list[UUID]:
+    """Live sessions with a journal on `host` that this owner does not hold, and whose owner looks dead or let go."""
+    stale = now() - timedelta(seconds=OWNER_STALE_SECONDS)
+    return list(
+        TerminalSession.objects.live()
+        .filter(owner_host=host)
+        .exclude(owner=owner)
+        .filter(Q(owner_seen_at=None) | Q(owner_seen_at__lt=stale))
+        .order_by("pk")
+        .values_list("pk", flat=True)[:1000]
+    )
+
+
+def held_here(host: str, *, owner: str) -> list[UUID]:
+    """Live sessions with a journal on `host` that another owner has, or had: their locks tell whether it lives."""
+    return list(
+        TerminalSession.objects.live()
+        .filter(owner_host=host)
+        .exclude(owner=owner)
+        .order_by("pk")
+        .values_list("pk", flat=True)[:1000]
+    )
+
+
+def lost_hosts() -> list[TerminalSession]:
+    """Live sessions whose owner has been silent for so long that its host must be gone."""
+    gone = now() - timedelta(seconds=HOST_GONE_SECONDS)
+    return list(
+        TerminalSession.objects.live()
+        .exclude(owner_host="")
+        .filter(Q(owner_seen_at__lt=gone) | Q(owner_seen_at=None, created_at__lt=gone))
+        .select_related("user")[:100]
+    )
+
+
+def never_opened() -> list[TerminalSession]:
+    """Sessions whose browser never attached."""
+    gone = now() - timedelta(seconds=NEVER_OPENED_SECONDS)
+    return list(
+        TerminalSession.objects.filter(state=SessionState.OPENING, owner_epoch=0).filter(
+            Q(created_at__lt=gone) | Q(end_requested_at__isnull=False)
+        )[:100]
+    )
+
+
+def _move(session: TerminalSession, to: SessionState, **changes) -> None:
+    try:
+        move(session, to, SESSION_MOVES, **changes)
+    except LostRace as error:
+        raise LateOwner(str(error)) from error
+
+
+def _fence(session: TerminalSession, *, is_live: bool = True) -> None:
+    """Make sure, inside the transaction, that no later owner has taken the session."""
+    rows = TerminalSession.objects.filter(pk=session.pk, owner_epoch=session.owner_epoch)
+    if is_live:
+        rows = rows.filter(state=session.state)
+    # An update, not a select: on PostgreSQL it locks the row until the transaction ends.
+    if not rows.update(owner_epoch=session.owner_epoch):
+        raise LateOwner(str(session.pk))
+
+
+def _record(action: str, session: TerminalSession, *, actor, target=None, **details) -> None:
+    """Write an audit event that names the session, its account and its region."""
+    record(
+        action,
+        actor=actor,
+        target=target if target is not None else session,
+        session=session,
+        account_id=session.account_id,
+        region=session.region,
+        **details,
+    )

@@ -1,0 +1,221 @@
+"""Pages of terminal sessions: open and work in one, see them all, replay one, take its recording away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ValidationError
+from django.db.models import Q
+from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from fleetops.inventory.models import Account, Instance
+
+from . import recording, services
+from .models import RecordingChunk, TerminalSession
+from .states import SessionState
+
+PAGE_SIZE = 100
+PANEL_SIZE = 10
+LIVE = "live"
+PAST = "past"
+
+
+@require_GET
+def session_list(request):
+    """Sessions, the newest first: those that are live, then past ones in pages of 100.
+
+    Query: `q` (words in person, instance, reason), `state` ("live", "past"), `account`, `user`, `before` (id of the
+    last row of the page before). Context: `live` (TerminalSessions, on the first page only), `sessions` (past ones),
+    `next` (the query string of the next page, or ""), `filters` ({"q", "state", "account", "user"}), `accounts`
+    ([{"account_id", "name"}]), `sees_all` (may review everybody's), `can_end_all`. An htmx request gets
+    `sessions/_list.html`, with the same context. Three queries of its own, however many rows.
+    """
+    filters = {name: request.GET.get(name, "").strip()[:200] for name in ("q", "state", "account", "user")}
+    found = TerminalSession.objects.visible_to(request.user)
+    for word in filters["q"].split():
+        found = found.filter(
+            Q(instance_name__icontains=word)
+            | Q(instance_id__icontains=word)
+            | Q(user_name__icontains=word)
+            | Q(reason__icontains=word)
+        )
+    if filters["account"]:
+        found = found.filter(account_id=filters["account"])
+    if filters["user"]:
+        found = found.filter(user_name=filters["user"])
+    before = request.GET.get("before", "")
+    live = [] if before or filters["state"] == PAST else list(found.live()[: 2 * PAGE_SIZE])
+    past = found.exclude(state__in=[SessionState.OPENING, SessionState.OPEN])
+    if before:
+        try:
+            past = past.filter(pk__lt=UUID(before))
+        except ValueError:
+            return HttpResponseBadRequest("“before” is no session's id.")
+    rows = [] if filters["state"] == LIVE else list(past[: PAGE_SIZE + 1])
+    following = ""
+    if len(rows) > PAGE_SIZE:
+        rows = rows[:PAGE_SIZE]
+        query = request.GET.copy()
+        query["before"] = str(rows[-1].pk)
+        following = query.urlencode()
+    context = {
+        "live": live,
+        "sessions": rows,
+        "next": following,
+        "filters": filters,
+        "accounts": list(Account.objects.values("account_id", "name")),
+        "sees_all": request.user.has_perm(services.REVIEW_PERMISSION),
+        "can_end_all": request.user.has_perm(services.END_PERMISSION),
+    }
+    is_part = getattr(request, "htmx", False) and not request.htmx.boosted
+    return render(request, "sessions/_list.html" if is_part else "sessions/list.html", context)
+
+
+@require_GET
+def panel(request, pk):
+    """The latest ten sessions on one instance that this user may see, as a part of its page.
+
+    Context: `instance`, `sessions`. Template `sessions/_panel.html`. Two queries of its own.
+    """
+    instance = get_object_or_404(Instance.objects.visible_to(request.user), pk=pk)
+    found = TerminalSession.objects.visible_to(request.user).filter(
+        account_id=instance.account.account_id, region=instance.region.name, instance_id=instance.instance_id
+    )
+    return render(request, "sessions/_panel.html", {"instance": instance, "sessions": list(found[:PANEL_SIZE])})
+
+
+@require_POST
+def open_session(request):
+    """Open a session on the instance whose id is in the form's `instance`, and go to its terminal.
+
+    An optional `reason` says why. Who may not is told so, and it is audited.
+    """
+    try:
+        instance = get_object_or_404(
+            Instance.objects.visible_to(request.user).select_related("account", "region"),
+            pk=request.POST.get("instance", ""),
+        )
+    except ValidationError:
+        return HttpResponseBadRequest("“instance” is no instance's id.")
+    session = services.open_session(instance, actor=request.user, reason=request.POST.get("reason", ""))
+    return redirect("sessions:terminal", pk=session.pk)
+
+
+@require_GET
+def terminal(request, pk):
+    """The terminal of a session: of one's own to work in, of anybody's to watch.
+
+    Context: `session`, `account_name`, `watch` (True if this user may only watch). Template `sessions/terminal.html`.
+    A session that is over leads to its replay.
+    """
+    session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
+    if not session.is_live:
+        return redirect("sessions:replay", pk=session.pk)
+    context = {
+        "session": session,
+        "account_name": _account_name(session),
+        "watch": session.user_id != request.user.pk,
+    }
+    return render(request, "sessions/terminal.html", context)
+
+
+@require_POST
+def end(request, pk):
+    """Ask for the end of a session, then show its replay page. Own sessions, or all with the permission."""
+    visible = TerminalSession.objects.visible_to(request.user)
+    if request.user.has_perm(services.END_PERMISSION):
+        visible = TerminalSession.objects.all()
+    session = get_object_or_404(visible, pk=pk)
+    services.request_end(session, actor=request.user)
+    if getattr(request, "htmx", False):
+        return HttpResponse(status=204)
+    if "sessions/" in request.headers.get("Referer", "") and request.POST.get("next") == "list":
+        return redirect("sessions:list")
+    return redirect("sessions:replay", pk=session.pk)
+
+
+@require_GET
+def replay(request, pk):
+    """The recording of a session, also of a live one: what is sealed of it.
+
+    Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
+    (ended and sealed to its end), `is_live`. Template `sessions/replay.html`. That somebody looked is audited.
+    """
+    session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
+    services.record_view(session, actor=request.user)
+    chunks = list(session.chunks.order_by("number").only("size", "last_time_us", "output_bytes", "session_id"))
+    context = {
+        "session": session,
+        "account_name": _account_name(session),
+        "duration": chunks[-1].last_time_us / 1e6 if chunks else 0.0,
+        "chunk_count": len(chunks),
+        "stored_bytes": sum(chunk.size for chunk in chunks),
+        "output_bytes": sum(chunk.output_bytes for chunk in chunks),
+        "is_whole": session.sealed_at is not None,
+        "is_live": session.is_live,
+    }
+    return render(request, "sessions/replay.html", context)
+
+
+@require_GET
+def cast(request, pk):
+    """The recording as an asciicast, streamed; `?version=3` for the newer format. Audited as a download.
+
+    With `?play=1` it is for the page's own player: it was audited when the page was shown, and is not saved as a file.
+    """
+    version = 3 if request.GET.get("version") == "3" else 2
+    session, chunks = _recorded(request, pk)
+    response = StreamingHttpResponse(
+        _in_threads(recording.cast(session, chunks, version=version)), content_type="application/x-asciicast"
+    )
+    if request.GET.get("play") != "1":
+        services.record_download(session, actor=request.user, version=version)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{session.instance_name}-{session.created_at:%Y%m%d-%H%M%S}")
+        response["Content-Disposition"] = f'attachment; filename="{name}.cast"'
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+@require_GET
+def events(request, pk):
+    """What a player has to know of a recording before it plays, as JSON: see recording.index."""
+    session, chunks = _recorded(request, pk)
+    return _json(recording.index(session, chunks))
+
+
+@require_GET
+def search(request, pk):
+    """Where `q` was shown, as JSON: {"q", "hits": [{"time": seconds, "text": line}], "has_more"}; at most 200."""
+    _, chunks = _recorded(request, pk)
+    wanted = request.GET.get("q", "")[:200]
+    hits, has_more = recording.search(chunks, wanted)
+    return _json({"q": wanted, "hits": hits, "has_more": has_more})
+
+
+def _recorded(request, pk) -> tuple[TerminalSession, list[RecordingChunk]]:
+    """A session that this user may replay, and its chunks."""
+    session = get_object_or_404(TerminalSession.objects.visible_to(request.user), pk=pk)
+    return session, list(session.chunks.order_by("number"))
+
+
+def _account_name(session: TerminalSession) -> str:
+    name = Account.objects.filter(account_id=session.account_id).values_list("name", flat=True).first()
+    return name or session.account_id
+
+
+def _json(content: dict) -> JsonResponse:
+    response = JsonResponse(content)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Give out `pieces`, each made in a thread: reading and decompressing must not hold up the event loop."""
+    take = sync_to_async(lambda: next(pieces, None), thread_sensitive=False)
+    while (piece := await take()) is not None:
+        yield piece
