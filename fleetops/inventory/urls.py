@@ -1,4 +1,14 @@
-from django.urls import path  # noqa: F401
+"""The fleet and its instances."""
+
+from django.urls import path
+
+from . import views
 
 app_name = "inventory"
-urlpatterns: list = []
+urlpatterns = [
+    path("", views.fleet, name="fleet"),
+    path("live/", views.live, name="live"),
+    path("refresh/", views.refresh, name="refresh"),
+    path("palette/", views.palette, name="palette"),
+    path("<uuid:pk>/", views.instance, name="instance"),
+]

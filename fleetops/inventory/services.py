@@ -1,0 +1,453 @@
+"""Linking accounts, and reading what AWS tells of their instances into our rows."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+
+from fleetops.audit.record import record
+from fleetops.aws import ec2, ssm
+from fleetops.aws.clients import AccountAccess
+from fleetops.aws.errors import AwsError
+from fleetops.aws.records import Ec2Instance, ManagedInstance
+from fleetops.clock import now as clock_now
+from fleetops.errors import UserError
+
+from .models import Account, Instance, InstanceTag, Region
+
+logger = logging.getLogger(__name__)
+
+# As whom the worker calls AWS; CloudTrail shows it as the role session's name.
+SESSION_NAME = "fleetops-inventory"
+# Longer than the refresh task may live, so that a claim never ends under its worker.
+CLAIM = timedelta(seconds=120)
+# Between two refreshes that people ask for.
+SHORTEST_PAUSE = timedelta(seconds=5)
+# A region whose reading takes long is read less often: reading is at most a third of the time.
+READING_SHARE = 3
+# A hybrid node's tags cost one call each: so many a refresh, the longest unread first.
+TAG_CALLS = 25
+_ROWS = 500  # instances that are compared and written together, in one transaction
+
+_EC2_FIELDS = ("ec2_state", "instance_type", "zone", "image_id", "private_ip", "profile_arn", "launched_at")
+_SSM_FIELDS = (
+    "resource_type",
+    "ping_status",
+    "agent_version",
+    "platform_type",
+    "platform_name",
+    "platform_version",
+    "computer_name",
+)
+# What a page shows; a change of any of them is a change that open pages are told of.
+_SHOWN_FIELDS = (*_EC2_FIELDS, *_SSM_FIELDS, "name", "tags", "gone_at")
+_WRITTEN_FIELDS = (*_SHOWN_FIELDS, "last_ping_at", "ec2_read_at", "ssm_read_at", "tags_read_at", "changed_at")
+_GONE_STATES = {"terminated", "shutting-down"}
+
+
+# --- linking ---------------------------------------------------------------------------------------------------------
+
+
+def link_endpoint(handover: Path, credentials_file: Path, *, actor: Any) -> list[Account]:
+    """Take over what the endpoint wrote for us: accounts and regions as rows, credentials as profiles of a file.
+
+    Safe to repeat; only what changed is written and audited. The profiles are there before the rows that name them.
+
+    Raises UserError if the hand-over is not what an endpoint writes.
+    """
+    try:
+        told = json.loads(handover.read_text())
+        ca_pem = Path(told["ca_file"]).read_text()
+        profiles = {
+            f"fleetops-{each['account_id']}": (
+                str(each["product_credentials"]["access_key_id"]),
+                str(each["product_credentials"]["secret_access_key"]),
+            )
+            for each in told["accounts"]
+        }
+        endpoint_url, stream_hosts = str(told["endpoint_url"]), [str(host) for host in told["stream_hosts"]]
+        accounts = [
+            (
+                str(each["account_id"]),
+                str(each["name"]),
+                str(each["role_arn"]),
+                str(each["external_id"]),
+                each["regions"],
+            )
+            for each in told["accounts"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Not the error's text: a broken JSON text may quote a secret.
+        raise UserError(
+            f"{handover} is not a hand-over of the endpoint ({type(error).__name__}). "
+            "Start the endpoint again; it writes the file anew."
+        ) from None
+    if urlsplit(endpoint_url).scheme != "https":
+        raise UserError(f"{handover} names {endpoint_url!r}, which is not https. Start the endpoint again.")
+    write_profiles(credentials_file, profiles)
+    linked = []
+    for account_id, name, role_arn, external_id, regions in accounts:
+        facts = {
+            "name": name,
+            "role_arn": role_arn,
+            "external_id": external_id,
+            "profile": f"fleetops-{account_id}",
+            "endpoint_url": endpoint_url,
+            "ca_pem": ca_pem,
+            "stream_hosts": stream_hosts,
+        }
+        linked.append(link_account(account_id, facts, regions=regions, actor=actor))
+    return linked
+
+
+def link_account(account_id: str, facts: Mapping[str, Any], *, regions: Sequence[str], actor: Any) -> Account:
+    """Make or update the row of an account and the rows of its regions; audited if that changes anything."""
+    with transaction.atomic():
+        account, created = Account.objects.get_or_create(account_id=account_id, defaults=dict(facts))
+        changed = sorted(name for name, value in facts.items() if getattr(account, name) != value)
+        if changed:
+            for name in changed:
+                setattr(account, name, facts[name])
+            account.save(update_fields=changed)
+        known = set(account.regions.values_list("name", flat=True))
+        added = sorted(set(regions) - known)
+        Region.objects.bulk_create([Region(account=account, name=name) for name in added])
+        if created or changed or added:
+            # Whatever was wrong may be right now: read at once.
+            account.regions.update(started_at=None)
+            record(
+                "inventory.account.link",
+                actor=actor,
+                target=account,
+                account_id=account_id,
+                created=created,
+                changed=changed,
+                regions_added=added,
+                role_arn=account.role_arn,
+                endpoint_url=account.endpoint_url,
+            )
+            logger.info("account linked account=%s changed=%s regions=%s", account_id, changed, added)
+    return account
+
+
+def write_profiles(path: Path, profiles: Mapping[str, tuple[str, str]]) -> bool:
+    """Put profiles (name → access key id and secret) into an AWS credentials file; True if that changed the file.
+
+    Other profiles stay as they are. The file is 0600 and replaced whole, so that a reader sees the old or the new one.
+    """
+    before = path.read_text() if path.exists() else ""
+    kept, is_ours = [], False
+    for line in before.splitlines():
+        if line.strip().startswith("["):
+            is_ours = line.strip().strip("[]").strip() in profiles
+        if not is_ours:
+            kept.append(line)
+    while kept and not kept[-1].strip():
+        kept.pop()
+    for name, (access_key_id, secret) in sorted(profiles.items()):
+        kept += [""] if kept else []
+        kept += [f"[{name}]", f"aws_access_key_id = {access_key_id}", f"aws_secret_access_key = {secret}"]
+    after = "\n".join(kept) + "\n"
+    if after == before and path.stat().st_mode & 0o077 == 0:
+        return False
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(after)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        os.unlink(fresh)
+        raise
+    return True
+
+
+# --- claiming --------------------------------------------------------------------------------------------------------
+
+
+def claim_due_regions(*, now: datetime) -> list[int]:
+    """Claim the regions that are to be read now; of two that ask at once, each region goes to one."""
+    return _claim((region for region in _unclaimed(now) if now >= due_at(region)), now)
+
+
+def claim_regions_now(*, now: datetime) -> list[int]:
+    """Claim all regions but those being read, or begun within the last 5 s: a person asks for fresh facts."""
+    recent = now - SHORTEST_PAUSE
+    return _claim((r for r in _unclaimed(now) if r.started_at is None or r.started_at <= recent), now)
+
+
+def due_at(region: Region) -> datetime:
+    """When `region` is to be read next."""
+    if region.started_at is None:
+        return region.account.created_at
+    interval = timedelta(seconds=settings.INVENTORY_SECONDS)
+    if region.refreshed_at is not None and region.refreshed_at > region.started_at:
+        interval = max(interval, (region.refreshed_at - region.started_at) * READING_SHARE)
+    return region.started_at + interval
+
+
+def _unclaimed(now: datetime) -> list[Region]:
+    free = Q(claimed_until=None) | Q(claimed_until__lte=now)
+    return list(Region.objects.filter(free, enabled=True).select_related("account"))
+
+
+def _claim(regions: Iterable[Region], now: datetime) -> list[int]:
+    return [
+        region.pk
+        for region in regions
+        if Region.objects.filter(
+            pk=region.pk, enabled=True, started_at=region.started_at, claimed_until=region.claimed_until
+        ).update(started_at=now, claimed_until=now + CLAIM)
+    ]
+
+
+# --- refreshing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What one refresh of a region found."""
+
+    read: int = 0
+    changed: int = 0
+    gone: int = 0
+    error: str = ""
+
+
+def refresh_region(region_id: int, *, now: datetime) -> Outcome | None:
+    """Read a claimed region from EC2 and SSM and bring its rows up to date; None if nobody holds a claim on it.
+
+    No AWS call is made inside a transaction. The two services are read on their own: where one fails, the other's facts
+    are still taken, nothing is marked as gone, and the region's row says in words what failed. Every fact keeps the
+    moment of its reading.
+    """
+    region = Region.objects.select_related("account").filter(pk=region_id, enabled=True, claimed_until__gt=now).first()
+    if region is None:
+        logger.info("refresh skipped region=%s: not claimed", region_id)
+        return None
+    outcome = _read(region, now)
+    _finish(region, outcome)
+    return outcome
+
+
+def fail_refresh(region_id: int, error: str) -> None:
+    """Write down that a refresh ended before its time."""
+    region = Region.objects.select_related("account").get(pk=region_id)
+    _finish(region, Outcome(error=error))
+
+
+def _read(region: Region, moment: datetime) -> Outcome:
+    access, outcome, errors = region.account.access(), Outcome(), []
+    managed: dict[str, ManagedInstance] | None = {}
+    try:
+        for page in ssm.instance_pages(access, region.name, session_name=SESSION_NAME):
+            managed.update((node.instance_id, node) for node in page)
+    except AwsError as error:
+        managed = None
+        errors.append(error)
+
+    seen: set[str] = set()
+    try:
+        for page in ec2.instance_pages(access, region.name, session_name=SESSION_NAME):
+            living = {machine.instance_id: machine for machine in page if machine.state not in _GONE_STATES}
+            nodes = None if managed is None else {key: managed[key] for key in living if key in managed}
+            seen |= living.keys()
+            _write(region, living, nodes, moment, outcome)
+        is_whole = managed is not None
+    except AwsError as error:
+        is_whole = False
+        errors.append(error)
+
+    # Hybrid nodes, and whatever else SSM knows and EC2 has not told of.
+    rest = [node for key, node in (managed or {}).items() if key not in seen]
+    for start in range(0, len(rest), _ROWS):
+        _write(region, {}, {node.instance_id: node for node in rest[start : start + _ROWS]}, moment, outcome)
+    if is_whole:
+        outcome.gone = _mark_gone(region, moment)
+    try:
+        _read_hybrid_tags(region, access, [node.instance_id for node in rest], moment, outcome)
+    except AwsError as error:
+        errors.append(error)
+    # One cause may fail both: it is told once.
+    outcome.error = " ".join(dict.fromkeys(str(error) for error in errors))
+    return outcome
+
+
+def _write(
+    region: Region,
+    machines: Mapping[str, Ec2Instance],
+    nodes: Mapping[str, ManagedInstance] | None,
+    moment: datetime,
+    outcome: Outcome,
+) -> None:
+    """Bring the rows of one page up to date, in a bounded number of queries; `nodes` is None where SSM was not read."""
+    ids = list(machines) or list(nodes or ())
+    if not ids:
+        return
+    with transaction.atomic():
+        rows = {row.instance_id: row for row in region.instances.filter(instance_id__in=ids)}
+        fresh, retagged, touched = [], [], []
+        for instance_id in ids:
+            row = rows.get(instance_id) or Instance(
+                account_id=region.account_id, region=region, instance_id=instance_id, ec2_read_at=None
+            )
+            before = {name: getattr(row, name) for name in (*_SHOWN_FIELDS, "last_ping_at")}
+            is_new = instance_id not in rows
+            _take(row, machines.get(instance_id), nodes, moment)
+            changed = {name for name, value in before.items() if getattr(row, name) != value}
+            if is_new or "tags" in changed:
+                retagged.append(row)
+            if is_new or changed & set(_SHOWN_FIELDS):
+                row.changed_at = moment
+                outcome.changed += 1
+            if is_new or changed:
+                fresh.append(row)
+            else:
+                touched.append(row.pk)
+        _upsert(fresh)
+        _write_tags(region, retagged)
+        if touched:
+            stamps = {}
+            if machines:
+                stamps["ec2_read_at"] = moment
+            stamped = Instance.objects.filter(pk__in=touched)
+            if stamps:
+                stamped.update(**stamps)
+            if nodes:
+                stamped.filter(instance_id__in=list(nodes)).update(ssm_read_at=moment)
+    outcome.read += len(ids)
+
+
+def _take(
+    row: Instance, machine: Ec2Instance | None, nodes: Mapping[str, ManagedInstance] | None, moment: datetime
+) -> None:
+    """Put AWS's facts into `row`; what was not read stays as it was."""
+    if machine is not None:
+        for name in _EC2_FIELDS:
+            _set(row, name, getattr(machine, "state" if name == "ec2_state" else name))
+        row.tags = dict(machine.tags)
+        row.ec2_read_at = moment
+    node = nodes.get(row.instance_id) if nodes is not None else None
+    if node is not None:
+        for name in _SSM_FIELDS:
+            _set(row, name, getattr(node, name))
+        row.last_ping_at = node.last_ping_at
+        row.ssm_read_at = moment
+        if not row.private_ip and row.is_hybrid:
+            _set(row, "private_ip", node.ip_address)
+    elif nodes is not None:
+        # SSM was read whole and does not list it: its agent's facts stay, with their age, but it answers no more.
+        row.ping_status = ""
+    own_name = node.name if node is not None and row.is_hybrid else ""
+    _set(row, "name", row.tags.get("Name") or own_name or row.computer_name)
+    row.gone_at = None
+
+
+def _set(row: Instance, name: str, value: Any) -> None:
+    longest = Instance._meta.get_field(name).max_length
+    setattr(row, name, value[:longest] if longest and value else value)
+
+
+def _upsert(rows: list[Instance]) -> None:
+    Instance.objects.bulk_create(
+        rows,
+        batch_size=_ROWS,
+        update_conflicts=True,
+        unique_fields=["account", "region", "instance_id"],
+        update_fields=_WRITTEN_FIELDS,
+    )
+
+
+def _write_tags(region: Region, rows: list[Instance]) -> None:
+    """Rewrite the tag rows of instances whose tags changed."""
+    if not rows:
+        return
+    # Asked for anew: where somebody else made the row in between, the key is theirs.
+    keys = dict(
+        region.instances.filter(instance_id__in=[row.instance_id for row in rows]).values_list("instance_id", "pk")
+    )
+    InstanceTag.objects.filter(instance__in=list(keys.values())).delete()
+    InstanceTag.objects.bulk_create(
+        [
+            InstanceTag(instance_id=keys[row.instance_id], key=key[:128], value=value[:256])
+            for row in rows
+            for key, value in row.tags.items()
+        ],
+        batch_size=_ROWS,
+    )
+
+
+def _mark_gone(region: Region, moment: datetime) -> int:
+    """Mark what neither service listed in a whole reading that began at `moment`."""
+    unread_by_ec2 = Q(ec2_read_at=None) | Q(ec2_read_at__lt=moment)
+    unread_by_ssm = Q(ssm_read_at=None) | Q(ssm_read_at__lt=moment)
+    return region.instances.filter(unread_by_ec2, unread_by_ssm, gone_at=None).update(
+        gone_at=moment, changed_at=moment, ping_status=""
+    )
+
+
+def _read_hybrid_tags(
+    region: Region, access: AccountAccess, instance_ids: list[str], moment: datetime, outcome: Outcome
+) -> None:
+    """Ask for the tags of some hybrid nodes, the longest unread first."""
+    hybrid = [instance_id for instance_id in instance_ids if instance_id.startswith("mi-")]
+    if not hybrid:
+        return
+    for row in region.instances.filter(instance_id__in=hybrid).order_by(F("tags_read_at").asc(nulls_first=True))[
+        :TAG_CALLS
+    ]:
+        tags = ssm.managed_instance_tags(access, region.name, instance_id=row.instance_id, session_name=SESSION_NAME)
+        row.tags_read_at = moment
+        with transaction.atomic():
+            if tags != row.tags:
+                row.tags, row.changed_at = tags, moment
+                _set(row, "name", tags.get("Name") or row.name)
+                outcome.changed += 1
+                _write_tags(region, [row])
+            row.save(update_fields=["tags", "name", "changed_at", "tags_read_at"])
+
+
+def _finish(region: Region, outcome: Outcome) -> None:
+    """Give the claim back, and write down how it went; the first failure after a success is audited."""
+    changes: dict[str, Any] = {"claimed_until": None, "error": outcome.error[:512]}
+    if not outcome.error:
+        changes["refreshed_at"] = clock_now()
+    with transaction.atomic():
+        # Only while the claim is still ours: a reading that took too long does not end another's.
+        if not Region.objects.filter(pk=region.pk, claimed_until=region.claimed_until).update(**changes):
+            return
+        if outcome.error and not region.error:
+            record(
+                "inventory.region.refresh.fail",
+                actor="worker",
+                target=region.account,
+                outcome="failed",
+                reason=outcome.error,
+                account_id=region.account.account_id,
+                region=region.name,
+            )
+    if outcome.error:
+        logger.warning(
+            "refresh failed account=%s region=%s error=%s", region.account.account_id, region.name, outcome.error
+        )
+    elif outcome.changed or outcome.gone or region.error:
+        logger.info(
+            "region refreshed account=%s region=%s read=%s changed=%s gone=%s",
+            region.account.account_id,
+            region.name,
+            outcome.read,
+            outcome.changed,
+            outcome.gone,
+        )

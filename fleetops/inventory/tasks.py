@@ -1,0 +1,28 @@
+"""What beat and workers do for the fleet."""
+
+from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from fleetops.clock import now
+from fleetops.web.context import within
+
+from . import services
+
+
+@shared_task(ignore_result=True)
+@within("worker")
+def refresh_due_regions() -> None:
+    """Claim the regions whose time has come, and give each to a worker; safe to call at any time."""
+    for region_id in services.claim_due_regions(now=now()):
+        refresh_region.delay(region_id)
+
+
+# Acknowledged late and given to another worker when this one dies; its claim then stands or has ended by itself.
+@shared_task(acks_late=True, ignore_result=True, soft_time_limit=90, time_limit=100)
+@within("worker")
+def refresh_region(region_id: int) -> None:
+    """Read one claimed region from AWS."""
+    try:
+        services.refresh_region(region_id, now=now())
+    except SoftTimeLimitExceeded:
+        services.fail_refresh(region_id, "Reading this region took longer than 90 s; it is tried again by itself.")
