@@ -5,7 +5,7 @@ import json
 from uuid import uuid4
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from fleetops import clock
@@ -33,18 +33,6 @@ async def gateway(tmp_path):
         yield gateway
 
 
-async def signed(gateway: Gateway, path: str, instance_id: str) -> ClientConnection:
-    """A websocket whose upgrade names a node as its signer."""
-    return await connect(
-        gateway.url.replace("https", "wss") + path,
-        ssl=gateway.context,
-        compression=None,
-        max_size=None,
-        ping_interval=None,
-        additional_headers={"Authorization": f"AWS4-HMAC-SHA256 Credential={instance_id}/x"},
-    )
-
-
 class Agent:
     """The agent's role, by hand: it does only what a test tells it to."""
 
@@ -56,7 +44,7 @@ class Agent:
     async def connect(self) -> None:
         key = node_key(self.instance_id)
         token = await self.gateway.hub.create_control_channel(key, "r")
-        self.socket = await signed(self.gateway, f"/v1/control-channel/{self.instance_id}", self.instance_id)
+        self.socket = await self.gateway.connect(f"/v1/control-channel/{self.instance_id}", signer=self.instance_id)
         await self.socket.send(open_control_channel(uuid4(), token, agent_version="3.3.987.0"))
         await self.gateway.until_connected(self.instance_id)
 
@@ -76,7 +64,7 @@ class Agent:
 
     async def open_data(self, session_id: str) -> tuple[ClientConnection, DataChannel]:
         token = await self.gateway.hub.create_data_channel(node_key(self.instance_id), session_id)
-        socket = await signed(self.gateway, f"/v1/data-channel/{session_id}", self.instance_id)
+        socket = await self.gateway.connect(f"/v1/data-channel/{session_id}", signer=self.instance_id)
         await socket.send(open_data_channel_agent(uuid4(), token, instance_id=self.instance_id))
         channel = DataChannel(Role.AGENT, new_id=uuid4, session_id=session_id)
         channel.send_state("Connected", now=clock.steady())
@@ -160,14 +148,14 @@ async def test_another_node_gets_no_token_and_no_way_in(gateway, agent):
     with pytest.raises(NotYours):
         await gateway.hub.create_data_channel(node_key(OTHER), task.session_id)
     token = await gateway.hub.create_data_channel(node_key(NODE), task.session_id)
-    socket = await signed(gateway, f"/v1/data-channel/{task.session_id}", OTHER)
+    socket = await gateway.connect(f"/v1/data-channel/{task.session_id}", signer=OTHER)
     await socket.send(open_data_channel_agent(uuid4(), token, instance_id=NODE))
     assert "not of this session's agent" in await refusal(socket)
 
 
 async def test_a_control_token_of_another_node_is_refused(gateway):
     token = await gateway.hub.create_control_channel(node_key(OTHER), "r")
-    socket = await signed(gateway, f"/v1/control-channel/{NODE}", NODE)
+    socket = await gateway.connect(f"/v1/control-channel/{NODE}", signer=NODE)
     await socket.send(open_control_channel(uuid4(), token, agent_version="3.3.987.0"))
     assert "does not open" in await refusal(socket)
     assert not gateway.hub.is_connected(node_key(NODE))
@@ -182,7 +170,7 @@ async def test_a_first_frame_that_is_no_opener_closes_that_connection_alone(gate
     task = make_task(NODE)
     token = await gateway.hub.start_session(task)
     good = await dial(gateway, task.session_id, token)
-    bad = await connect(gateway.stream_url(task.session_id), ssl=gateway.context, compression=None)
+    bad = await gateway.connect(f"/v1/data-channel/{task.session_id}")
     await bad.send(first)
     assert "opening message" in await refusal(bad)
     await good.ping()
@@ -190,7 +178,7 @@ async def test_a_first_frame_that_is_no_opener_closes_that_connection_alone(gate
 
 
 async def test_a_first_frame_of_ten_megabytes_closes_that_connection_alone(gateway, agent):
-    bad = await connect(gateway.stream_url("admin-1"), ssl=gateway.context, compression=None)
+    bad = await gateway.connect("/v1/data-channel/admin-1")
     with pytest.raises(ConnectionClosed):
         await bad.send("x" * 10_000_000)
         await bad.recv()
@@ -199,7 +187,7 @@ async def test_a_first_frame_of_ten_megabytes_closes_that_connection_alone(gatew
 
 
 async def test_an_opener_that_does_not_come_is_not_waited_for(gateway):
-    socket = await connect(gateway.stream_url("admin-1"), ssl=gateway.context, compression=None)
+    socket = await gateway.connect("/v1/data-channel/admin-1")
     assert "no opening message within 1 s" in await refusal(socket)
 
 

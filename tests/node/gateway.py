@@ -84,6 +84,7 @@ class Gateway:
         self.port = port
         self.information: list[dict[str, Any]] = []
         self.denied: set[str] = set()
+        self.sockets: list[ClientConnection] = []  # of tests; what they leave open is ended in stop
         self._patience = patience
 
     async def start(self) -> None:
@@ -117,8 +118,26 @@ class Gateway:
 
     async def stop(self) -> None:
         await self.hub.stop()
+        for socket in self.sockets:
+            socket.transport.abort()
+        await asyncio.gather(*[socket.wait_closed() for socket in self.sockets])
+        self.sockets.clear()
         self._server.should_exit = True
         await self._serving
+
+    async def connect(self, path: str, *, signer: str = "") -> ClientConnection:
+        """Open a websocket; with a `signer` (an instance id) as that node's agent does."""
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 Credential={signer}/x"} if signer else {}
+        socket = await connect(
+            self.url.replace("https", "wss") + path,
+            ssl=self.context,
+            compression=None,
+            max_size=None,
+            ping_interval=None,
+            additional_headers=headers,
+        )
+        self.sockets.append(socket)
+        return socket
 
     @property
     def url(self) -> str:
@@ -127,9 +146,6 @@ class Gateway:
     @property
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.home / "ca.pem"))
-
-    def stream_url(self, session_id: str) -> str:
-        return f"wss://127.0.0.1:{self.port}/v1/data-channel/{session_id}?role=publish_subscribe"
 
     async def until_connected(self, instance_id: str, *, seconds: float = 10.0) -> None:
         await eventually(lambda: self.hub.is_connected(node_key(instance_id)), seconds=seconds)
@@ -305,11 +321,9 @@ class Client:
             await self.socket.send(frame)
 
 
-async def dial(gateway: Gateway, session_id: str, token: str, **headers: str) -> ClientConnection:
+async def dial(gateway: Gateway, session_id: str, token: str) -> ClientConnection:
     """Open the client's websocket and send its opener."""
-    socket = await connect(
-        gateway.stream_url(session_id), ssl=gateway.context, compression=None, max_size=None, ping_interval=None
-    )
+    socket = await gateway.connect(f"/v1/data-channel/{session_id}?role=publish_subscribe")
     await socket.send(open_data_channel_client(uuid4(), token, client_id=str(uuid4()), client_version="1.2.999.0"))
     return socket
 
