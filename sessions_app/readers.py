@@ -109,6 +109,8 @@ class Reader:
                     "cols": proxy.cols,
                     "rows": proxy.rows,
                     "offset": cursor.offset,
+                    # What was asked of a terminal before this has its answer; shown again, it must not get another.
+                    "end": journal.output_end,
                     "writable": self.writable,
                 }
             )
