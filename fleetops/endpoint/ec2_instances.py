@@ -1,6 +1,6 @@
 """EC2's DescribeInstances, ours: moto's takes seconds for a thousand instances, and has not all filters.
 
-A page counts instances, not reservations. Filters are AND between names and OR between values, with * and ? as wildcards.
+A page counts instances, not reservations. Filters are AND between names and OR between values, with wildcards * and ?.
 Source of names and members: botocore's model of DescribeInstances and its documentation.
 """
 

@@ -1,10 +1,10 @@
 """The child process that holds moto: one call at a time, journalled before it runs.
 
 `python -m fleetops.endpoint.moto_process --directory DIR --keys DIR --descriptor N` speaks frames (framing.py) on an
-inherited socket, and ends when the socket or its parent does. First it brings the state back: the sealed snapshot, then the
-journalled calls, each with the time and seed that it had. It then says {"ready": true}. The answers of the last calls
-are kept by request id: a parent whose answer was lost in a kill asks again with the same id and gets it, and nothing
-is done twice.
+inherited socket, and ends when the socket or its parent does. First it brings the state back: the sealed snapshot,
+then the journalled calls, each with the time and seed that it had. It then says {"ready": true}. The answers of the
+last calls are kept by request id: a parent whose answer was lost in a kill asks again with the same id and gets it,
+and nothing is done twice.
 """
 
 import argparse

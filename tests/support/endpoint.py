@@ -1,0 +1,167 @@
+"""A real endpoint process, in a home of its own, and boto3 clients of it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 40.0
+
+
+@dataclass
+class RunningEndpoint:
+    """One endpoint process and what it handed over."""
+
+    home: Path
+    process: subprocess.Popen[str]
+    handover: dict[str, Any]
+    log: Path
+    arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def account(self) -> dict[str, Any]:
+        return self.handover["accounts"][0]
+
+    @property
+    def url(self) -> str:
+        return self.handover["endpoint_url"]
+
+    def client(self, service: str, *, region: str = "eu-west-1", user: str = "admin", **keys: Any) -> Any:
+        """A boto3 client as `user` ("admin" or "fleetops"), or with the keys given; each call is tried once."""
+        source = "try_credentials" if user == "admin" else "product_credentials"
+        credentials = {
+            "aws_access_key_id": self.account[source]["access_key_id"],
+            "aws_secret_access_key": self.account[source]["secret_access_key"],
+        }
+        config = Config(
+            inject_host_prefix=False,
+            signature_version="s3v4" if service == "s3" else None,
+            s3={"addressing_style": "path"},
+            retries={"total_max_attempts": 1},
+            parameter_validation=False,
+            read_timeout=30,
+        )
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=self.url,
+            verify=self.handover["ca_file"],
+            config=config,
+            **(credentials | keys),
+        )
+
+    def as_role(self, session_name: str = "maria", **parameters: Any) -> dict[str, str]:
+        """Keys of FleetOps's own role, assumed as the product does it."""
+        answer = self.client("sts", user="fleetops").assume_role(
+            RoleArn=self.account["role_arn"], RoleSessionName=session_name, **parameters
+        )
+        credentials = answer["Credentials"]
+        return {
+            "aws_access_key_id": credentials["AccessKeyId"],
+            "aws_secret_access_key": credentials["SecretAccessKey"],
+            "aws_session_token": credentials["SessionToken"],
+        }
+
+    def instance_id(self, name: str) -> str:
+        """The id of a demo instance by its name."""
+        from fleetops.endpoint.seed import MACHINES
+
+        return next(machine.instance_id for machine in MACHINES if machine.name == name)
+
+    def child(self, module: str) -> int | None:
+        """The pid of a child process that runs `module`; None if there is none."""
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self.process.pid and module.encode() in words:
+                    return int(entry.name)
+        return None
+
+    def kill(self) -> None:
+        """Kill -9 the endpoint itself."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds until it has ended."""
+        began = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return time.monotonic() - began
+
+    def start_again(self) -> "RunningEndpoint":
+        """A new process on the same home; this object then stands for it."""
+        again = start_endpoint(self.home, environment=self.environment, arguments=self.arguments)
+        self.process, self.handover = again.process, again.handover
+        return self
+
+
+def start_endpoint(
+    home: Path, nodes: str = "none", *, environment: dict[str, str] | None = None, arguments: list[str] | None = None
+) -> RunningEndpoint:
+    """Start an endpoint in `home` on a free port, and wait until it is ready."""
+    arguments = arguments if arguments is not None else ["--port", "0", "--nodes", nodes]
+    command = [sys.executable, "-m", "fleetops.endpoint", "--home", str(home), *arguments]
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("FLEETOPS_", "AWS_", "DJANGO_"))
+    }
+    home.mkdir(parents=True, exist_ok=True)
+    log = home.parent / f"{home.name}.log"
+    with log.open("a") as stderr:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=inherited | (environment or {}), stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert process.stdout is not None
+    watchdog = threading.Timer(_START_SECONDS, process.kill)
+    watchdog.start()
+    line = process.stdout.readline()
+    watchdog.cancel()
+    if not line.startswith("READY "):
+        process.kill()
+        process.wait()
+        raise AssertionError(f"the endpoint did not start (status {process.returncode}):\n{log.read_text()[-4000:]}")
+    handover = json.loads((home / "handover.json").read_text())
+    return RunningEndpoint(home, process, handover, log, arguments, environment or {})
+
+
+@contextlib.contextmanager
+def running_endpoint(home: Path, nodes: str = "none", **environment: str) -> Iterator[RunningEndpoint]:
+    """An endpoint that ends with the block."""
+    endpoint = start_endpoint(home, nodes, environment=environment)
+    try:
+        yield endpoint
+    finally:
+        endpoint.stop()
+        if endpoint.process.stdout is not None:
+            endpoint.process.stdout.close()
+
+
+def until(condition: Any, *, seconds: float = 15.0, what: str = "") -> Any:
+    """What `condition` returns once it is true. AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.05)
+    return value
