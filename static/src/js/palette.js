@@ -76,7 +76,7 @@ function show() {
     const open = go(instance.url);
     const connect = instance.connect_url ? () => post(instance.connect_url, instance.pk ? { instance: instance.pk } : {}) : null;
     return item(connect ? "terminal" : "server", instance.name, query, {
-      id: instance.id,
+      id: instance.instance_id ?? instance.id,
       hint: connect ? ["Connect", make("kbd", {}, "Enter")] : [instance.status ?? ""],
       act: connect ?? open,
       detail: open,
