@@ -262,5 +262,9 @@ LOGGING = {
         "urllib3": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
+        # A line for each tick and each task drowns what a person looks for; failures are warnings and errors.
+        "celery.beat": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
     },
 }
