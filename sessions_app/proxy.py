@@ -135,7 +135,8 @@ class Proxy:
         self._told_recorded_at = 0.0
         journal.sealed = sealer.offset
 
-    def _new_channel(self) -> DataChannel:
+    def _new_channel(self, state_now: State | None = None) -> DataChannel:
+        """A channel that goes on from the journal's numbers; `state_now` where they do not tell how far it has come."""
         state = self.journal.state
         return DataChannel(
             Role.CLIENT,
@@ -143,6 +144,7 @@ class Proxy:
             session_id=self.session.ssm_session_id,
             next_sequence=state.input_sequence + 1,
             expected_sequence=state.output_sequence + 1,
+            state=state_now,
             acknowledge_stored=False,
         )
 
@@ -311,6 +313,9 @@ class Proxy:
         self._happen()
         if error is not None:
             self._protocol_errors += 1
+            if self.channel.expected_sequence == 0 and self.channel.state is State.OPEN:
+                # It wants a handshake after all. It will ask again.
+                self.channel = self._new_channel(State.NEW)
             logger.warning("the gateway broke the protocol session=%s: %s", self.session.pk, error)
             if self._protocol_errors >= MAX_PROTOCOL_ERRORS:
                 self.end("The gateway of this session does not speak the Session Manager protocol.")
@@ -546,7 +551,8 @@ class Proxy:
         try:
             stream = await self._threads.aws(streams.start, session)
             session.ssm_session_id = stream.session_id
-            self.channel = self._new_channel()
+            # A shell without a handshake takes its size before its first prompt, which then has the right width.
+            self.channel = self._new_channel(State.OPEN if stream.is_embedded else None)
             try:
                 await self._threads.database(services.started, session, ssm_session_id=stream.session_id)
             except LateOwner:

@@ -22,6 +22,7 @@ class Stream:
     url: str = field(repr=False)
     token: str = field(repr=False)
     ca_pem: str = field(repr=False)
+    is_embedded: bool = False  # at an endpoint of ours, whose shells begin without a handshake
 
 
 def marker(session: TerminalSession) -> str:
@@ -49,7 +50,9 @@ def start(session: TerminalSession) -> Stream:
         if error.is_outcome_unknown:
             terminate_unknown(session)
         raise
-    return Stream(answer.session_id, answer.stream_url, answer.token, access.ca_pem)
+    return Stream(
+        answer.session_id, answer.stream_url, answer.token, access.ca_pem, is_embedded=bool(access.endpoint_url)
+    )
 
 
 def resume(session: TerminalSession) -> Stream:

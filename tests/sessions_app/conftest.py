@@ -253,3 +253,54 @@ def terminal(home, tmp_path, valkey, spool, transactional_db):
     process.stop()
     log = process.log.read_text()
     assert "Traceback" not in log, log[-6000:]
+
+
+@pytest.fixture(scope="session")
+def demo_endpoint(home):
+    """The real endpoint with its demo nodes; its hand-over."""
+    directory = home / "endpoint"
+    log = home / "endpoint.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fleetops.endpoint", "--home", str(directory), "--port", "0"],
+            cwd=ROOT,
+            env=os.environ | {"FLEETOPS_HOME": str(home)},
+            stdout=output,
+            stderr=output,
+        )
+
+    def ready():
+        assert process.poll() is None, log.read_text()[-4000:]
+        return "node connected" in log.read_text() and (directory / "handover.json").exists()
+
+    try:
+        until(ready, seconds=40, what=f"the endpoint is ready; {log}")
+        yield json.loads((directory / "handover.json").read_text())
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def demo_instance(demo_endpoint, home, transactional_db):
+    """A demo node that is online."""
+    given = demo_endpoint["accounts"][0]
+    keys = given["product_credentials"]
+    credentials = home / "aws" / "credentials"
+    credentials.parent.mkdir(exist_ok=True)
+    credentials.write_text(
+        f"[fleetops-demo]\naws_access_key_id = {keys['access_key_id']}\n"
+        f"aws_secret_access_key = {keys['secret_access_key']}\n"
+    )
+    account = make_account(
+        given["account_id"],
+        role_arn=given["role_arn"],
+        external_id=given["external_id"],
+        profile="fleetops-demo",
+        endpoint_url=demo_endpoint["endpoint_url"],
+        ca_pem=Path(demo_endpoint["ca_file"]).read_text(),
+        stream_hosts=demo_endpoint["stream_hosts"],
+    )
+    log = (home / "endpoint.log").read_text()
+    instance_id = re.search(r"node connected instance=(\S+)", log)[1]
+    return make_instance(region=make_region(given["regions"][0], account=account), instance_id=instance_id)

@@ -149,6 +149,7 @@ class Gateway:
         self.refuse: dict[str, tuple[int, str, str]] = {}  # operation: status, code, message
         self.swallow: set[str] = set()  # operations that are carried out and never answered
         self.lies: list[bytes] = []  # sent in front of the next output, on each websocket
+        self._transports: set[asyncio.Transport] = set()
         self.loop: asyncio.AbstractEventLoop
         config = uvicorn.Config(
             self._application,
@@ -172,6 +173,9 @@ class Gateway:
         async def serve() -> None:
             self.loop = asyncio.get_running_loop()
             await self._server.serve()
+            for transport in self._transports:
+                transport.abort()  # TLS would wait for an answer from who is gone
+            await asyncio.sleep(0.1)
             for shell in self.shells.values():
                 shell.kill()
 
@@ -214,6 +218,7 @@ class Gateway:
     # ASGI
 
     async def _application(self, scope, receive, send) -> None:
+        self._transports |= {connection.transport for connection in self._server.server_state.connections}
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -1,0 +1,21 @@
+"""Celery's part: ship recordings, and look after what lost its owner. Safe to run at any time, any number of times."""
+
+from celery import shared_task
+
+from fleetops.web.context import within
+
+from . import upkeep
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+def ship_chunks() -> None:
+    """Bring sealed chunks into the recording store."""
+    upkeep.ship_chunks()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+def tidy() -> None:
+    """End and seal sessions whose owner is gone for good, and clear the spool."""
+    upkeep.tidy()

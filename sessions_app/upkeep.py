@@ -1,0 +1,145 @@
+"""What has to be done for sessions that nobody holds any more, and for recordings after they are sealed.
+
+All of it runs on the host whose spool has the journal, may be done twice, and takes the journal's lock first.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.db.models import Exists, OuterRef
+
+from fleetops.clock import now
+from fleetops.errors import UserError
+
+from . import services, spool, streams
+from .journal import Journal, JournalBusy
+from .models import RecordingChunk, TerminalSession
+from .recording import Sealer
+from .services import LateOwner
+from .states import SessionState
+from .store import recording_store
+
+logger = logging.getLogger(__name__)
+
+SHIP_AT_ONCE = 200  # chunks; the next round takes the next ones
+KEEP_SPOOL = timedelta(hours=1)  # after the end: a reload still finds the whole scroll-back
+
+
+def ship_chunks() -> int:
+    """Bring sealed chunks of this host into the store; returns how many."""
+    store = recording_store()
+    shipped = 0
+    waiting = RecordingChunk.objects.filter(sent_at=None, session__owner_host=spool.host_name()).order_by("pk")
+    for chunk in waiting[:SHIP_AT_ONCE]:
+        path = spool.chunk_path(chunk.session_id, chunk.number)
+        try:
+            store.put(chunk.sha256, path)
+        except FileNotFoundError:
+            logger.error("a sealed chunk is missing session=%s chunk=%d", chunk.session_id, chunk.number)
+            continue
+        except OSError:
+            logger.exception("the recording store does not take chunks")
+            break
+        RecordingChunk.objects.filter(pk=chunk.pk, sent_at=None).update(sent_at=now())
+        path.unlink(missing_ok=True)
+        shipped += 1
+    return shipped
+
+
+def tidy() -> None:
+    """End what nobody will go on with, seal what an owner left unsealed, and give disk space free."""
+    for session in services.never_opened():
+        _end_unopened(session)
+    for session in services.lost_hosts():
+        _end_lost(session)
+    for session in TerminalSession.objects.filter(
+        state__in=[SessionState.ENDED, SessionState.FAILED], sealed_at=None, owner_host=spool.host_name()
+    ).select_related("user")[:100]:
+        _seal_rest(session)
+    _clear_spool()
+
+
+def _end_unopened(session: TerminalSession) -> None:
+    reason = (
+        f"Ended by {session.end_requested_by} before it began."
+        if session.end_requested_at
+        else "Nobody opened its terminal for five minutes."
+    )
+    try:
+        services.claim(session, owner="", host="")
+        services.ended(session, reason=reason, actor="worker", sealed=True)
+    except LateOwner:
+        pass  # its browser came after all
+
+
+def _end_lost(session: TerminalSession) -> None:
+    """End a session whose owner has been gone for minutes, as far as this host can."""
+    is_here = session.owner_host == spool.host_name()
+    journal = None
+    try:
+        if is_here:
+            journal = Journal(spool.session_directory(session.pk))
+        services.claim(session, owner="", host=session.owner_host)
+        _terminate(session)
+        if journal is not None:
+            _seal_all(session, journal)
+        services.ended(
+            session,
+            reason="The process that held the session did not come back."
+            if is_here
+            else "The host that held the session is gone. What it had recorded until then is kept.",
+            actor="worker",
+            sealed=is_here,
+        )
+    except (JournalBusy, LateOwner):
+        pass  # somebody has it, alive
+    finally:
+        if journal is not None:
+            journal.close()
+
+
+def _terminate(session: TerminalSession) -> None:
+    try:
+        if session.ssm_session_id:
+            streams.terminate(session)
+        else:
+            streams.terminate_unknown(session)
+    except UserError as error:
+        logger.warning("a lost session may still be open at AWS session=%s: %s", session.pk, error)
+
+
+def _seal_rest(session: TerminalSession) -> None:
+    """Seal what the owner of an ended session could not."""
+    try:
+        journal = Journal(spool.session_directory(session.pk))
+    except JournalBusy:
+        return
+    try:
+        _seal_all(session, journal)
+        services.sealed_late(session)
+    except LateOwner:
+        pass
+    finally:
+        journal.close()
+
+
+def _seal_all(session: TerminalSession, journal: Journal) -> None:
+    sealer = Sealer(session, journal)
+    if journal.is_new:
+        return  # its spool was lost; there is nothing to seal
+    while sealer.offset < journal.end:
+        sealer.seal(journal.end)
+
+
+def _clear_spool() -> None:
+    """Remove the directories of sessions that ended long ago, once the store has all of them."""
+    here = spool.spooled()
+    old = TerminalSession.objects.filter(ended_at__lt=now() - KEEP_SPOOL)
+    for start in range(0, len(here), 500):
+        found = old.filter(pk__in=here[start : start + 500]).exclude(sealed_at=None, owner_host=spool.host_name())
+        unsent = RecordingChunk.objects.filter(session=OuterRef("pk"), sent_at=None)
+        for session_id in found.exclude(Exists(unsent)).values_list("pk", flat=True):
+            spool.remove(session_id)
+            logger.info("spool cleared session=%s", session_id)
