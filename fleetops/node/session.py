@@ -21,7 +21,7 @@ from fleetops.wire import (
     payloads,
     peek,
 )
-from fleetops.wire.datachannel import STREAM_PAYLOAD, SWEEP
+from fleetops.wire.datachannel import STREAM_PAYLOAD, SWEEP, State
 
 from .calls import CallFailed, Endpoint, Retry, answer_says
 from .sandbox import Launcher, shell_program
@@ -196,6 +196,8 @@ class ShellSession:
 
     def _send_output(self, data: bytes) -> None:
         """Send what the terminal gave, and stop reading it once too much is on its way."""
+        if self._channel.state is State.CLOSED:
+            return  # the gateway has ended the session, and nobody reads on
         self._channel.send_output(data, now=clock.steady())
         self._flush()
         self._set_flow()

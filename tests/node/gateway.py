@@ -29,7 +29,7 @@ from fleetops.wire import (
     open_data_channel_client,
     token_answer,
 )
-from fleetops.wire.datachannel import State
+from fleetops.wire.datachannel import SWEEP, State
 
 ACCOUNT, REGION = "111122223333", "eu-west-1"
 DOCUMENT = {"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": {}}
@@ -84,6 +84,7 @@ class Gateway:
         self.port = port
         self.information: list[dict[str, Any]] = []
         self.denied: set[str] = set()
+        self.sweeps: list[asyncio.Task[None]] = []
         self.sockets: list[ClientConnection] = []  # of tests; what they leave open is ended in stop
         self._patience = patience
 
@@ -118,6 +119,8 @@ class Gateway:
 
     async def stop(self) -> None:
         await self.hub.stop()
+        for sweep in self.sweeps:
+            sweep.cancel()
         for socket in self.sockets:
             socket.transport.abort()
         await asyncio.gather(*[socket.wait_closed() for socket in self.sockets])
@@ -232,6 +235,7 @@ class Client:
         self.socket: ClientConnection | None = None
         self._size: tuple[int, int] | None = size
         self._reading: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self.keeps_output = True
 
@@ -240,6 +244,9 @@ class Client:
         self.channel.reconnected(now=clock.steady())
         await self._flush()
         self._reading = asyncio.create_task(self._read())
+        if self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep())
+            self.gateway.sweeps.append(self._sweeping)
 
     async def resume(self) -> None:
         await self.connect(self.gateway.hub.resume_session(self.session_id))
@@ -261,9 +268,10 @@ class Client:
         """Type a command and return what it wrote."""
         mark = uuid4().hex[:8]
         self.output.clear()
-        await self.type(f"{command}; echo {mark[:4]}''{mark[4:]}\r")
-        text = await self.see(mark, seconds=seconds)
-        return text.partition("\r\n")[2].partition(mark)[0].replace("\r", "")
+        # The quotes keep the echo of the command itself from being taken for its output.
+        await self.type(f"echo beg''in{mark}; {command}; echo en''d{mark}\r")
+        text = await self.see(f"end{mark}", seconds=seconds)
+        return text.partition(f"begin{mark}\r\n")[2].partition(f"end{mark}")[0].replace("\r", "")
 
     def stop_reading(self) -> None:
         assert self._reading is not None
@@ -314,6 +322,14 @@ class Client:
                     self._size = None
                 await self._flush()
                 self._news.set()
+
+    async def _sweep(self) -> None:
+        """Repeat what the agent does not acknowledge."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.channel.handle_timeout(now=clock.steady())
+            with contextlib.suppress(Exception):
+                await self._flush()
 
     async def _flush(self) -> None:
         assert self.socket is not None
