@@ -253,6 +253,7 @@ LOG_LEVEL = env_str("FLEETOPS_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WAR
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {"without_ticks": {"()": "fleetops.logs.WithoutTicks"}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
@@ -263,7 +264,7 @@ LOGGING = {
         "axes": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
         # A line for each tick and each task drowns what a person looks for; failures are warnings and errors.
-        "celery.beat": {"level": "WARNING"},
+        "celery.beat": {"filters": ["without_ticks"]},
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
     },
