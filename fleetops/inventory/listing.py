@@ -17,7 +17,7 @@ ROWS = 100  # of one page
 OVERLAP = timedelta(seconds=15)
 # Tags of a row, in the order in which people tell their machines apart; then whatever else there is.
 _FIRST_TAGS = ("env", "cluster", "service", "team")
-MOST_TAGS = 3
+MOST_TAGS = 2
 
 # Sort key in the URL → columns. The rest makes the order whole, so that a page never repeats a row.
 SORTS: dict[str, tuple[str, ...]] = {
@@ -25,7 +25,6 @@ SORTS: dict[str, tuple[str, ...]] = {
     "status": ("status_rank",),
     "platform": ("platform_name", "platform_version"),
     "account": ("account__name", "zone", "region__name"),
-    "type": ("instance_type",),
     "profile": ("profile_arn",),
 }
 _COLUMNS = (
@@ -34,7 +33,6 @@ _COLUMNS = (
     ("platform", "Platform"),
     ("account", "Account, zone"),
     ("", "Tags"),
-    ("type", "Type"),
     ("profile", "Profile"),
 )
 # Tab → its filter.

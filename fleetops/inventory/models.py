@@ -2,7 +2,7 @@
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, Count, Q, Value, When
+from django.db.models import Case, Count, F, Q, Value, When
 from django.urls import reverse
 
 from fleetops.aws.clients import AccountAccess
@@ -113,8 +113,20 @@ class InstanceQuerySet(models.QuerySet):
 
     def counts(self) -> dict[Status, int]:
         """How many there are of each status."""
-        found = self.with_status().order_by().values_list("status_key").annotate(Count("pk"))
+        found = self.with_status().order_by().annotate(key=F("status_key")).values_list("key").annotate(Count("pk"))
         return dict.fromkeys(Status, 0) | {Status(key): count for key, count in found}
+
+
+_PLATFORM_NAMES = (
+    ("Amazon Linux", "AL"),
+    ("Debian GNU/Linux", "Debian"),
+    ("Red Hat Enterprise Linux Server", "RHEL"),
+    ("Red Hat Enterprise Linux", "RHEL"),
+    ("SUSE Linux Enterprise Server", "SLES"),
+    ("Microsoft Windows", "Windows"),
+    (" Datacenter", ""),
+    (" Standard", ""),
+)
 
 
 class Instance(models.Model):
@@ -172,6 +184,14 @@ class Instance(models.Model):
     @property
     def platform(self) -> str:
         return f"{self.platform_name} {self.platform_version}".strip()
+
+    @property
+    def short_platform(self) -> str:
+        """The platform in a list: "AL 2023", "Debian 12", "RHEL 9.6", "Windows Server 2022"."""
+        name = self.platform_name
+        for long, short in _PLATFORM_NAMES:
+            name = name.replace(long, short)
+        return f"{name} {self.platform_version}".strip() if self.platform_type != "Windows" else name
 
     @property
     def profile_name(self) -> str:

@@ -166,7 +166,7 @@ def _why(facts: Facts, status: Status) -> tuple[str, str]:
                 "Check that SSM Agent is installed, that the profile's role has AmazonSSMManagedInstanceCore, and that "
                 "it reaches ssm, ssmmessages and ec2messages of its region on port 443.",
             )
-    return "Its agent answers.", ""
+    return "Its agent answers: a shell can be opened.", ""
 
 
 def _ec2_checks(facts: Facts, status: Status) -> tuple[Check, ...]:
