@@ -20,6 +20,13 @@ async function sprite() {
   await writeFile(join(dist, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
 }
 
+/** The fonts' licences lie beside them. */
+async function licences() {
+  await mkdir(join(dist, "fonts"), { recursive: true });
+  await Promise.all(["inter", "jetbrains-mono"].map((name) =>
+    cp(join(here, "node_modules", "@fontsource-variable", name, "LICENSE"), join(dist, "fonts", `${name}.LICENSE.txt`))));
+}
+
 const options = {
   entryPoints: ["boot.js", "app.js", "terminal.js", "replay.js", "replay-worker.js"].map((name) => src("js", name))
     .concat(["app.css", "terminal.css"].map((name) => src("css", name))),
@@ -39,6 +46,6 @@ const options = {
 
 await rm(dist, { recursive: true, force: true });
 await mkdir(dist, { recursive: true });
-await Promise.all([sprite(), cp(src("favicon.svg"), join(dist, "favicon.svg"))]);
+await Promise.all([sprite(), licences(), cp(src("favicon.svg"), join(dist, "favicon.svg"))]);
 if (process.argv.includes("--watch")) await (await context(options)).watch();
 else await build(options);

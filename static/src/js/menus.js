@@ -24,11 +24,11 @@ behaviour("sidebar", (button) => {
     scrim = make("div", { class: "fo-scope-scrim" });
     scrim.addEventListener("click", () => show(false));
     sidebar.after(scrim);
-    sidebar.querySelector("a").focus({ preventScroll: true });
+    requestAnimationFrame(() => sidebar.querySelector("a").focus({ preventScroll: true })); // hidden things take no focus
   };
   button.addEventListener("click", () => show(!sidebar.classList.contains("is-open")));
-  sidebar.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !sidebar.classList.contains("is-open")) return;
     show(false);
     button.focus();
   });
