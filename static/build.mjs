@@ -1,13 +1,16 @@
 /* Builds dist/ from src/: style sheets, scripts, fonts and the icon sprite. Nothing is fetched.
    `node build.mjs --watch` builds again whenever a source changes. */
 import { build, context } from "esbuild";
-import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const src = (...parts) => join(here, "src", ...parts);
+const isWatching = process.argv.includes("--watch");
 const dist = join(here, "dist");
+// Built aside and moved into place at once: whoever reads dist/ meanwhile finds all of it, before or after.
+const out = isWatching ? dist : join(here, "node_modules", ".dist");
 
 /** Every file of src/icons becomes a <symbol id="i-NAME"> of one sprite. */
 async function sprite() {
@@ -17,14 +20,14 @@ async function sprite() {
     const [, attributes, body] = svg.match(/<svg([^>]*)>([\s\S]*)<\/svg>/);
     return `<symbol id="i-${basename(name, ".svg")}"${attributes}>${body.trim()}</symbol>`;
   }));
-  await writeFile(join(dist, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
+  await writeFile(join(out, "icons.svg"), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
 }
 
 /** The fonts' licences lie beside them. */
 async function licences() {
-  await mkdir(join(dist, "fonts"), { recursive: true });
+  await mkdir(join(out, "fonts"), { recursive: true });
   await Promise.all(["inter", "jetbrains-mono"].map((name) =>
-    cp(join(here, "node_modules", "@fontsource-variable", name, "LICENSE"), join(dist, "fonts", `${name}.LICENSE.txt`))));
+    cp(join(here, "node_modules", "@fontsource-variable", name, "LICENSE"), join(out, "fonts", `${name}.LICENSE.txt`))));
 }
 
 const options = {
@@ -32,7 +35,7 @@ const options = {
     .concat(["app.css", "terminal.css"].map((name) => src("css", name))),
   entryNames: "[name]",
   assetNames: "fonts/[name]",
-  outdir: dist,
+  outdir: out,
   absWorkingDir: here,
   bundle: true,
   minify: true,
@@ -44,8 +47,13 @@ const options = {
   logLevel: "info",
 };
 
-await rm(dist, { recursive: true, force: true });
-await mkdir(dist, { recursive: true });
-await Promise.all([sprite(), licences(), cp(src("favicon.svg"), join(dist, "favicon.svg"))]);
-if (process.argv.includes("--watch")) await (await context(options)).watch();
-else await build(options);
+await rm(out, { recursive: true, force: true });
+await mkdir(out, { recursive: true });
+await Promise.all([sprite(), licences(), cp(src("favicon.svg"), join(out, "favicon.svg"))]);
+if (isWatching) {
+  await (await context(options)).watch();
+} else {
+  await build(options);
+  await rm(dist, { recursive: true, force: true });
+  await rename(out, dist);
+}
