@@ -91,12 +91,14 @@ class NodeHost:
         if credentials is not None and not isinstance(credentials, Credentials):
             credentials = Credentials.from_json(credentials)
         self._credentials[instance_id] = credentials.to_json() if credentials is not None else None
-        self._order(op="credentials", instance_id=instance_id, credentials=self._credentials[instance_id])
+        if instance_id in self._specs:  # else it goes along with the spec
+            self._order(op="credentials", instance_id=instance_id, credentials=self._credentials[instance_id])
 
     def set_running(self, instance_id: str, running: bool) -> None:
         """Start a node, or stop it: all its shells end, and it goes offline."""
         self._running[instance_id] = running
-        self._order(op="state", instance_id=instance_id, running=running)
+        if instance_id in self._specs:
+            self._order(op="state", instance_id=instance_id, running=running)
 
     def _introduce(self, spec: NodeSpec) -> None:
         self._order(op="node", spec=spec.to_json())

@@ -46,7 +46,9 @@ class Node:
         self._launcher = launcher
         self._endpoint = Endpoint(spec, options, context)
         self._directory = Directory(spec.home)
+        # At once, and not in `run`: of several new nodes each sees the ids that those before it took.
         self._uid = choose_uid(spec)
+        prepare(spec, self._uid, is_open=launcher.kind == "none")
         self._is_running = True
         self._may_be_online = asyncio.Event()
         self._must_be_offline = asyncio.Event()
@@ -84,17 +86,18 @@ class Node:
 
     async def run(self) -> None:
         """Live until cancelled."""
-        await asyncio.to_thread(prepare, self.spec, self._uid, is_open=self._launcher.kind == "none")
         self._remember_lost()
         try:
             while True:
                 await self._may_be_online.wait()
                 online = asyncio.create_task(self._stay_online())
                 offline = asyncio.create_task(self._must_be_offline.wait())
-                await asyncio.wait([online, offline], return_when=asyncio.FIRST_COMPLETED)
-                for task in (online, offline):
-                    task.cancel()
-                await asyncio.wait([online, offline])
+                try:
+                    await asyncio.wait([online, offline], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (online, offline):
+                        task.cancel()
+                    await asyncio.wait([online, offline])
                 if not online.cancelled() and (error := online.exception()):
                     logger.error("node failed instance=%s", self.spec.instance_id, exc_info=error)
                     await asyncio.sleep(FIRST_RETRY[0] * self._options.retry_scale)

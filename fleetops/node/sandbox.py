@@ -24,6 +24,7 @@ HOME: Final = f"/home/{USER}"
 FIRST_UID: Final = 64_000  # above the ids that distributions give to people and services, below those of containers
 MAX_PROCESSES: Final = 512  # of one node's shells, when they have an id of their own
 PROBE_SECONDS: Final = 10.0
+SHELL_UMASK: Final = 0o022  # whatever ours is; the root of a sandbox is made under it too
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -231,6 +232,7 @@ def _works(launcher: Launcher, spec: NodeSpec) -> bool:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_SECONDS,
+            umask=SHELL_UMASK,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
@@ -277,6 +279,8 @@ def _make_tree(top: Path, mode: int, uid: int | None, files: Mapping[str, str]) 
         path = fresh / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    for path in fresh.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     if uid is not None:
         for path in (fresh, *fresh.rglob("*")):
             os.chown(path, uid, uid)

@@ -11,7 +11,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .sandbox import Launcher, begin, is_reachable
+from .sandbox import SHELL_UMASK, Launcher, begin, is_reachable
 from .spec import Directory, NodeSpec
 
 READ_SIZE: Final = 64 * 1024  # the kernel gives at most 4,095 bytes at a time
@@ -21,7 +21,6 @@ GATHER: Final = 0.001
 SMALL: Final = 1024  # bytes: a read below this, with nothing before it, is no part of a larger output
 MAX_INPUT: Final = 64 * 1024  # bytes that wait for a program that does not read; more is not taken
 START_SECONDS: Final = 10.0  # for the launcher to make its sandbox
-KILL_SECONDS: Final = 2.0  # for a shell to go after SIGHUP
 
 
 class StartFailed(Exception):
@@ -226,6 +225,7 @@ def _start_with_slave(
             stdout=slave,
             stderr=slave,
             start_new_session=True,
+            umask=SHELL_UMASK,
             **({"user": uid, "group": uid, "extra_groups": []} if drops and uid is not None else {}),
         )
     except BaseException:
@@ -250,6 +250,7 @@ async def _start_with_socket(
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                umask=SHELL_UMASK,
             )
         ours.settimeout(START_SECONDS)
         _, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, ours, 64, 1)
