@@ -46,12 +46,13 @@ def django_db_modify_db_settings(home):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def plain_static_files():
+def plain_static_files(home):
     """Pages name their style sheets without a manifest: tests of pages need no built front end."""
     from django.test import override_settings
 
     from fleetops.settings import STORAGES
 
+    (home / "static").mkdir(exist_ok=True)  # WhiteNoise warns of one that is not there
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     with override_settings(STORAGES=STORAGES | {"staticfiles": plain}):
         yield
