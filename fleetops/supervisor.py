@@ -58,6 +58,8 @@ FRONT_KILLED_AT = 3.3
 ENDPOINT_KILLED_AT = 4.0
 BROKER_KILLED_AT = 4.3
 
+CELERY_ON_ROOT = "You're running the worker with superuser privileges"
+
 # The address of a unix socket is at most 108 bytes with its end on Linux, 104 on macOS: unix(7).
 LONGEST_SOCKET_PATH = 100
 
@@ -137,6 +139,8 @@ def make_plan(home: Path) -> Plan:
         "FLEETOPS_VALKEY_URL": broker_url or f"unix://{broker_socket}",
         "DJANGO_SETTINGS_MODULE": "fleetops.settings",
         "PYTHONUNBUFFERED": "1",
+        # Celery's eight lines about root; ours is one, in `Supervisor.start`.
+        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), f"ignore:{CELERY_ON_ROOT}"))),
     }
     if embedded:
         environment |= {
@@ -471,6 +475,8 @@ class Supervisor:
     # --- starting
 
     async def start(self) -> None:
+        if os.geteuid() == 0:
+            self.log.say("running as root, which FleetOps does not need: better as a user of its own")
         early = [name for name in ("valkey", "endpoint") if name in self.parts]
         for name in early:
             self.keep(name)
@@ -586,7 +592,7 @@ class Supervisor:
             lines = await self.once(
                 "the database", [sys.executable, "-m", "fleetops.prepare"], {"FLEETOPS_ADMIN_PASSWORD": password}
             )
-            if ADMINISTRATOR_MADE in lines and "FLEETOPS_ADMIN_PASSWORD" not in os.environ:
+            if ADMINISTRATOR_MADE in lines and not os.environ.get("FLEETOPS_ADMIN_PASSWORD"):
                 self.new_password = password
             stamp.write_text(self.prepared_state())
         self.prepared.set()
