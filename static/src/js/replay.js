@@ -15,7 +15,10 @@ const PAUSE_SECONDS = 2; // what is longer counts as a pause
 const JUMP_SECONDS = 5;
 const FORWARD_CHARACTERS = 1024 * 1024; // up to that much is played through rather than begun from a picture
 const LARGEST_FONT = 13;
+const NARROWEST_FONT = 10; // a screen whose letters would be smaller gets the whole width, and the search stands below
 const SMALLEST_FONT = 6;
+const MARGIN = 28 + 16; // around the screen, and its scroll bar
+const SIDE = 372 + 16; // the search beside it
 const CELL = 0.6; // width of a character of our font, in its size
 const LINE = 1.2;
 const MOST_MARKS = 200;
@@ -77,7 +80,9 @@ guardQueries(terminal, () => false); // a recording asks nobody
 function fitScreen() {
   const { cols, rows } = terminal;
   const full = document.fullscreenElement === player;
-  const width = stage.clientWidth - 28 - 16;
+  const columns = player.parentElement;
+  columns.classList.toggle("is-wide", (columns.clientWidth - SIDE - MARGIN) / (cols * CELL) < NARROWEST_FONT);
+  const width = stage.clientWidth - MARGIN;
   const height = full ? stage.clientHeight - 20 : Math.max(300, innerHeight - 330);
   const size = Math.min(full ? 28 : LARGEST_FONT, width / (cols * CELL), height / (rows * LINE));
   const font = Math.max(SMALLEST_FONT, Math.floor(size * 2) / 2);

@@ -269,7 +269,7 @@ function end({ title, text, kind, replay }) {
   terminal.blur();
   state(kind === "ended" ? "Ended" : "Not connected", "off");
   part("recording").classList.add("is-off");
-  if (kind === "ended") part("recorded").textContent = part("recorded").textContent.replace("Recording", "Recorded");
+  if (kind === "ended") part("recorded").textContent = "Recorded";
   if (part("end-form")) part("end-form").hidden = kind === "ended" || kind === "refused";
   const bar = part("end");
   bar.querySelector("[data-part=end-title]").textContent = title;
