@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,9 +189,9 @@ def claim_regions_now(*, now: datetime) -> list[int]:
 
 
 def due_at(region: Region) -> datetime:
-    """When `region` is to be read next."""
+    """When `region` is to be read next; long ago if it never was."""
     if region.started_at is None:
-        return region.account.created_at
+        return datetime.min.replace(tzinfo=UTC)
     interval = timedelta(seconds=settings.INVENTORY_SECONDS)
     if region.refreshed_at is not None and region.refreshed_at > region.started_at:
         interval = max(interval, (region.refreshed_at - region.started_at) * READING_SHARE)
@@ -200,7 +200,7 @@ def due_at(region: Region) -> datetime:
 
 def _unclaimed(now: datetime) -> list[Region]:
     free = Q(claimed_until=None) | Q(claimed_until__lte=now)
-    return list(Region.objects.filter(free, enabled=True).select_related("account"))
+    return list(Region.objects.filter(free, enabled=True))
 
 
 def _claim(regions: Iterable[Region], now: datetime) -> list[int]:
