@@ -21,14 +21,14 @@ PARTS = ("valkey", "endpoint", "web", "terminal", "worker", "beat")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def state(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("make-up") / "home"
 
 
 @pytest.fixture(scope="module")
-def stack(home) -> Iterator[Stack]:
+def stack(state) -> Iterator[Stack]:
     # No password is given: one is made up and shown.
-    with running_stack(home, FLEETOPS_ADMIN_PASSWORD="") as running:
+    with running_stack(state, FLEETOPS_ADMIN_PASSWORD="") as running:
         yield running
 
 
@@ -59,14 +59,14 @@ def gone(pids: set[int]) -> bool:
     return not {pid for pid, found in processes.process_table().items() if pid in pids and not found.is_zombie}
 
 
-def test_everything_is_ready_and_says_where(stack, home):
+def test_everything_is_ready_and_says_where(stack, state):
     status = stack.status
     assert {name: part["state"] for name, part in status["parts"].items()} == dict.fromkeys(PARTS, "ready")
     assert all(is_healthy(stack, part) for part in PARTS)
     log = stack.log.read_text()
     assert f"FleetOps is ready: {stack.url}" in log
     assert re.search(rf"AWS endpoint: https://127\.0\.0\.1:{status['ports']['endpoint']}, \d+ nodes", log)
-    assert {path.stat().st_mode & 0o777 for path in home.iterdir() if path.is_dir() and path.name != "static"} == {
+    assert {path.stat().st_mode & 0o777 for path in state.iterdir() if path.is_dir() and path.name != "static"} == {
         0o700
     }
 
@@ -185,10 +185,13 @@ def test_the_worker_goes_on_after_its_broker_was_killed(stack):
     until(all_sealed, seconds=20, what="the log-in's audit row is sealed")
 
 
-def test_a_stop_leaves_nothing_and_the_next_start_is_quick_and_keeps_everything(stack, home):
+def test_a_stop_leaves_nothing_and_the_next_start_is_quick_and_keeps_everything(stack, state):
     """Last in this module: it ends the stack and starts it anew."""
     (password,) = shown_password(stack.log.read_text())
     handover = stack.handover
+    environment = stack.status["environment"]
+    # The same ports again, as whoever has not set them to 0 has them.
+    ports = {name: value for name, value in environment.items() if name.endswith("PORT")}
     everybody = processes.descendants(stack.process.pid)
     assert len(everybody) > len(PARTS)
     began = time.monotonic()
@@ -200,7 +203,7 @@ def test_a_stop_leaves_nothing_and_the_next_start_is_quick_and_keeps_everything(
     assert subprocess.run(told, cwd=ROOT, env=stack.environment, capture_output=True).returncode == 3
 
     began = time.monotonic()
-    with running_stack(home, FLEETOPS_ADMIN_PASSWORD="") as again:
+    with running_stack(state, FLEETOPS_ADMIN_PASSWORD="", **ports) as again:
         assert time.monotonic() - began < 10
         assert len(shown_password(again.log.read_text())) == 1  # the first start's, in the same file
         again.log_in("admin", password)
