@@ -28,6 +28,8 @@ from fleetops import clock
 logger = logging.getLogger("fleetops.endpoint")
 
 _LARGEST_MESSAGE_BYTES = 262_144  # of a websocket
+# For running requests; an idle TLS connection whose peer does not close it would hold us for ever.
+_GRACE_SECONDS = 0.5
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -105,6 +107,8 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
     url = f"https://{place}"
     ensure_certificates(home, host, clock.now())
     endpoint = Endpoint(home, stream_host=place)
+    # An idle keep-alive connection at the end is no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown exceeded" not in record.msg)
     server = Server(_config(home, endpoint))
     stopped = asyncio.Event()
 
@@ -145,14 +149,14 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
             (home / "nodes").mkdir(exist_ok=True)
             await nodes.start()
         print(f"READY {url}", flush=True)
-        await serving
+        await _unless(stopped, asyncio.shield(serving))
+        server.should_exit = True
+        await asyncio.gather(serving, *([nodes.stop()] if nodes is not None else []))
     except MotoRefused:
         return 1
     finally:
         endpoint.closing.set()
         await fleet.stop()
-        if nodes is not None and serving is not None:
-            await nodes.stop()
         await endpoint.stop()
     return 0
 
@@ -180,7 +184,7 @@ def _config(home: Path, app: Any) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
         timeout_keep_alive=75,
         ssl_certfile=str(home / "server.pem"),
         ssl_keyfile=str(home / "server.key"),

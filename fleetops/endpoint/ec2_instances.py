@@ -95,7 +95,7 @@ def _start(token: str | None) -> int:
     if not token:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(token.encode()))
+        return int(base64.b64decode(token, altchars=b"-_", validate=True))
     except ValueError:
         raise ApiError("InvalidParameterValue", "Unable to parse pagination token") from None
 

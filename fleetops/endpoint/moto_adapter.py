@@ -33,6 +33,7 @@ os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "moto")
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from moto import backends
+from moto.core.base_backend import AccountSpecificBackend
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -58,6 +59,8 @@ SERVICES = (
 _BACKENDS = {"tagging": "resourcegroupstaggingapi"}
 # No state of their own worth keeping, or ours: they are built anew and left out of snapshots.
 _STATELESS = {"resourcegroupstaggingapi", "sts"}
+
+_BACKENDS_MADE_AT = 1767225600.0  # 2026-01-01: the time that a backend's own first objects bear
 
 
 class OtherMoto(Exception):
@@ -167,6 +170,24 @@ class Moto:
         # A replayed Publish must not be delivered a second time, and nothing here may be made to call out.
         sns.requests = types.SimpleNamespace(post=_refuse_network)
 
+        original_getitem = AccountSpecificBackend.__getitem__
+
+        def backend_of(regions: Any, region: str) -> Any:
+            """A backend is made at its first use: what it starts with must not depend on which call that is."""
+            if dict.__contains__(regions, "aws" if region == "global" else region):
+                return original_getitem(regions, region)
+            before, state = (_Given.now, _Given.seed, _Given.drawn), mock_random.getstate()
+            name = f"{regions.service_name}/{regions.account_id}/{region}"
+            _Given.now, _Given.seed, _Given.drawn = _BACKENDS_MADE_AT, hashlib.sha256(name.encode()).digest(), 0
+            mock_random.seed(_Given.seed)
+            try:
+                return original_getitem(regions, region)
+            finally:
+                (_Given.now, _Given.seed, _Given.drawn) = before
+                mock_random.setstate(state)
+
+        AccountSpecificBackend.__getitem__ = backend_of  # type: ignore[method-assign]
+
     def call(self, header: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """Run one HTTP call; its status, headers and body.
 
@@ -210,7 +231,10 @@ class Moto:
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()
-        if answer["status"] >= 500 and content.lstrip().startswith(b"<!"):
+        if content.lstrip()[:14].lower() == b"<!doctype html" and answer["status"] >= 400:
+            # Flask's own pages: it knows no such path or method, or moto has failed.
+            if answer["status"] in {404, 405}:
+                raise NotImplementedError
             raise RuntimeError(f"moto answered {answer['status']} with a page")
         ours = {"connection", "transfer-encoding", "content-length", "server", "date", "x-amzn-requestid"}
         kept = [

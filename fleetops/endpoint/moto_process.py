@@ -22,9 +22,10 @@ from fleetops.endpoint.framing import LENGTHS, pack
 from fleetops.endpoint.journal import Journal, OtherVersion, SnapshotRefused
 from fleetops.endpoint.keys import key
 from fleetops.endpoint.parent import die_with_parent
+from fleetops.env import env_int
 
 # A snapshot replaces the journal beyond these: a replay then takes about two seconds at most.
-_MOST_ENTRIES = 400
+_MOST_ENTRIES = env_int("FLEETOPS_ENDPOINT_SNAPSHOT_CALLS", 400, low=1)
 _MOST_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 256
 _SYNC_SECONDS = 1.0
@@ -176,7 +177,8 @@ def main() -> int:
         pass
     finally:
         journal.close()
-    return 0
+        # Nothing is left to do, and taking moto's modules down would take longer than we have.
+        os._exit(0)
 
 
 if __name__ == "__main__":

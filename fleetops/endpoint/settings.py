@@ -57,6 +57,8 @@ LARGEST_S3_REQUEST_BYTES = env_int("FLEETOPS_ENDPOINT_S3_REQUEST_MIB", 64, low=1
 # A node that has not pinged for this long is ConnectionLost. AWS's agent pings every five minutes.
 PING_SECONDS = env_int("FLEETOPS_ENDPOINT_PING_SECONDS", 330, low=5)
 HEARTBEAT_FLUSH_SECONDS = env_int("FLEETOPS_ENDPOINT_HEARTBEAT_FLUSH_SECONDS", 10, low=1)
+# How long GetMessages waits: the agent's client gives up after 20 s, and sleeps after an answer that took under 1 s.
+POLL_SECONDS = env_int("FLEETOPS_ENDPOINT_POLL_SECONDS", 15, low=1, high=19)
 # CloudTrail's event history reaches back 90 days; events of reads are kept for a shorter time, there are so many.
 TRAIL_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_DAYS", 90, low=1)
 TRAIL_READ_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_READ_DAYS", 14, low=1)

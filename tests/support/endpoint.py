@@ -17,7 +17,8 @@ import boto3
 from botocore.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 40.0
+_START_SECONDS = 60.0
+_session = boto3.Session()  # its loader keeps the service models: a client is then made in milliseconds
 
 
 @dataclass
@@ -30,6 +31,7 @@ class RunningEndpoint:
     log: Path
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    clients: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def account(self) -> dict[str, Any]:
@@ -41,6 +43,12 @@ class RunningEndpoint:
 
     def client(self, service: str, *, region: str = "eu-west-1", user: str = "admin", **keys: Any) -> Any:
         """A boto3 client as `user` ("admin" or "fleetops"), or with the keys given; each call is tried once."""
+        name = (self.url, service, region, user, *sorted(keys.items()))
+        if name not in self.clients:
+            self.clients[name] = self._client(service, region, user, keys)
+        return self.clients[name]
+
+    def _client(self, service: str, region: str, user: str, keys: dict[str, Any]) -> Any:
         source = "try_credentials" if user == "admin" else "product_credentials"
         credentials = {
             "aws_access_key_id": self.account[source]["access_key_id"],
@@ -54,7 +62,7 @@ class RunningEndpoint:
             parameter_validation=False,
             read_timeout=30,
         )
-        return boto3.client(
+        return _session.client(
             service,
             region_name=region,
             endpoint_url=self.url,
@@ -113,6 +121,8 @@ class RunningEndpoint:
 
     def start_again(self) -> "RunningEndpoint":
         """A new process on the same home; this object then stands for it."""
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         again = start_endpoint(self.home, environment=self.environment, arguments=self.arguments)
         self.process, self.handover = again.process, again.handover
         return self
@@ -141,6 +151,7 @@ def start_endpoint(
     if not line.startswith("READY "):
         process.kill()
         process.wait()
+        process.stdout.close()
         raise AssertionError(f"the endpoint did not start (status {process.returncode}):\n{log.read_text()[-4000:]}")
     handover = json.loads((home / "handover.json").read_text())
     return RunningEndpoint(home, process, handover, log, arguments, environment or {})

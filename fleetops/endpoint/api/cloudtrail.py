@@ -43,7 +43,7 @@ async def lookup_events(call: Call, executor: Executor) -> Result:
     size = min(parameters.get("MaxResults", _DEFAULT_PAGE), _DEFAULT_PAGE)
     if token := parameters.get("NextToken"):
         try:
-            rows = rows.filter(pk__lt=int(base64.urlsafe_b64decode(token.encode())))
+            rows = rows.filter(pk__lt=int(base64.b64decode(token, altchars=b"-_", validate=True)))
         except ValueError:
             raise ApiError("InvalidNextTokenException", "The next token is not valid.") from None
     query = rows.order_by("-pk")[: size + 1]

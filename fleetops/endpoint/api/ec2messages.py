@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError
+from fleetops.endpoint import settings
 from fleetops.endpoint.calls import Call
 
 if TYPE_CHECKING:
     from fleetops.endpoint.app import Endpoint
 
-# The agent's own client gives up after 20 s, and takes an answer within 1 s for a reason to sleep.
-POLL_SECONDS = 15.0
 _CALM = {"AcknowledgeMessage", "SendReply", "FailMessage", "DeleteMessage"}
 
 
@@ -32,7 +31,7 @@ async def handle(endpoint: "Endpoint", call: Call) -> dict[str, Any]:
             )
         await endpoint.allow_node(call, destination, "ec2messages:GetMessages")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(endpoint.closing.wait(), POLL_SECONDS)
+            await asyncio.wait_for(endpoint.closing.wait(), settings.POLL_SECONDS)
         return {
             "Destination": destination,
             "MessagesRequestId": str(parameters.get("MessagesRequestId", "")),

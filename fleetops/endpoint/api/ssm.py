@@ -515,6 +515,6 @@ def _read_token(token: str | None) -> str:
     if not token:
         return ""
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except ValueError:
         raise ApiError("InvalidNextToken", "The specified token is not valid.") from None
