@@ -306,10 +306,13 @@ let turn = 0;
 let hits = [];
 let current = -1;
 let timer;
+let isAsking = false; // the answer is under way
+let jumpsWhenFound = false; // Enter came before it
 
 function ask() {
   const words = input.value.trim();
   turn += 1;
+  isAsking = Boolean(words);
   if (!words) return showHits([], false);
   worker.postMessage({ type: "find", words, turn });
 }
@@ -330,6 +333,9 @@ function showHits(found, more) {
     return make("li", {}, button);
   }));
   showMarks();
+  isAsking = false;
+  if (jumpsWhenFound) goToHit(0);
+  jumpsWhenFound = false;
 }
 
 function showMarks() {
@@ -364,9 +370,15 @@ function jumpHit(by) {
   if (hits.length) goToHit((current + by + hits.length) % hits.length);
 }
 
-input.addEventListener("input", () => (clearTimeout(timer), (timer = setTimeout(ask, 150))));
+input.addEventListener("input", () => {
+  isAsking = true;
+  jumpsWhenFound = false;
+  clearTimeout(timer);
+  timer = setTimeout(ask, 150);
+});
 input.addEventListener("keydown", (event) => {
-  if (event.key === "Enter") jumpHit(event.shiftKey ? -1 : 1);
+  if (event.key === "Enter" && isAsking) jumpsWhenFound = true;
+  else if (event.key === "Enter") jumpHit(event.shiftKey ? -1 : 1);
   else if (event.key === "Escape") {
     input.value = "";
     ask();
@@ -448,6 +460,9 @@ window.fleetopsReplay = {
 
 fontReady(LARGEST_FONT).then(() => {
   terminal.open(host);
+  terminal.focus(); // xterm.js draws no cursor before it once had the focus
+  terminal.blur();
+  terminal.textarea.tabIndex = -1; // nothing can be typed there
   fitScreen();
   showButton();
   showLength();
