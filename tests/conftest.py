@@ -54,7 +54,8 @@ def plain_static_files(home):
 
     (home / "static").mkdir(exist_ok=True)  # WhiteNoise warns of one that is not there
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    with override_settings(STORAGES=STORAGES | {"staticfiles": plain}):
+    quick = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # PBKDF2 takes 0.3 s for each user of a test
+    with override_settings(STORAGES=STORAGES | {"staticfiles": plain}, PASSWORD_HASHERS=quick):
         yield
 
 
