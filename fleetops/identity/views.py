@@ -55,7 +55,7 @@ def _refuse(request, form):
         target=user or Target("identity.user", "", "an unknown name"),
         reason="too many wrong passwords" if locked else "wrong password" if user else "unknown name",
     )
-    return _login_page(request, form, status=401, tries_left=left)
+    return _login_page(request, form, status=400, tries_left=left)
 
 
 def _login_page(request, form, *, status=200, tries_left=None, locked=False):
