@@ -265,7 +265,7 @@ def verify(
 
     Streams, READ_ROWS rows at a time; `progress` is told the number of links done. `after` starts behind a link that an
     earlier look has proven, and `at_most` stops after that many: then neither the head file nor unsealed rows are
-    looked at, unless the end is reached.
+    looked at, unless the end is reached. With `after`, unsealed rows are those of the last LATE_SECONDS.
     """
     started = monotonic()
     result = Verification()
@@ -278,7 +278,7 @@ def verify(
     head_seen = _walk(result, after or Head(0, GENESIS), at_most, progress)
     if at_most is None or result.sealed < at_most:
         _compare_head(result, head_problem, head_seen, after)
-        _look_at_unsealed(result)
+        _look_at_unsealed(result, _unsealed() if after is None else _unsealed(_late()))
     result.seconds = monotonic() - started
     return result
 
@@ -334,8 +334,8 @@ def _compare_head(result: Verification, head_problem: str, head_seen: bool, afte
         result.found(f"number {head.number} is not the link that the sealer had written there: the end was replaced")
 
 
-def _look_at_unsealed(result: Verification) -> None:
-    for event in _pages(_unsealed()):
+def _look_at_unsealed(result: Verification, rows) -> None:
+    for event in _pages(rows):
         result.unsealed += 1
         result.oldest_unsealed = result.oldest_unsealed or event.at
         if event.digest != digest(event):

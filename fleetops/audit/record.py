@@ -79,6 +79,9 @@ _SECRET_PAIRS = re.compile(r"(api|access|secret|private|session|signing|encrypti
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
+_DIGESTED = tuple(field.attname for field in AuditEvent._meta.concrete_fields if field.attname != "digest")
+
+
 class LocalError(Exception):
     """Our own mistake: an action that is not listed, or a detail that must never be written down."""
 
@@ -163,11 +166,7 @@ def deny(action: str, *, actor: Any, target: Any = None, reason: str, **details:
 
 def digest(event: AuditEvent) -> str:
     """HMAC-SHA256 under AUDIT_KEY over all fields of the row but the digest, as JSON with sorted keys; in hex."""
-    fields = {
-        field.attname: getattr(event, field.attname)
-        for field in AuditEvent._meta.concrete_fields
-        if field.attname != "digest"
-    }
+    fields = {name: getattr(event, name) for name in _DIGESTED}
     fields["id"] = str(event.id)
     fields["at"] = event.at.astimezone(UTC).isoformat(timespec="microseconds")
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -178,7 +177,7 @@ def _actor(actor: Any) -> tuple[str, str, str]:
     if isinstance(actor, str):
         return "system", "", actor
     if actor is None or not actor.is_authenticated:
-        return "anonymous", "", "not logged in"
+        return "anonymous", "", "anonymous"
     return "user", str(actor.pk), actor.get_username()
 
 

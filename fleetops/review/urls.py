@@ -1,4 +1,13 @@
-from django.urls import path  # noqa: F401
+"""The audit log, for whoever reviews it."""
+
+from django.urls import path
+
+from . import views
 
 app_name = "review"
-urlpatterns: list = []
+urlpatterns = [
+    path("", views.audit, name="audit"),
+    path("verify/", views.verify, name="verify"),
+    path("<uuid:pk>/", views.event, name="event"),
+    path("<uuid:pk>/prove/", views.prove, name="prove"),
+]

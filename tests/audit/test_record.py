@@ -32,7 +32,7 @@ def test_without_a_target_the_session_is_the_target(db):
 
 def test_nobody_is_called_by_name(db):
     event = record("identity.login.refuse", actor=None, target=Target("identity.user", "", "an unknown name"))
-    assert (event.actor_kind, event.actor_name, event.target_name) == ("anonymous", "not logged in", "an unknown name")
+    assert (event.actor_kind, event.actor_name, event.target_name) == ("anonymous", "anonymous", "an unknown name")
 
 
 def test_an_action_that_is_not_listed_is_our_mistake(db):

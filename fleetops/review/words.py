@@ -1,0 +1,73 @@
+"""What the log's names read like on a page."""
+
+from fleetops.audit.models import AuditEvent, Outcome
+from fleetops.audit.record import ACTIONS
+
+# The deed, between who and what: "mei.tanaka [logged in]".
+VERBS = {
+    "identity.login": "logged in",
+    "identity.login.refuse": "could not log in",
+    "identity.logout": "logged out",
+    "identity.user.create": "made the user",
+    "identity.user.update": "changed the user",
+    "identity.user.activate": "let in again",
+    "identity.user.deactivate": "shut out",
+    "identity.user.password": "set a new password for",
+    "identity.roles.sync": "brought the roles up to date",
+    "web.permission.refuse": "was denied",
+    "inventory.account.link": "linked the account",
+    "inventory.region.refresh.fail": "could not read",
+    "sessions.open": "opened a session",
+    "sessions.open.refuse": "was denied a session",
+    "sessions.start": "started the shell",
+    "sessions.start.fail": "could not start the shell",
+    "sessions.attach": "attached a browser",
+    "sessions.attach.refuse": "was denied the terminal",
+    "sessions.watch": "watched",
+    "sessions.resume": "took the shell up again",
+    "sessions.resume.fail": "could not take the shell up again",
+    "sessions.end.request": "asked for the end",
+    "sessions.end": "ended the session",
+    "sessions.recording.seal": "sealed the recording",
+    "sessions.recording.view": "viewed the recording",
+    "sessions.recording.download": "downloaded the recording",
+    "audit.verify": "verified the chain",
+    "audit.head.renew": "renewed the head of the chain",
+}
+
+# A kind of deed, for the facets: what its actions start with. The first that fits.
+KINDS = {
+    "recording": ("Recording", ("sessions.recording.",)),
+    "session": ("Session", ("sessions.",)),
+    "login": ("Login", ("identity.login", "identity.logout")),
+    "user": ("Users and roles", ("identity.",)),
+    "permission": ("Permission", ("web.permission.",)),
+    "fleet": ("Fleet", ("inventory.",)),
+    "audit": ("Audit", ("audit.",)),
+}
+
+SOURCES = {"browser": "Browser", "terminal": "Terminal", "worker": "Worker", "command": "Command line"}
+
+_KIND_OF = {
+    action: next(kind for kind, (_, starts) in KINDS.items() if action.startswith(starts)) for action in ACTIONS
+}
+
+
+def kind_of(action: str) -> str:
+    """The key in KINDS; empty for an action that this version no longer knows."""
+    return _KIND_OF.get(action, "")
+
+
+def actions_of(kind: str) -> list[str]:
+    return [action for action, its_kind in _KIND_OF.items() if its_kind == kind]
+
+
+def verb(event: AuditEvent) -> str:
+    return VERBS.get(event.action, event.action)
+
+
+def glyph(event: AuditEvent) -> tuple[str, str]:
+    """Kind of state and icon for a row."""
+    if event.outcome == Outcome.DONE:
+        return "ok", "circle-check"
+    return ("bad", "lock") if event.outcome == Outcome.DENIED else ("bad", "circle-x")
