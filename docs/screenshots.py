@@ -24,6 +24,9 @@ def log_in(page: Page) -> None:
 
 
 def take(page: Page, folder: Path) -> None:
+    page.goto("/login/")
+    page.get_by_label("Username").wait_for()
+    page.wait_for_load_state("networkidle")
     page.screenshot(path=folder / "login.png")
     log_in(page)
     page.get_by_role("row").filter(has_text="pay-api-eu1a-01").get_by_text("Online").wait_for(timeout=60_000)

@@ -258,7 +258,8 @@ class Terminal:
         self.first_offset: int | None = None
         self.offset = start or 0
         self.messages: list[dict[str, Any]] = []
-        self.socket: ClientConnection = connect(
+        self._open = contextlib.ExitStack()
+        connecting = connect(
             f"{person.stack.terminal_url}/ws/sessions/{session_id}/",
             additional_headers={"Cookie": person.cookie_header()},
             origin=person.stack.url,
@@ -267,6 +268,7 @@ class Terminal:
             compression=None,
             proxy=None,
         )
+        self.socket: ClientConnection = self._open.enter_context(connecting)
         self.send({"type": "attach", "cols": cols, "rows": rows, "from": start, "watch": False})
 
     def send(self, message: dict[str, Any]) -> None:
@@ -323,4 +325,4 @@ class Terminal:
                 self.step(left)
 
     def close(self) -> None:
-        self.socket.close()
+        self._open.close()
