@@ -19,9 +19,9 @@ from fleetops.wire.frames import milliseconds
 from .channels import GONE, NORMAL, Peer
 
 # Bytes of frames that wait in one direction for an end that is away; when it is reached, the other end is not read.
-# To the client: what our own node may have unacknowledged (1 MiB), so that a client that comes back finds all of it.
+# To the client: what our own node may have unacknowledged (512 KiB), so that a client that comes back finds all of it.
 # To the agent: keys, and acknowledges of at most that much output.
-WAITING_FOR_CLIENT: Final = 1_280 * 1024
+WAITING_FOR_CLIENT: Final = 640 * 1024
 WAITING_FOR_AGENT: Final = 256 * 1024
 
 # Seconds after the end of a port session's handshake in which the plugin's reader dies of any message.

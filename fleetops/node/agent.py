@@ -34,6 +34,7 @@ RETRY_JITTER: Final = 0.5
 BACK_AFTER_LOSS: Final = (0.0, 2.5)
 MAX_SESSIONS: Final = 1_000  # Mgs.SessionWorkersLimit
 TIMER_SECONDS: Final = 0.5  # how often the control channel looks for what is to be told again
+STOPPED_TEXT: Final = "The instance was stopped, and its shells ended with it."
 LOST_TEXT: Final = "The agent on this node was restarted, and its shells ended with it."
 
 
@@ -56,6 +57,7 @@ class Node:
         self._channel = ControlChannel(ControlRole.AGENT, new_id=uuid4)
         self._socket: Socket | None = None
         self._sessions: dict[str, tuple[ShellSession, asyncio.Task[None]]] = {}
+        self._stopping: asyncio.Task[None] | None = None
         self._untold: dict[str, payloads.AgentTaskComplete] = {}  # ends that the endpoint has not acknowledged
         self._connection = ""  # what SSMConnectionChannel says
 
@@ -71,9 +73,14 @@ class Node:
     def set_running(self, running: bool) -> None:
         """Start the instance, or stop it: all shells end, and the node goes offline."""
         self._is_running = running
-        if not running:
-            for _, task in self._sessions.values():
-                task.cancel()
+        if running:
+            self._decide()
+        elif self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        """End all shells and tell it, as a machine does that has the time to shut down; then be offline."""
+        await self._end_sessions()
         self._decide()
 
     def _decide(self) -> None:
@@ -102,10 +109,13 @@ class Node:
                     logger.error("node failed instance=%s", self.spec.instance_id, exc_info=error)
                     await asyncio.sleep(FIRST_RETRY[0] * self._options.retry_scale)
         finally:
-            tasks = [task for _, task in self._sessions.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end_sessions()
+
+    async def _end_sessions(self) -> None:
+        tasks = [task for _, task in self._sessions.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _stay_online(self) -> None:
         """Tell who we are, then keep the control channel open and the heart beating."""
@@ -236,6 +246,9 @@ class Node:
         status, output = "Success", ""
         try:
             status, output = await session.run()
+        except asyncio.CancelledError:
+            status, output = "Failed", STOPPED_TEXT
+            raise
         except Exception:
             logger.exception("session failed session=%s", session.session_id)
             status, output = "Failed", "The agent on this node failed; its log says why."

@@ -156,6 +156,13 @@ def open_terminal():
     return slave
 
 
+def give_way(nice):
+    """Lower our share of the processors, and that of our session where the kernel counts by session."""
+    os.nice(nice)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+        file.write(str(nice))
+
+
 def give_up_privileges(uid, processes):
     """Become `uid` (if given) without groups or capabilities, and without a way to get any."""
     for capability in range(64):
@@ -200,6 +207,7 @@ def run_inside(options):
     if slave is not None:
         if options.uid is not None:
             os.fchown(slave, options.uid, -1)
+        give_way(options.nice)
         for descriptor in (0, 1, 2):
             os.dup2(slave, descriptor)
         os.close(slave)
@@ -216,6 +224,7 @@ def main():
     parser.add_argument("--hostname", required=True)
     parser.add_argument("--uid", type=int)
     parser.add_argument("--processes", type=int, default=0)
+    parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--read-only", action="append", default=[])
     parser.add_argument("--file", action="append", nargs=2, default=[])
     parser.add_argument("--bind", action="append", nargs=2, default=[])

@@ -35,7 +35,7 @@ OUR_PAYLOAD: Final = 32 * 1024  # bytes of output in a frame, to a client that s
 
 # Bytes of output on their way to the client; at this the terminal is not read any more, and the program in it waits. It
 # is what one session costs here at most, and what still comes after a Ctrl-C in a flood.
-WINDOW: Final = 1024 * 1024
+WINDOW: Final = 512 * 1024
 
 FIRST_SIZE_SECONDS: Final = 0.25  # how long the shell waits for the client's size, so that its first prompt fits
 DEFAULT_SIZE: Final = (80, 24)

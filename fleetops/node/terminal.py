@@ -97,7 +97,10 @@ class Terminal:
             self._read()
 
     def kill(self) -> None:
-        """End the shell and all that it leads; on_exit follows."""
+        """End the shell and all that it leads; on_exit follows, whether or not anybody reads on. Output is dropped."""
+        self._on_output = _drop
+        if self._exited:
+            return  # its number may be another's by now
         for number in (signal.SIGHUP, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, number)
@@ -156,7 +159,9 @@ class Terminal:
         os.close(self._pidfd)
         self._process.wait()
         self._exited = True
-        if self.is_wanted:
+        if self._on_output is _drop:
+            self._end()
+        elif self.is_wanted:
             self._read()
 
     def _end(self) -> None:
@@ -267,5 +272,10 @@ async def _start_with_socket(
     return process, descriptors[0]
 
 
+def _drop(data: bytes) -> None:
+    pass
+
+
 def _set_size(master: int, cols: int, rows: int) -> None:
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+    # The kernel keeps 16 bits of each; nobody sees a terminal of more.
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", min(rows, 0xFFFF), min(cols, 0xFFFF), 0, 0))
