@@ -166,7 +166,8 @@ def _anywhere(word: str) -> Q:
 def parse(text: str, *, now: datetime) -> Search:
     """Read `text`: words, "several words", key:value, key:"a value"; `now` is what since:2h counts from."""
     search = Search()
-    for key, quoted, plain in _TERM.findall(text[:500]):
+    text = text[:500].replace("\x00", "")  # no PostgreSQL text holds NUL
+    for key, quoted, plain in _TERM.findall(text):
         value = quoted or plain
         if key and key not in LABELS:
             key, value = "", f"{key}:{value}"
