@@ -26,7 +26,6 @@ from fleetops.wire import (
     DataChannel,
     HandshakeCompleted,
     HandshakeRequested,
-    LocalProtocolError,
     OutputReceived,
     RemoteProtocolError,
     RetransmissionGaveUp,
@@ -108,6 +107,9 @@ class Proxy:
         state = journal.state
         self.cols, self.rows = state.cols, state.rows
         self.channel = self._new_channel()
+        # Numbers that the owner before us may have used and never sent: the agent would wait for them for ever.
+        # Now, before anything is typed that takes the next ones.
+        self.channel.fill(range(state.acknowledged + 1, state.input_sequence + 1), self.cols, self.rows, now=steady())
         self._upstream: Upstream | None = None
         self._lost: asyncio.Event = asyncio.Event()
         self._pending = bytearray()  # keystrokes
@@ -566,7 +568,7 @@ class Proxy:
 
     async def _take_over(self) -> None:
         """Prepare to go on where another owner stopped. Raises Over, LateOwner."""
-        session, state = self.session, self.journal.state
+        session = self.session
         if session.state == SessionState.OPENING:
             # Whether StartSession had been called, and what it answered, died with the owner.
             await self._threads.aws(streams.terminate_unknown, session)
@@ -574,11 +576,6 @@ class Proxy:
         if self.journal.is_new:
             raise Over("The journal of this session is lost, so it cannot go on. What was recorded is kept.")
         await self._threads.database(services.resumed, session)
-        gap = range(state.acknowledged + 1, state.input_sequence + 1)
-        try:
-            self.channel.fill(gap, self.cols, self.rows, now=steady())
-        except LocalProtocolError as error:
-            raise Over("The session's journal does not fit its data channel, so it cannot go on.") from error
 
     async def _resume(self) -> Stream | None:
         """Call ResumeSession; None if it should be tried again. Raises Over once AWS says that it is gone."""

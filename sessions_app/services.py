@@ -315,20 +315,7 @@ def account_of(session: TerminalSession) -> Account:
     return account
 
 
-def orphans(host: str, *, owner: str) -> list[UUID]:
-    """Live sessions with a journal on `host` that this owner does not hold, and whose owner looks dead or let go."""
-    stale = now() - timedelta(seconds=OWNER_STALE_SECONDS)
-    return list(
-        TerminalSession.objects.live()
-        .filter(owner_host=host)
-        .exclude(owner=owner)
-        .filter(Q(owner_seen_at=None) | Q(owner_seen_at__lt=stale))
-        .order_by("pk")
-        .values_list("pk", flat=True)[:1000]
-    )
-
-
-def held_here(host: str, *, owner: str) -> list[UUID]:
+def held_elsewhere(host: str, *, owner: str) -> list[UUID]:
     """Live sessions with a journal on `host` that another owner has, or had: their locks tell whether it lives."""
     return list(
         TerminalSession.objects.live()

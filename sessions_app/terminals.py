@@ -266,14 +266,26 @@ class Terminals:
         await asyncio.sleep(JANITOR_FIRST_SECONDS)
         while True:
             try:
-                for session_id in await self.threads.database(services.orphans, self.host, owner=self.owner):
-                    with contextlib.suppress(Ended, Unreachable):
-                        await self.find(session_id)
+                for session_id in await self.threads.database(services.held_elsewhere, self.host, owner=self.owner):
+                    if session_id not in self.proxies:
+                        await self._take_orphan(session_id)
             except asyncio.CancelledError:
                 raise
             except Exception:
                 logger.exception("orphaned sessions could not be taken over")
             await asyncio.sleep(JANITOR_SECONDS)
+
+    async def _take_orphan(self, session_id: UUID) -> None:
+        """Take a session if the lock of its journal is free: then its owner is dead, however fresh its last sign is."""
+        lock = self._finding.setdefault(session_id, asyncio.Lock())
+        try:
+            async with lock:
+                if session_id not in self.proxies:
+                    with contextlib.suppress(Ended, JournalBusy, LateOwner, JournalFull):
+                        await self._take(await self.threads.database(_live_session, session_id))
+        finally:
+            if not lock.locked():
+                self._finding.pop(session_id, None)
 
     async def _watch_spool(self) -> None:
         """Keep the spool within its quota, by what is sealed already."""

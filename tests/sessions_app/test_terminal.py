@@ -1,19 +1,54 @@
 """A browser's terminal through a real terminal process: shells, reloads, losses, kills, floods, refusals."""
 
-from sessions_app import services
-from sessions_app.states import SessionState
+import contextlib
+import time
+import urllib.request
+import uuid
 
-from .conftest import until
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from fleetops.audit.models import AuditEvent
+from fleetops.wire import MessageType, PayloadType
+from fleetops.wire.frames import Message, serialize
+from sessions_app import recording, services
+from sessions_app.models import TerminalSession
+from sessions_app.states import SessionState
+from tests.factories import make_user
+
+from .conftest import TerminalProcess, until
 
 
 def opened(instance, user, **fields):
     return services.open_session(instance, actor=user, **fields)
 
 
-def ended(session):
+def ended(session, *, seconds=10):
     """Wait until the row says so."""
-    until(lambda: (session.refresh_from_db(), not session.is_live)[1], what="the session has ended")
+    until(lambda: (session.refresh_from_db(), not session.is_live)[1], seconds=seconds, what="the session has ended")
     return session
+
+
+def recorded(session) -> bytes:
+    """All output in the recording."""
+    pieces = (text for _, code, text in recording.events(list(session.chunks.order_by("number"))) if code == "o")
+    return "".join(pieces).encode()
+
+
+def shell_of(gateway, session):
+    until(lambda: (session.refresh_from_db(), session.ssm_session_id)[1], what="the session was started")
+    return gateway.shells[session.ssm_session_id]
+
+
+@pytest.fixture
+def shell(terminal, gateway, instance, operator):
+    """An open session with a browser at its prompt: (session, browser, the gateway's shell)."""
+    session = opened(instance, operator)
+    browser = terminal.browser(session, operator)
+    browser.until(r"\$ ")
+    yield session, browser, shell_of(gateway, session)
+    browser.close()
 
 
 def test_a_shell_answers_and_its_end_is_told_in_words(terminal, gateway, instance, operator):
@@ -31,5 +66,374 @@ def test_a_shell_answers_and_its_end_is_told_in_words(terminal, gateway, instanc
     assert browser.closed()[0] == 4409
     ended(session)
     assert session.state == SessionState.ENDED
-    assert session.sealed_at and session.chain_head
+    assert session.sealed_at
+    assert recorded(session) == bytes(browser.output)
     assert gateway.called("StartSession")[0]["Reason"] == f"fleetops:{session.pk} look around"
+    events = {event.action: event for event in AuditEvent.objects.filter(session_id=str(session.pk))}
+    assert {"sessions.open", "sessions.start", "sessions.attach", "sessions.end"} <= set(events)
+    assert events["sessions.end"].details["chain_head"] == session.chain_head
+
+
+def test_a_reload_shows_the_same_shell_with_its_screen(terminal, operator, shell):
+    session, browser, _ = shell
+    browser.run("MARK=kept; echo first-$MARK", "first-kept")
+    browser.close()
+
+    again = terminal.browser(session, operator)
+    again.until("first-kept")
+    assert again.begin == 0
+    again.run("echo again-$MARK", "again-kept")
+    again.close()
+
+    third = terminal.browser(session, operator, start=again.offset - 5)
+    third.until(r"\$ $")
+    assert third.begin == again.offset - 5
+    assert bytes(third.output) == bytes(again.output[-5:])
+    third.close()
+
+
+def test_two_browsers_share_a_shell_and_the_last_size_wins(terminal, operator, shell):
+    session, browser, agent = shell
+    browser.told("people", count=1)
+    second = terminal.browser(session, operator, cols=80, rows=24)
+    second.told("hello")
+    browser.told("people", count=2)
+    browser.told("size", cols=80, rows=24)
+    second.run("stty size", "24 80")
+    browser.until("24 80")
+    browser.send({"type": "size", "cols": 120, "rows": 40})
+    second.told("size", cols=120, rows=40)
+    until(lambda: agent.sizes == [(100, 30), (80, 24), (120, 40)], what="the agent has the sizes")
+    browser.messages.clear()
+    second.close()
+    browser.told("people", count=1)
+
+
+def test_an_end_that_somebody_asks_for_comes_at_once_and_in_words(terminal, gateway, operator, shell):
+    session, browser, agent = shell
+    services.request_end(session, actor=operator)
+    began = time.monotonic()
+    assert browser.told("ended")["text"] == "Ended by mei.tanaka."
+    assert time.monotonic() - began < 2
+    ended(session)
+    until(lambda: agent.is_over, what="AWS was told")
+
+
+def test_a_lost_connection_to_the_instance_comes_back_to_the_same_shell(gateway, shell):
+    _, browser, agent = shell
+    browser.run("MARK=same", r"\$ ")
+    gateway.cut(agent)
+    browser.told("status", state="reconnecting")
+    browser.type("echo typed-while-away-$MARK\r")
+    browser.until("typed-while-away-same", seconds=15)
+    assert gateway.called("ResumeSession")
+    assert bytes(browser.output).count(b"\r\ntyped-while-away-same\r\n") == 1
+
+
+def test_a_session_that_aws_has_forgotten_ends_in_words(gateway, shell):
+    session, browser, agent = shell
+    gateway.refuse["ResumeSession"] = (400, "DoesNotExistException", "no such session")
+    gateway.cut(agent)
+    assert browser.told("ended", seconds=15)["text"] == "AWS has ended the session."
+    assert ended(session).state == SessionState.ENDED
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("TargetNotConnected", "not connected to Session Manager"),
+        ("AccessDeniedException", "let the account's role allow ssm:StartSession"),
+        ("ThrottlingException", "asks for fewer calls"),
+    ],
+)
+def test_a_session_that_cannot_start_says_why(terminal, gateway, instance, operator, code, words):
+    gateway.refuse["StartSession"] = (400, code, "no")
+    session = opened(instance, operator)
+    browser = terminal.browser(session, operator)
+    assert words in browser.told("ended")["text"]
+    assert browser.closed()[0] == 4409
+    assert ended(session).state == SessionState.FAILED
+    assert len(gateway.called("StartSession")) == 1
+    failed = AuditEvent.objects.get(action="sessions.start.fail")
+    assert failed.outcome == "failed"
+
+
+def test_a_start_that_was_never_answered_leaves_no_shell_behind(terminal, gateway, instance, operator):
+    gateway.swallow.add("StartSession")
+    session = opened(instance, operator)
+    browser = terminal.browser(session, operator)
+    assert browser.told("ended")["text"]
+    assert ended(session).state == SessionState.FAILED
+    (agent,) = gateway.shells.values()
+    until(lambda: agent.is_over, what="the unanswered session was ended")
+
+
+# Who may
+
+
+def test_a_page_of_somebody_else_cannot_open_a_terminal(terminal, shell, operator):
+    session, _, _ = shell
+    for origin in (
+        "http://evil.example",
+        f"http://127.0.0.1:{terminal.port + 1}",
+        "null",
+        f"http://[::1]:{terminal.page_port}",
+    ):
+        stranger = terminal.browser(session, operator, origin=origin)
+        code, reason = stranger.closed()
+        assert (code, reason) == (4403, "Terminals open from FleetOps's own pages only.")
+    assert not stranger.output
+
+
+def test_without_a_log_in_there_is_no_terminal(terminal, shell):
+    session, _, _ = shell
+    assert terminal.browser(session, None, attach=False).closed() == (4401, "Log in to open a terminal.")
+
+
+def test_a_session_of_another_user_is_not_there_and_the_try_is_audited(terminal, shell):
+    session, _, _ = shell
+    stranger = make_user("eve", role="operator")
+    assert terminal.browser(session, stranger).closed()[0] == 4404
+    assert AuditEvent.objects.get(action="sessions.attach.refuse").actor_name == "eve"
+
+
+def test_a_reviewer_may_watch_and_not_type(terminal, shell):
+    session, browser, agent = shell
+    reviewer = make_user("rhea", role="auditor")
+    assert terminal.browser(session, reviewer).closed()[0] == 4403
+    watching = terminal.browser(session, reviewer, cols=20, rows=5, watch=True)
+    assert watching.told("hello")["writable"] is False
+    watching.type("echo nobody\r")
+    browser.run("echo shown", r"\r\nshown")
+    watching.until(r"\r\nshown")
+    assert b"nobody" not in agent.inputs
+    assert agent.sizes == [(100, 30)]
+    assert AuditEvent.objects.filter(action="sessions.watch", actor_name="rhea").count() == 1
+
+
+def test_no_such_session(terminal, operator):
+    assert terminal.browser("00000000-0000-7000-8000-000000000000", operator).closed()[0] == 4404
+
+
+def test_a_first_message_that_is_no_attach_is_refused(terminal, shell, operator):
+    session, _, _ = shell
+    for message in ("no json", "[]", '{"type": "size"}', '{"type":"attach","cols":"x"}', b"typed"):
+        hasty = terminal.browser(session, operator, attach=False)
+        hasty.socket.send(message)
+        assert hasty.closed()[0] in (4400, 4408)
+
+
+def test_a_first_frame_of_10_mb_closes_that_websocket_and_disturbs_nothing_else(terminal, shell, operator):
+    session, browser, _ = shell
+    before = terminal.memory()
+    rude = terminal.browser(session, operator, attach=False)
+    with contextlib.suppress(ConnectionClosed):
+        rude.socket.send(b"x" * 10_000_000)
+    assert rude.closed()[0] in (1009, 1006)
+    assert terminal.memory() - before < 3_000_000
+    browser.run("echo fine", r"\r\nfine")
+
+
+def test_a_session_that_is_over_says_so_and_shows_the_way_to_its_recording(terminal, shell, operator):
+    session, browser, _ = shell
+    browser.type("exit\r")
+    ended(session)
+    late = terminal.browser(session, operator)
+    assert late.told("ended")["replay"] == f"/sessions/{session.pk}/replay/"
+    assert late.closed() == (4409, "The shell has ended.")
+
+
+# What a gateway may do wrong
+
+
+def output_frame(sequence: int, payload: bytes, payload_type: int = PayloadType.OUTPUT) -> bytes:
+    return serialize(
+        Message(MessageType.OUTPUT_STREAM_DATA, sequence, payload, payload_type, uuid.uuid4(), 1_700_000_000_000)
+    )
+
+
+LIES = {
+    "rubbish": b"\x00" * 300,
+    "cut short": output_frame(0, b"x")[:118],
+    "a wrong digest": output_frame(0, b"x")[:-1] + b"y",
+    "a wrong length": output_frame(0, b"x") + b"more",
+    "a negative number": output_frame(-5, b"x"),
+    "a challenge nobody agreed on": output_frame(0, b"{}", PayloadType.ENC_CHALLENGE_REQUEST),
+    "a size that goes the other way": output_frame(0, b'{"cols":1,"rows":1}', PayloadType.SIZE),
+}
+
+
+def test_a_gateway_that_lies_ends_its_own_session_in_words_and_no_other(terminal, gateway, shell, instance, operator):
+    _, browser, _ = shell
+    for name, lie in LIES.items():
+        gateway.lies = [lie]
+        other = opened(instance, operator)
+        liar = terminal.browser(other, operator)
+        assert "does not speak the Session Manager protocol" in liar.told("ended", seconds=15)["text"], name
+        gateway.lies = []
+    gateway.lies = [b"\x00" * 300_000]  # larger than any message may be
+    other = opened(instance, operator)
+    liar = terminal.browser(other, operator)
+    liar.told("status", state="reconnecting")
+    gateway.lies = []
+    liar.until(r"\$ ", seconds=15)
+    browser.run("echo fine", r"\r\nfine")
+
+
+# Floods
+
+
+def test_ctrl_c_in_a_flood_skips_what_was_not_shown_and_the_recording_has_all_of_it(terminal, shell):
+    session, browser, _ = shell
+    browser.type("yes 0123456789012345678901234567890123456789012345678901234567890123456789\r")
+    browser.until(r"9\r\n0123456789")
+    time.sleep(1.5)  # the browser looks away; this is the flood's time, not a wait for something
+    browser.type(b"\x03")
+    began = time.monotonic()
+    told = browser.told("skipped", why="interrupt")
+    browser.until(r"\$ $", since=len(browser.output))
+    assert time.monotonic() - began < 2
+    assert told["bytes"] > 256 * 1024
+    browser.run("echo after", r"\r\nafter")
+    shown = browser.offset
+    browser.type("exit\r")
+    browser.told("ended")
+    ended(session)
+    assert session.output_bytes >= shown
+    assert len(recorded(session)) == session.output_bytes
+    assert recording.verify(session).is_whole
+
+
+def test_a_browser_that_does_not_read_costs_no_memory_and_misses_nothing(terminal, shell):
+    _, browser, _ = shell
+    browser.run("seq 500000", r"\r\n500000\r\n", seconds=30)
+    before = terminal.memory()
+    browser.type("seq 1500000; echo do''ne\r")
+    highest = 0
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        highest = max(highest, terminal.memory())
+        print(terminal.memory() - before)
+        time.sleep(0.05)
+    assert highest - before < 3_000_000
+    browser.until(r"\r\ndone\r\n", seconds=30)
+    numbers = bytes(browser.output).split(b"do''ne\r\n")[1].split(b"done")[0].split()
+    assert numbers == [b"%d" % n for n in range(1, 1500001)]
+
+
+def test_one_session_that_floods_leaves_another_its_echo(terminal, instance, operator, shell):
+    _, browser, _ = shell
+    other = opened(instance, operator)
+    flooding = terminal.browser(other, operator)
+    flooding.until(r"\$ ")
+    flooding.type("yes\r")
+    flooding.until(r"y\r\ny\r\n")
+    waits = []
+    for number in range(20):
+        began = time.monotonic()
+        browser.run(f"echo turn-{number}", rf"\r\nturn-{number}\r\n")
+        waits.append(time.monotonic() - began)
+    assert sorted(waits)[10] < 0.1
+    flooding.type(b"\x03")
+    flooding.close()
+
+
+# Processes
+
+
+def test_a_process_that_ends_in_order_hands_its_sessions_to_the_next_one(terminal, operator, shell):
+    session, browser, _ = shell
+    browser.run("MARK=kept", r"\$ ")
+    terminal.stop()
+    assert browser.closed()[0] == 1012
+    session.refresh_from_db()
+    assert session.is_live
+    assert session.owner_seen_at is None
+    terminal.start()
+    again = terminal.browser(session, operator, start=browser.offset)
+    again.run("echo still-$MARK", "still-kept")
+    assert again.begin == browser.offset
+    again.close()
+
+
+def test_kill_9_in_a_flood_loses_nothing_that_was_shown_and_the_shell_goes_on(terminal, operator, shell):
+    session, browser, _ = shell
+    browser.run("MARK=kept", r"\$ ")
+    browser.type("seq 500000; echo do''ne\r")
+    browser.until(r"\r\n9\d{4}\r\n")
+    terminal.kill()
+    browser.closed()
+    terminal.start()
+    again = terminal.browser(session, operator, start=browser.offset)
+    again.until(r"\r\ndone\r\n", seconds=30)
+    shown = bytes(browser.output) + bytes(again.output)
+    numbers = shown.split(b"do''ne\r\n")[1].split(b"done")[0].split()
+    assert numbers == [b"%d" % n for n in range(1, 500001)]
+    again.run("echo still-$MARK", "still-kept")
+    shown = bytes(browser.output) + bytes(again.output)
+    again.type("exit\r")
+    again.told("ended")
+    ended(session)
+    assert recorded(session).startswith(shown)
+    assert recording.verify(session).is_whole
+    assert AuditEvent.objects.filter(action="sessions.resume", session_id=str(session.pk)).exists()
+
+
+def test_a_session_that_no_browser_comes_back_for_is_taken_over_all_the_same(terminal, gateway, shell):
+    session, _, agent = shell
+    session.refresh_from_db()
+    epoch = session.owner_epoch
+    terminal.kill()
+    terminal.start()
+    until(lambda: (session.refresh_from_db(), session.owner_epoch > epoch)[1], seconds=12, what="it was taken over")
+    until(lambda: agent.send is not None, what="its data channel is open again")
+
+
+def test_a_process_killed_while_a_session_starts_ends_it_in_words(terminal, gateway, instance, operator):
+    session = opened(instance, operator)
+    TerminalSession.objects.filter(pk=session.pk).update(owner_epoch=1, owner="127.0.0.1:1:dead")
+    browser = terminal.browser(session, operator)
+    assert "while the session was being started" in browser.told("ended")["text"]
+    assert ended(session).state == SessionState.FAILED
+
+
+def test_a_browser_that_reaches_the_wrong_process_is_relayed_to_the_right_one(
+    terminal, home, tmp_path, operator, shell
+):
+    session, browser, _ = shell
+    second = TerminalProcess(home, tmp_path / "second.log")
+    second.start()
+    try:
+        other = second.browser(session, operator, cols=90, rows=20)
+        other.until(r"\$ ")
+        other.run("echo relayed", r"\r\nrelayed")
+        browser.until(r"\r\nrelayed")
+        browser.told("size", cols=90, rows=20)
+        session.refresh_from_db()
+        assert session.owner_epoch == 1
+
+        terminal.kill()
+        assert other.closed()[0] == 1012
+        again = second.browser(session, operator, start=other.offset)
+        again.run("echo moved", r"\r\nmoved", seconds=15)
+        session.refresh_from_db()
+        assert session.owner_epoch == 2
+        again.type("exit\r")
+        assert again.told("ended")["text"] == "The shell has ended."
+        assert again.closed()[0] == 4409
+    finally:
+        second.stop()
+
+
+def test_the_relay_door_opens_to_nobody_without_its_word(terminal, shell):
+    session, _, _ = shell
+    session.refresh_from_db()
+    host, port, _ = session.owner.split(":")
+    with pytest.raises(InvalidStatus), connect(f"ws://{host}:{port}/relay", proxy=None):
+        pass
+
+
+def test_the_health_check_answers(terminal):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{terminal.port}/healthz", timeout=5) as answer:
+        assert answer.read() == b"ok\n"
