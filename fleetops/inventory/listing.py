@@ -67,10 +67,11 @@ class Tab:
 class Row:
     """One instance as a row: the words of its cells."""
 
-    __slots__ = ("can_connect", "instance", "kind", "more_tags", "status", "tags", "word")
+    __slots__ = ("can_connect", "hex", "instance", "kind", "more_tags", "name", "status", "tags", "url", "word")
 
     def __init__(self, instance: Instance, moment: datetime) -> None:
         self.instance = instance
+        self.hex, self.name, self.url = instance.pk.hex, str(instance), instance.get_absolute_url()
         self.kind, self.word = status_words(instance, now=moment)
         self.status = status_of(instance)
         self.can_connect = self.status is Status.ONLINE
