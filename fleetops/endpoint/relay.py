@@ -121,11 +121,12 @@ class Relay:
         self.to_client = Lane(WAITING_FOR_CLIENT)
         self.to_agent = Lane(WAITING_FOR_AGENT)
         self.began_at = now
-        self.moved_at = now  # the last byte of the stream, either way; acknowledges do not count
+        self.moved_at = now  # the last new byte of the stream, either way; acknowledges and repetitions do not count
         self.is_terminating = False  # the agent has said that its shell ended
         self.is_paused = False  # the agent has been told to send nothing
         self.dropped = 0  # frames that were malformed, or have no business on their way
         self._is_port = is_port
+        self._last_output = self._last_input = -1  # the highest sequence numbers that passed
 
     async def serve_agent(self, peer: Peer) -> None:
         """Relay from and to the agent until it goes, or another connection of it comes."""
@@ -199,11 +200,12 @@ class Relay:
         while (message := await receive())["type"] == "websocket.receive":
             frame = message.get("bytes") or b""
             try:
-                message_type, payload_type, _, _ = peek(frame)
+                message_type, payload_type, sequence, _ = peek(frame)
             except RemoteProtocolError:
                 message_type = ""
             if message_type in _TO_CLIENT:
-                if message_type == MessageType.OUTPUT_STREAM_DATA:
+                if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
+                    self._last_output = sequence
                     self.moved_at = time()
                 await pass_on(frame)
                 if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
@@ -221,11 +223,12 @@ class Relay:
         while (message := await receive())["type"] == "websocket.receive":
             frame = message.get("bytes") or b""
             try:
-                message_type = peek(frame).message_type
+                message_type, _, sequence, _ = peek(frame)
             except RemoteProtocolError:
                 message_type = ""
             if message_type in _TO_AGENT:
-                if message_type == MessageType.INPUT_STREAM_DATA:
+                if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
+                    self._last_input = sequence
                     self.moved_at = time()
                 await pass_on(frame)
             else:
