@@ -13,7 +13,7 @@ from fleetops.errors import UserError
 
 
 @pytest.fixture
-def settings(monkeypatch):
+def variables(monkeypatch):
     """Sets variables over an environment without ours."""
     for name in list(os.environ):
         if name.startswith(("FLEETOPS_", "AWS_")):
@@ -28,7 +28,7 @@ def settings(monkeypatch):
     return put
 
 
-def test_port_zero_becomes_three_different_free_ports(settings, tmp_path):
+def test_port_zero_becomes_three_different_free_ports(variables, tmp_path):
     plan = supervisor.make_plan(tmp_path)
     assert len(set(plan.ports.values())) == 3
     assert plan.environment["FLEETOPS_PORT"] == str(plan.ports["web"])
@@ -37,12 +37,12 @@ def test_port_zero_becomes_three_different_free_ports(settings, tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["FLEETOPS_PORT", "FLEETOPS_TERMINAL_PORT", "FLEETOPS_ENDPOINT_PORT"])
-def test_a_taken_port_is_refused_with_its_holder_and_the_setting_to_change(settings, tmp_path, variable):
+def test_a_taken_port_is_refused_with_its_holder_and_the_setting_to_change(variables, tmp_path, variable):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        settings(**{variable: str(port)})
+        variables(**{variable: str(port)})
         with pytest.raises(UserError) as refusal:
             supervisor.make_plan(tmp_path)
     said = str(refusal.value)
@@ -51,39 +51,39 @@ def test_a_taken_port_is_refused_with_its_holder_and_the_setting_to_change(setti
     assert said.endswith(" make up")
 
 
-def test_the_terminal_s_port_follows_the_page_s(settings, tmp_path, monkeypatch):
+def test_the_terminal_s_port_follows_the_page_s(variables, tmp_path, monkeypatch):
     monkeypatch.delenv("FLEETOPS_TERMINAL_PORT")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings(FLEETOPS_PORT=str(port))
+    variables(FLEETOPS_PORT=str(port))
     assert supervisor.make_plan(tmp_path).ports["terminal"] == port + 1
 
 
-def test_two_parts_cannot_have_one_port(settings, tmp_path):
+def test_two_parts_cannot_have_one_port(variables, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    settings(FLEETOPS_PORT=port, FLEETOPS_ENDPOINT_PORT=port)
+    variables(FLEETOPS_PORT=port, FLEETOPS_ENDPOINT_PORT=port)
     with pytest.raises(UserError, match=f"FLEETOPS_ENDPOINT_PORT and FLEETOPS_PORT both name port {port}"):
         supervisor.make_plan(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["http", "-1", "65536", "80 80"])
-def test_what_is_no_port_is_refused(settings, tmp_path, value):
-    settings(FLEETOPS_PORT=value)
+def test_what_is_no_port_is_refused(variables, tmp_path, value):
+    variables(FLEETOPS_PORT=value)
     with pytest.raises(UserError, match=r"FLEETOPS_PORT='.*' is not a port"):
         supervisor.make_plan(tmp_path)
 
 
-def test_an_unknown_profile_is_refused(settings, tmp_path):
-    settings(FLEETOPS_PROFILE="staging")
+def test_an_unknown_profile_is_refused(variables, tmp_path):
+    variables(FLEETOPS_PROFILE="staging")
     with pytest.raises(UserError, match="neither embedded nor production"):
         supervisor.make_plan(tmp_path)
 
 
-def test_embedded_parts_see_no_other_aws_account_and_no_password(settings, tmp_path):
-    settings(AWS_PROFILE="real", AWS_ACCESS_KEY_ID="AKIAREAL", AWS_ENDPOINT_URL="x", FLEETOPS_ADMIN_PASSWORD="secret")
+def test_embedded_parts_see_no_other_aws_account_and_no_password(variables, tmp_path):
+    variables(AWS_PROFILE="real", AWS_ACCESS_KEY_ID="AKIAREAL", AWS_ENDPOINT_URL="x", FLEETOPS_ADMIN_PASSWORD="secret")
     environment = supervisor.make_plan(tmp_path).environment
     assert {name for name in environment if name.startswith("AWS_")} == {
         "AWS_SHARED_CREDENTIALS_FILE",
@@ -94,23 +94,23 @@ def test_embedded_parts_see_no_other_aws_account_and_no_password(settings, tmp_p
     assert "secret" not in environment.values()
 
 
-def test_production_keeps_aws_settings_and_has_neither_broker_nor_endpoint(settings, tmp_path):
-    settings(FLEETOPS_PROFILE="production", AWS_PROFILE="real")
+def test_production_keeps_aws_settings_and_has_neither_broker_nor_endpoint(variables, tmp_path):
+    variables(FLEETOPS_PROFILE="production", AWS_PROFILE="real")
     with pytest.raises(UserError, match="Set FLEETOPS_VALKEY_URL"):
         supervisor.make_plan(tmp_path)
-    settings(FLEETOPS_VALKEY_URL="redis://valkey:6379")
+    variables(FLEETOPS_VALKEY_URL="redis://valkey:6379")
     plan = supervisor.make_plan(tmp_path)
     assert plan.environment["AWS_PROFILE"] == "real"
     assert list(supervisor.parts_of(plan)) == ["web", "terminal", "worker", "beat"]
 
 
-def test_the_parts_stand_in_the_order_of_starting(settings, tmp_path):
+def test_the_parts_stand_in_the_order_of_starting(variables, tmp_path):
     plan = supervisor.make_plan(tmp_path)
     assert list(supervisor.parts_of(plan)) == ["valkey", "endpoint", "web", "terminal", "worker", "beat"]
 
 
-def test_a_valkey_of_somebody_else_is_used_and_none_started(settings, tmp_path):
-    settings(FLEETOPS_VALKEY_URL="redis://127.0.0.1:6379")
+def test_a_valkey_of_somebody_else_is_used_and_none_started(variables, tmp_path):
+    variables(FLEETOPS_VALKEY_URL="redis://127.0.0.1:6379")
     plan = supervisor.make_plan(tmp_path)
     assert plan.environment["FLEETOPS_VALKEY_URL"] == "redis://127.0.0.1:6379"
     assert "valkey" not in supervisor.parts_of(plan)
@@ -129,22 +129,22 @@ def test_a_socket_whose_path_would_be_too_long_lies_in_a_private_directory(tmp_p
         path.parent.rmdir()
 
 
-def test_the_home_is_made_private(settings, tmp_path):
-    settings(FLEETOPS_HOME=str(tmp_path / "new" / "home"))
+def test_the_home_is_made_private(variables, tmp_path):
+    variables(FLEETOPS_HOME=str(tmp_path / "new" / "home"))
     home = supervisor.find_home()
     assert {path.stat().st_mode & 0o777 for path in (home, *home.iterdir())} == {0o700}
 
 
-@pytest.mark.parametrize("home", ["/", "~", str(supervisor.ROOT)])
-def test_a_home_that_is_not_ours_alone_is_refused(settings, home):
-    settings(FLEETOPS_HOME=home)
+@pytest.mark.parametrize("path", ["/", "~", str(supervisor.ROOT)])
+def test_a_home_that_is_not_ours_alone_is_refused(variables, path):
+    variables(FLEETOPS_HOME=path)
     with pytest.raises(UserError, match="not a directory of FleetOps's own"):
         supervisor.find_home()
 
 
-def test_a_home_that_cannot_be_made_is_refused(settings, tmp_path):
+def test_a_home_that_cannot_be_made_is_refused(variables, tmp_path):
     (tmp_path / "file").touch()
-    settings(FLEETOPS_HOME=str(tmp_path / "file" / "home"))
+    variables(FLEETOPS_HOME=str(tmp_path / "file" / "home"))
     with pytest.raises(UserError, match="cannot be used: Not a directory"):
         supervisor.find_home()
 
