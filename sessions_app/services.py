@@ -19,6 +19,7 @@ from fleetops.clock import now
 from fleetops.errors import Denied, UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
+from fleetops.inventory.readiness import readiness_of
 from fleetops.transitions import LostRace, move
 from fleetops.web.context import current
 
@@ -62,8 +63,9 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
     if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
         deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance")
         raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
-    if problem := why_unreachable(instance):
-        raise UserError(problem)
+    ready = readiness_of(instance, now=now())
+    if not ready.can_connect:
+        raise UserError(f"No shell can be opened on {instance} now. {ready.reason} {ready.mend}".strip())
     with transaction.atomic():
         session = TerminalSession.objects.create(
             user=actor,
@@ -79,24 +81,6 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
         _record("sessions.open", session, actor=actor, target=instance, reason=reason)
     logger.info("session opened session=%s instance=%s user=%s", session.pk, session.instance_id, actor.username)
     return session
-
-
-def why_unreachable(instance: Instance) -> str:
-    """Say in words why no session can be opened on `instance` now, and what to do; empty if one can."""
-    name = str(instance)
-    if instance.gone_at:
-        return f"{name} is gone: AWS no longer lists it. Choose another instance on the fleet page."
-    if instance.ec2_state and instance.ec2_state != "running":
-        return f"{name} is {instance.ec2_state}. Start it, wait until it is online, and connect again."
-    if not instance.ping_status:
-        if instance.ec2_state and not instance.profile_arn:
-            return f"{name} has no instance profile, so its agent cannot register. Attach one that allows SSM."
-        return f"No agent has reported from {name} yet. Check that the SSM agent is installed and may reach AWS."
-    if instance.ping_status != "Online":
-        if instance.ec2_state and not instance.profile_arn:
-            return f"{name} is not online: its instance profile is gone. Attach one that allows SSM."
-        return f"{name} is not online; check that it runs, its instance profile and its route to AWS."
-    return ""
 
 
 def request_end(session: TerminalSession, *, actor: User) -> None:
