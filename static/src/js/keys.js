@@ -36,7 +36,7 @@ document.addEventListener("keydown", (event) => {
 onKey("?", () => (keysDialog() ? keysDialog().showModal() : false));
 
 onKey("/", () => {
-  const input = document.querySelector("main .fo-filterinput input, main [type=search]");
+  const input = document.querySelector("main .fo-filterinput input:not([type=hidden]), main [type=search]");
   if (!input) return false;
   input.focus();
   input.select();

@@ -1,0 +1,51 @@
+/* A drawer beside a list: what opens it (hx-target="#drawer") marks its row; Esc closes it, [ and ] go to its neighbours. */
+import { onKey } from "./keys.js";
+
+const OPENERS = 'main .table a[hx-target="#drawer"]';
+const drawer = () => document.querySelector("#drawer > .offcanvas");
+let opener = null;
+
+function mark(link) {
+  opener = link;
+  for (const row of document.querySelectorAll("main .table tr.is-selected")) row.classList.remove("is-selected");
+  link?.closest("tr").classList.add("is-selected");
+}
+
+function close() {
+  const way = drawer()?.querySelector(".offcanvas-header a[href]");
+  if (!way) return false;
+  history.pushState({}, "", way.href);
+  document.getElementById("drawer").replaceChildren();
+  const link = opener ?? document.querySelector("main .table tr.is-selected a.fo-name");
+  mark(null);
+  link?.focus();
+  return true;
+}
+
+function step(by) {
+  if (!drawer()) return false;
+  const all = [...document.querySelectorAll(OPENERS)];
+  const at = all.findIndex((link) => link === opener || link.closest("tr").classList.contains("is-selected"));
+  const next = all[at + by];
+  if (!next) return false;
+  next.click();
+  next.scrollIntoView({ block: "nearest" });
+  return true;
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest(OPENERS);
+  if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) return mark(link);
+  if (event.target.closest("#drawer .offcanvas-header a[href]") && event.button === 0 && close()) event.preventDefault();
+});
+
+document.addEventListener("htmx:load", ({ detail }) => {
+  const fresh = detail.elt.matches?.("#drawer") ? detail.elt.querySelector(".offcanvas") : null;
+  if (!fresh) return;
+  fresh.tabIndex = -1;
+  fresh.focus({ preventScroll: true });
+});
+
+onKey("Escape", close);
+onKey("[", () => step(-1));
+onKey("]", () => step(1));
