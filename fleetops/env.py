@@ -1,6 +1,8 @@
 """Settings as the environment gives them: typed, and refused with the way to mend them."""
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -57,8 +59,6 @@ def env_secret(name: str, *, generated_file: Path | None = None, length: int = 5
 
 
 def _generated(path: Path, length: int) -> str:
-    import secrets
-
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Written whole under another name and then linked: of two processes that start at once, one makes the secret and
     # both read the same one.
@@ -67,10 +67,8 @@ def _generated(path: Path, length: int) -> str:
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(length))
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
-        except FileExistsError:
-            pass
     finally:
         os.unlink(fresh)
     return path.read_text().strip()

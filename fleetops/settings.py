@@ -200,7 +200,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
 
 # --- Terminals -------------------------------------------------------------------------------------------------------
-# The address at which a terminal process takes browsers that another one relays: reachable by all of them, by nobody else.
+# The address at which a terminal process takes browsers that another one relays: all of them reach it, nobody else.
 TERMINAL_RELAY_HOST = env_str("FLEETOPS_TERMINAL_RELAY_HOST", "127.0.0.1")
 SPOOL_DIR = Path(env_str("FLEETOPS_SPOOL_DIR", str(HOME / "spool")))
 SPOOL_QUOTA_BYTES = env_int("FLEETOPS_SPOOL_QUOTA_MIB", 4096, low=16) * 2**20  # of all journals of one host

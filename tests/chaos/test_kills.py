@@ -1,4 +1,4 @@
-"""Kill -9 of each process in the middle of a session: what was shown is recorded, and the product recovers by itself."""
+"""Kill -9 of each process in a session's middle: what was shown is recorded, and the product recovers by itself."""
 
 import json
 import re
@@ -135,7 +135,7 @@ def test_a_killed_shell_host_ends_its_sessions_in_words_and_its_nodes_come_back(
 def test_a_killed_moto_comes_back_with_every_acknowledged_change(stack, person):
     ec2 = stack.boto3("ec2")
     group = ec2.create_security_group(GroupName="kept", Description="made before the kill")["GroupId"]
-    session_id, terminal = open_shell(person)
+    _, terminal = open_shell(person)
 
     stack.kill_below("endpoint", r"moto")
 
