@@ -8,7 +8,6 @@ import "./drawers.js";
 import "./lists.js";
 import "./live.js";
 import "./copy.js";
-import "./drawer.js";
 import "./palette.js";
 import "./htmx-setup.js";
 import { startBehaviours } from "./behaviours.js";

@@ -1,4 +1,5 @@
 /* A drawer beside a list: what opens it (hx-target="#drawer") marks its row; Esc closes it, [ and ] go to its neighbours. */
+import { behaviour } from "./behaviours.js";
 import { onKey } from "./keys.js";
 
 const OPENERS = 'main .table a[hx-target="#drawer"]';
@@ -12,7 +13,7 @@ function mark(link) {
 }
 
 function close() {
-  const way = drawer()?.querySelector(".offcanvas-header a[href]");
+  const way = drawer()?.querySelector("[data-drawer-close]");
   if (!way) return false;
   history.pushState({}, "", way.href);
   document.getElementById("drawer").replaceChildren();
@@ -36,12 +37,11 @@ function step(by) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest(OPENERS);
   if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) return mark(link);
-  if (event.target.closest("#drawer .offcanvas-header a[href]") && event.button === 0 && close()) event.preventDefault();
+  if (event.target.closest("#drawer [data-drawer-close]") && event.button === 0 && close()) event.preventDefault();
 });
 
-document.addEventListener("htmx:load", ({ detail }) => {
-  const fresh = detail.elt.matches?.("#drawer") ? detail.elt.querySelector(".offcanvas") : null;
-  if (!fresh) return;
+/* Focus goes to the drawer itself, not to its buttons: Enter, pressed once too often, does nothing. */
+behaviour("drawer", (fresh) => {
   fresh.tabIndex = -1;
   fresh.focus({ preventScroll: true });
 });
