@@ -2,7 +2,7 @@
 
 from django.core.exceptions import PermissionDenied
 
-from fleetops.audit.record import deny
+from fleetops.audit.record import Target, deny
 from fleetops.errors import Denied
 
 
@@ -17,12 +17,13 @@ class DenialAuditMiddleware:
 
     def process_exception(self, request, exception):
         if isinstance(exception, Denied | PermissionDenied) and not request.audit_context.denial_recorded:
+            permission = getattr(exception, "permission", "")
             deny(
                 "web.permission.refuse",
                 actor=request.user,
-                reason=str(exception),
-                permission=getattr(exception, "permission", ""),
+                target=Target("web.page", request.path, request.path),
+                reason=f"lacks {permission}" if permission else str(exception),
+                permission=permission,
                 method=request.method,
-                path=request.path,
             )
         return

@@ -9,7 +9,7 @@ from django.db import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleetops.audit import chain
+from fleetops.audit import chain, tasks
 from fleetops.audit.chain import Head, Sealer, verify
 from fleetops.audit.models import AuditEvent, AuditSeal, SealerLease
 from fleetops.audit.record import digest, record
@@ -287,6 +287,18 @@ def test_any_tampering_is_found(db, own_home, count, where, move, data):
         assert not verify().ok
         transaction.set_rollback(True)
     chain.head_path().unlink()
+
+
+# --- The tasks -------------------------------------------------------------------------------------------------------
+
+
+def test_beat_has_rows_sealed_and_the_whole_proven(db):
+    make_events(3)
+    tasks.seal()
+    assert numbers() == [1, 2, 3]
+    tasks.verify()
+    event = AuditEvent.objects.get(action="audit.verify")
+    assert (event.actor_name, event.source, event.details["sealed"]) == ("worker", "worker", 3)
 
 
 # --- The command -----------------------------------------------------------------------------------------------------

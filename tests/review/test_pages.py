@@ -139,7 +139,7 @@ def test_an_event_opens_beside_the_list_with_and_without_javascript(client, audi
     make_events(3)
     event = AuditEvent.objects.order_by("-pk")[1]
     whole = page_of(client, f"?q=&open={event.pk}")
-    assert 'role="dialog" aria-labelledby="event-title"' in whole and len(shown(whole)) == 4
+    assert 'aria-labelledby="event-title"' in whole and len(shown(whole)) == 4
     part = page_of(client, f"?q=&open={event.pk}", **HTMX, **{"HX-Target": "drawer"})
     assert part.lstrip().startswith("{#") is False and "<html" not in part and shown(part) == []
     assert 'id="drawer"' in part and str(event.pk) in part

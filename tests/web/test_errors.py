@@ -48,7 +48,8 @@ def test_a_missing_permission_is_named_and_the_attempt_recorded(client, viewer):
     assert "identity.administer" in answer.content.decode()
     event = AuditEvent.objects.get(action="web.permission.refuse")
     assert (event.outcome, event.actor_name, event.source) == ("denied", "viewer", "browser")
-    assert event.details == {"permission": "identity.administer", "method": "GET", "path": "/t/guarded/"}
+    assert (event.target_name, event.reason) == ("/t/guarded/", "lacks identity.administer")
+    assert event.details == {"permission": "identity.administer", "method": "GET"}
     assert event.request_id == answer["X-Request-Id"]
 
 
