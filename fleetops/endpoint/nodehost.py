@@ -16,6 +16,7 @@ __all__ = ["Credentials", "NodeHost", "NodeSpec"]
 
 logger = logging.getLogger(__name__)
 
+NO_SANDBOX: Final = 3  # the host's exit status when no node may run on this machine
 STOP_SECONDS: Final = 1.5  # for the nodes to end by themselves once their input has ended
 FIRST_DELAY: Final = 0.2  # seconds before a host that died is started again; doubles while it dies at once
 LAST_DELAY: Final = 10.0
@@ -115,7 +116,9 @@ class NodeHost:
         while True:
             began_at = loop.time()
             try:
-                await self._run_once()
+                if await self._run_once() == NO_SANDBOX:
+                    logger.error("demo nodes are off: this machine has no sandbox for them")
+                    return
             except OSError as error:
                 logger.error("the host of the nodes does not start reason=%s", error)
             if loop.time() - began_at > STEADY_SECONDS:
@@ -124,12 +127,16 @@ class NodeHost:
             await asyncio.sleep(delay)
             delay = min(LAST_DELAY, delay * 2)
 
-    async def _run_once(self) -> None:
-        """Start the process, tell it all that was told, and return when it has ended."""
+    async def _run_once(self) -> int:
+        """Start the process, tell it all that was told, and return its status when it has ended."""
         self._config_file.write_text(json.dumps({"options": self._options}))
         command = [sys.executable, "-m", "fleetops.node", "host", "--endpoint", self._endpoint_url]
         command += ["--ca", self._ca_file, "--config", str(self._config_file), "--die-with-parent"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FLEETOPS_"))}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "FLEETOPS_")) or name == "FLEETOPS_CLOCK_FILE"
+        }
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -143,8 +150,9 @@ class NodeHost:
         with contextlib.suppress(ValueError, KeyError):
             self.sandbox = json.loads(await self._process.stdout.readline())["sandbox"]
             logger.info("the host of the nodes runs pid=%s sandbox=%s", self._process.pid, self.sandbox)
-        await self._process.wait()
+        status = await self._process.wait()
         self._process = None
+        return status
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None

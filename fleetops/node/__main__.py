@@ -4,16 +4,20 @@ import argparse
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
 import uvloop
 
-from .host import run_host
+from .host import NoSandbox, run_host
 from .spec import NodeSpec, Options
 
+NO_SANDBOX = 3  # exit status: no node may run here, and starting this again changes nothing
+
 _PR_SET_PDEATHSIG = 1
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
 def main() -> None:
@@ -33,7 +37,21 @@ def main() -> None:
     options = Options(arguments.endpoint, arguments.ca, **_tuples(config.get("options", {})))
     specs = [NodeSpec.from_json(spec) for spec in config.get("nodes", [])]
     set_signals()
-    uvloop.run(run_host(options, specs))
+    leave_keyring()
+    try:
+        uvloop.run(run_host(options, specs))
+    except NoSandbox as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_SANDBOX)
+
+
+def leave_keyring() -> None:
+    """Join a new, empty session keyring: a shell has the keys of whoever started it, whatever its id."""
+    number = {"x86_64": 250, "aarch64": 219}.get(
+        os.uname().machine
+    )  # keyctl(2), for which the C library has no function
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def set_signals() -> None:

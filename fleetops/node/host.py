@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 MAX_LINE = 1024 * 1024  # bytes
 
 
+class NoSandbox(Exception):
+    """No shell may be started on this machine; the text says what to do about it."""
+
+
 class Host:
     """The nodes of this process."""
 
@@ -70,14 +74,14 @@ class Host:
 
 
 def find_launcher(options: Options) -> Launcher:
-    """The best way of starting shells here. Raises SystemExit where only an unsandboxed one is left, and forbidden."""
+    """The best way of starting shells here. Raises NoSandbox where only an unsandboxed one is left, and forbidden."""
     kinds = options.launchers if options.is_loopback else tuple(kind for kind in options.launchers if kind != "none")
     with tempfile.TemporaryDirectory(prefix="fleetops-node-") as directory:
         try:
             return choose(kinds, Path(directory) / "probe")
         except LookupError as error:
             why = "" if options.is_loopback else ", and the endpoint listens beyond this machine"
-            raise SystemExit(
+            raise NoSandbox(
                 f"Demo nodes are not started: {error}{why}. "
                 "Install bubblewrap, or let the endpoint listen on 127.0.0.1."
             ) from None

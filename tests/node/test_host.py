@@ -95,6 +95,20 @@ async def test_nodes_come_and_go_and_lose_their_credentials(gateway, host):
     await eventually(lambda: not gateway.hub.is_connected(node_key(second.instance_id)))
 
 
+async def test_where_no_node_may_run_the_host_is_not_started_over_and_over(gateway):
+    host = NodeHost(
+        endpoint_url=gateway.url,
+        ca_file=gateway.home / "ca.pem",
+        config_file=gateway.home / "nodes.json",
+        is_loopback=False,
+        launchers=("none",),
+    )
+    await host.start()
+    await eventually(lambda: host._watching.done())
+    assert host.sandbox == ""
+    await host.stop()
+
+
 async def test_the_host_says_which_sandbox_it_has(host):
     await eventually(lambda: host.sandbox in ("bwrap", "namespaces"))
 

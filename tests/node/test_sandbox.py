@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleetops.node import launcher as launcher_module
-from fleetops.node.host import find_launcher
+from fleetops.node.host import NoSandbox, find_launcher
 from fleetops.node.sandbox import FIRST_UID, HOME, Launcher, choose, choose_uid, covered, etc_files, prepare
 from fleetops.node.spec import Directory, Options
 from tests.node.conftest import running_node
@@ -172,7 +172,7 @@ async def test_without_a_sandbox_root_gives_the_shell_another_id_or_none(tmp_pat
 
 def test_beyond_loopback_no_node_starts_without_a_sandbox():
     options = Options("https://0.0.0.0:1", "ca.pem", is_loopback=False, launchers=("none",))
-    with pytest.raises(SystemExit, match=r"Demo nodes are not started.*127\.0\.0\.1"):
+    with pytest.raises(NoSandbox, match=r"Demo nodes are not started.*127\.0\.0\.1"):
         find_launcher(options)
 
 
