@@ -132,11 +132,7 @@ class NodeHost:
         self._config_file.write_text(json.dumps({"options": self._options}))
         command = [sys.executable, "-m", "fleetops.node", "host", "--endpoint", self._endpoint_url]
         command += ["--ca", self._ca_file, "--config", str(self._config_file), "--die-with-parent"]
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "FLEETOPS_")) or name == "FLEETOPS_CLOCK_FILE"
-        }
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FLEETOPS_"))}
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
