@@ -80,6 +80,8 @@ class Endpoint:
 
     async def start(self) -> None:
         self.moto.start()
+        # Read while moto starts: a first request would otherwise hold up the loop, and every terminal on it.
+        await asyncio.to_thread(_preload)
         await self.nodes.load()
         self.nodes.start()
         self.trail.start()
@@ -130,6 +132,7 @@ class Endpoint:
         if match is not None:
             call.protocol = "channel"
             call.operation = "CreateControlChannel" if match["kind"] == "control" else "CreateDataChannel"
+            call.read_only = False
             call.principal = await self.authenticator.authenticate(call)
             return await self._create_channel(call, match["kind"], match["id"])
         self._find_operation(call)
@@ -168,7 +171,8 @@ class Endpoint:
             if prefix != service.target_prefix:
                 raise ApiError("UnknownOperationException", "", 400)
             call.operation = name
-            call.read_only = service.is_read(name) or (service.signing_name == "ssm" and name in _HEARTBEATS)
+            call.read_only = service.is_read(name)
+            call.is_heartbeat = service.signing_name == "ssm" and name in _HEARTBEATS
             if service.signing_name != "ssm" and name not in service.operations:
                 raise ApiError("UnknownOperationException", "", 400)
         elif service.protocol in {"query", "ec2"}:
@@ -209,7 +213,11 @@ class Endpoint:
             if service == "iam":
                 self.identities.forget()
             if service in _HOOKS_CHANGING_NODES and self.on_change is not None and header["status"] < 400:
-                await self.on_change(call.account_id, call.region if service == "ec2" else "")
+                try:
+                    await self.on_change(call.account_id, call.region if service == "ec2" else "")
+                except ApiError as error:
+                    # The change is done, and its answer stands; the fleet looks again by itself.
+                    logger.warning("nodes not told of a change operation=%s reason=%s", call.operation, error)
         return _from_moto(call, header["status"], header["headers"], content)
 
     # --- Nodes ------------------------------------------------------------------------------------------------------
@@ -290,6 +298,7 @@ class Endpoint:
             if match is None:
                 raise ApiError("ResourceNotFoundException", "There is no such channel.", 404)
             call.operation = "OpenControlChannel" if match["kind"] == "control" else "OpenDataChannel"
+            call.read_only = False
             call.claim = _claim(call)
             if match["kind"] == "control" or call.claim is not None:
                 call.principal = await self.authenticator.authenticate(call)
@@ -329,6 +338,11 @@ class Endpoint:
             }
         )
         await send({"type": "websocket.http.response.body", "body": answer.body})
+
+
+def _preload() -> None:
+    for name in ("ssm", "ec2", "sts", "iam", "logs", "kms", "s3", "cloudtrail", "securityhub", "sns", "tagging", "sqs"):
+        models.service(name)
 
 
 _HEARTBEATS = {"UpdateInstanceInformation"}

@@ -52,6 +52,7 @@ class Call:
     response_elements: dict[str, Any] | None = None  # for the trail
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
     read_only: bool = True
+    is_heartbeat: bool = False  # it changes something, and its event need not be written before the answer
     host: str = ""  # HOST:PORT of the endpoint, for URLs in answers
 
     @property

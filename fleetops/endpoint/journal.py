@@ -18,13 +18,11 @@ from typing import Any
 
 # Lengths of header and body, and the CRC-32 of both: what a torn write is told by.
 _RECORD = struct.Struct(">III")
-_LARGEST_HEADER_BYTES = 2**20
-_LARGEST_BODY_BYTES = 2**28
 _SEAL_BYTES = 32
 
 
-class SnapshotRefused(Exception):
-    """A snapshot does not carry our seal: it was changed, or was made by another installation."""
+class StateRefused(Exception):
+    """A snapshot does not carry our seal, or the journal is damaged; the text says what to do."""
 
 
 class OtherVersion(Exception):
@@ -55,37 +53,48 @@ class Journal:
         elif stamp.read_text() != version:
             raise OtherVersion(stamp.read_text())
         self._number = max((_number(path) for path in directory.glob("snapshot-*[0-9]")), default=0)
+        self._sweep()
         self._file: Any = None
         self.entries = 0
         self.bytes = 0
 
     def snapshot(self) -> bytes | None:
-        """The newest snapshot's content, its seal checked; None if there is none. Raises SnapshotRefused."""
+        """The newest snapshot's content, its seal checked; None if there is none. Raises StateRefused."""
         if not self._number:
             return None
         path = self._directory / f"snapshot-{self._number}"
         sealed = path.read_bytes()
         seal, content = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
         if not hmac.compare_digest(seal, self._seal(content, self._number)):
-            raise SnapshotRefused(
+            raise StateRefused(
                 f"{path} does not carry this endpoint's seal: it was changed, or belongs to another installation. "
                 f"Restore it from a backup, or move {self._directory} away to start with fresh demo data."
             )
         return zlib.decompress(content)
 
     def records(self) -> Iterator[Record]:
-        """The calls since the snapshot, oldest first. A torn last record was never run, and is cut off."""
+        """The calls since the snapshot, oldest first. A torn last record was never run, and is cut off.
+
+        Raises StateRefused if a record is damaged and others follow it: to cut there would lose what was answered.
+        """
         path = self._path(self._number)
         if not path.exists():
             return
         with path.open("r+b") as file:
-            end = 0
-            while (record := _read(file)) is not None:
-                end = file.tell()
+            size = os.fstat(file.fileno()).st_size
+            while self.bytes < size:
+                record, end = _read(file, size)
+                if record is None and end < size:
+                    raise StateRefused(
+                        f"{path} is damaged at byte {self.bytes}, and calls follow it. Restore it from a backup, or "
+                        f"move {self._directory} away to start with fresh demo data."
+                    )
+                if record is None:
+                    break
+                self.bytes = end
                 self.entries += 1
                 yield record
-            file.truncate(end)
-            self.bytes = end
+            file.truncate(self.bytes)
 
     def append(self, header: dict[str, Any], body: bytes) -> None:
         """Write one record; it is with the kernel when this returns."""
@@ -93,8 +102,13 @@ class Journal:
             self._file = self._open(self._number)
         head = json.dumps(header, separators=(",", ":")).encode()
         frame = _RECORD.pack(len(head), len(body), zlib.crc32(body, zlib.crc32(head))) + head + body
-        if self._file.write(frame) != len(frame):
-            raise OSError("the disk is full: a call could not be written to moto's journal")
+        try:
+            if self._file.write(frame) != len(frame):
+                raise OSError("the disk is full: a call could not be written to moto's journal")
+        except OSError:
+            # What was written of it must not stand before the next record.
+            self._file.truncate(self.bytes)
+            raise
         self.entries += 1
         self.bytes += len(frame)
 
@@ -126,6 +140,12 @@ class Journal:
         (self._directory / f"snapshot-{old}").unlink(missing_ok=True)
         self._path(old).unlink(missing_ok=True)
 
+    def _sweep(self) -> None:
+        """Remove what a kill within `replace` has left of the pair before."""
+        for path in [*self._directory.glob("snapshot-*"), *self._directory.glob("journal-*")]:
+            if path.suffix == ".new" or _number(path) < self._number:
+                path.unlink()
+
     def close(self) -> None:
         if self._file is not None:
             self.sync()
@@ -144,17 +164,19 @@ class Journal:
         return os.fdopen(descriptor, "ab", buffering=0)
 
 
-def _read(file: Any) -> Record | None:
+def _read(file: Any, size: int) -> tuple[Record | None, int]:
+    """The next record and where it ends; None for one that is torn (it reaches the file's end) or damaged."""
     start = file.read(_RECORD.size)
     if len(start) < _RECORD.size:
-        return None
+        return None, size
     head_length, body_length, digest = _RECORD.unpack(start)
-    if head_length > _LARGEST_HEADER_BYTES or body_length > _LARGEST_BODY_BYTES:
-        return None
+    end = file.tell() + head_length + body_length
+    if end > size:
+        return None, size
     head, body = file.read(head_length), file.read(body_length)
-    if len(head) < head_length or len(body) < body_length or zlib.crc32(body, zlib.crc32(head)) != digest:
-        return None
-    return Record(json.loads(head), body)
+    if zlib.crc32(body, zlib.crc32(head)) != digest:
+        return None, end
+    return Record(json.loads(head), body), end
 
 
 def _number(path: Path) -> int:

@@ -15,19 +15,24 @@ import sys
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fleetops.awsapi.errors import ApiError, render
 from fleetops.endpoint import ec2_instances
 from fleetops.endpoint.framing import LENGTHS, pack
-from fleetops.endpoint.journal import Journal, OtherVersion, SnapshotRefused
+from fleetops.endpoint.journal import Journal, OtherVersion, StateRefused
 from fleetops.endpoint.keys import key
 from fleetops.endpoint.parent import die_with_parent
 from fleetops.env import env_int
+
+if TYPE_CHECKING:
+    from fleetops.endpoint.moto_adapter import Moto
 
 # A snapshot replaces the journal beyond these: a replay then takes about two seconds at most.
 _MOST_ENTRIES = env_int("FLEETOPS_ENDPOINT_SNAPSHOT_CALLS", 400, low=1)
 _MOST_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 256
+_MOST_ATTEMPTS = 2  # to run the journal's last call again, before it counts as one that moto does not survive
 _SYNC_SECONDS = 1.0
 # Calls whose result no seed can bring back, since OpenSSL makes their keys: a snapshot follows before the answer.
 _NOT_REPLAYABLE = {
@@ -45,11 +50,10 @@ REFUSED = 3
 class Child:
     """moto and its journal, behind frames."""
 
-    def __init__(self, journal: Journal) -> None:
-        from fleetops.endpoint.moto_adapter import Moto  # moto takes a second to load: not before the lock is ours
-
-        self._moto = Moto()
+    def __init__(self, moto: "Moto", journal: Journal, attempts_file: Path) -> None:
+        self._moto = moto
         self._journal = journal
+        self._attempts_file = attempts_file
         self._answers: OrderedDict[str, tuple[int, list[tuple[str, str]], bytes]] = OrderedDict()
         self._synced = time.monotonic()
 
@@ -58,10 +62,31 @@ class Child:
         snapshot = self._journal.snapshot()
         if snapshot is not None:
             self._moto.load(snapshot)
-        count = 0
-        for record in self._journal.records():
-            self._keep(record.header["request_id"], self._moto.call(record.header, record.body))
-            count += 1
+        records = list(self._journal.records())
+        skipped = {record.header["skip"] for record in records if "skip" in record.header}
+        for position, record in enumerate(records, 1):
+            request_id = record.header.get("request_id")
+            if request_id is None:
+                continue
+            # Only the last call can be one that moto did not survive: for each other one a call came after it.
+            if position == len(records) and self._attempts(request_id) > _MOST_ATTEMPTS:
+                self._journal.append({"skip": request_id}, b"")
+                skipped.add(request_id)
+            if request_id in skipped:
+                print(f"a call is skipped, moto died of it request={request_id}", file=sys.stderr, flush=True)
+                error = ApiError("InternalFailure", "The request failed within the endpoint.", 500)
+                status, kind, content = render(error, record.header["protocol"], request_id)
+                self._keep(request_id, (status, [("content-type", kind)], content))
+            else:
+                self._keep(request_id, self._moto.call(record.header, record.body))
+        self._attempts_file.unlink(missing_ok=True)
+        return len(records)
+
+    def _attempts(self, request_id: str) -> int:
+        """Count, on the disk, how often this last call of the journal has been run."""
+        before = self._attempts_file.read_text().split() if self._attempts_file.exists() else []
+        count = int(before[1]) + 1 if before[:1] == [request_id] else 1
+        self._attempts_file.write_text(f"{request_id} {count}")
         return count
 
     def answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -153,11 +178,12 @@ def main() -> int:
     # The child before this one may be about to end; its journal is ours when it has.
     lock = os.open(options.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    from fleetops.endpoint.moto_adapter import MOTO_VERSION, OtherMoto
+    # moto takes a second to load: not before the lock is ours.
+    from fleetops.endpoint.moto_adapter import MOTO_VERSION, Moto, OtherMoto
 
     try:
         journal = Journal(options.directory, key(options.keys, "snapshot.key"), f"moto-{MOTO_VERSION}")
-        child = Child(journal)
+        child = Child(Moto(), journal, options.directory / "attempts")
         count = child.restore()
     except OtherVersion as written:
         print(
@@ -166,7 +192,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return REFUSED
-    except (SnapshotRefused, OtherMoto) as refused:
+    except (StateRefused, OtherMoto) as refused:
         print(refused, file=sys.stderr)
         return REFUSED
     print(f"moto is ready replayed={count}", file=sys.stderr, flush=True)

@@ -67,7 +67,7 @@ class Trail:
     async def record(self, call: Call, answer: Answer) -> None:
         """Append the event of one request; for a changing call, return when it is in the database."""
         event = _event(call, answer)
-        if call.read_only:
+        if call.read_only or call.is_heartbeat:
             await self._queue.put((event, None))
             return
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()

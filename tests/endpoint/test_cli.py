@@ -83,7 +83,7 @@ def plugin(tmp_path):
         "if sys.argv[1:] == ['--version']:\n"
         "    print('1.2.764.0')\n"
         "else:\n"
-        "    arguments = [os.environ.get(word, word) if word.startswith('AWS_SSM') else word for word in sys.argv[1:]]\n"
+        "    arguments = [os.environ.get(word, word) for word in sys.argv[1:]]\n"
         f"    pathlib.Path({str(tmp_path / 'arguments.json')!r}).write_text(json.dumps(arguments))\n"
     )
     script.chmod(0o755)

@@ -16,6 +16,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from fleetops.awsapi.json11 import Codec
+
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 60.0
 _session = boto3.Session()  # its loader keeps the service models: a client is then made in milliseconds
@@ -62,7 +64,7 @@ class RunningEndpoint:
             parameter_validation=False,
             read_timeout=30,
         )
-        return _session.client(
+        client = _session.client(
             service,
             region_name=region,
             endpoint_url=self.url,
@@ -70,6 +72,9 @@ class RunningEndpoint:
             config=config,
             **(credentials | keys),
         )
+        if service == "ssm":
+            client.meta.events.register("after-call.ssm", _check_answer)
+        return client
 
     def as_role(self, session_name: str = "maria", **parameters: Any) -> dict[str, str]:
         """Keys of FleetOps's own role, assumed as the product does it."""
@@ -126,6 +131,12 @@ class RunningEndpoint:
         again = start_endpoint(self.home, environment=self.environment, arguments=self.arguments)
         self.process, self.handover = again.process, again.handover
         return self
+
+
+def _check_answer(http_response: Any, model: Any, **_: Any) -> None:
+    """An answer of ours is held to botocore's model too: kinds, lengths, patterns, enumerations."""
+    if http_response.status_code == 200 and model.output_shape is not None:
+        Codec().check(model.output_shape, json.loads(http_response.content))
 
 
 def start_endpoint(
