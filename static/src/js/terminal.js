@@ -440,7 +440,7 @@ fontReady(fontSize).then(start);
 
 function start() {
   terminal.open(host);
-  window.fleetopsTerminal.renderer = accelerate(terminal);
+  window.fleetopsTerminal.renderer = accelerate(terminal, () => applySize());
   fit.fit();
   showSize();
   link.connect();

@@ -13,12 +13,15 @@ function gpuDraws() {
   return !SOFTWARE.test(renderer);
 }
 
-/** Draws `terminal` by GPU if that is the faster way. Returns "webgl" or "dom". */
-export function accelerate(terminal) {
+/** Draws `terminal` by GPU if that is the faster way. Returns "webgl" or "dom". `onLoss` hears when the GPU is lost. */
+export function accelerate(terminal, onLoss) {
   try {
     if (!gpuDraws()) return "dom";
     const addon = new WebglAddon();
-    addon.onContextLoss(() => addon.dispose()); // xterm.js goes on with its DOM renderer
+    addon.onContextLoss(() => {
+      addon.dispose(); // xterm.js goes on with its DOM renderer, whose cells have another width
+      requestAnimationFrame(onLoss);
+    });
     terminal.loadAddon(addon);
     return "webgl";
   } catch {
