@@ -61,6 +61,15 @@ class FleetQuery:
     def text(self) -> str:
         return " ".join(each.text for each in self.filters)
 
+    @property
+    def statuses(self) -> frozenset[Status]:
+        """The statuses that it lets through."""
+        chosen = [_statuses(each.value) or frozenset() for each in self.filters if each.key == "status"]
+        return frozenset().union(*chosen) if chosen else frozenset(Status)
+
+    def without_status(self) -> "FleetQuery":
+        return FleetQuery(tuple(each for each in self.filters if each.key != "status"))
+
     def without(self, unwanted: Filter) -> "FleetQuery":
         return FleetQuery(tuple(each for each in self.filters if each != unwanted))
 
@@ -98,7 +107,7 @@ def parse(text: str) -> FleetQuery:
             if key:
                 problems.append(f"“{key}:” has no value.")
         elif key == "status" and _statuses(value) is None:
-            known = ", ".join([*STATUS_GROUPS, *(status.value for status in WORDS)])
+            known = ", ".join([*STATUS_GROUPS, *(status.value for status in WORDS if status is not Status.GONE)])
             problems.append(f"“{value}” is no status. Use one of {known}.")
         elif len(filters) == MOST_FILTERS:
             problems.append(f"Only the first {MOST_FILTERS} filters are used.")
@@ -119,7 +128,8 @@ def _statuses(value: str) -> frozenset[Status] | None:
     value = value.lower().replace(" ", "-").replace("_", "-")
     if value in STATUS_GROUPS:
         return STATUS_GROUPS[value]
-    return frozenset({Status(value)}) if value in set(Status) else None
+    # What is gone is in no list.
+    return frozenset({Status(value)}) if value in set(Status) - {Status.GONE} else None
 
 
 def _word(value: str) -> Q:

@@ -115,8 +115,8 @@ def columns(query: FleetQuery, sort: str) -> list[Column]:
 
 
 def tabs(counts: dict[Status, int], query: FleetQuery, sort: str) -> list[Tab]:
-    """The views; the other filters stay when one changes between them."""
-    others = FleetQuery(tuple(each for each in query.filters if each.key != "status"))
+    """The views; the other filters stay when one changes between them, and `counts` are of what those let through."""
+    others = query.without_status()
     chosen = [each.value for each in query.filters if each.key == "status"]
     made = []
     for label, value, statuses in _TABS:
@@ -153,9 +153,10 @@ def answer(counts: dict[Status, int]) -> dict:
     }
 
 
-def digest(counts: dict[Status, int], failing: Sequence[Region]) -> str:
+def digest(counts: dict[Status, int], in_tabs: dict[Status, int], failing: Sequence[Region]) -> str:
     """Tells two answers apart."""
-    return ".".join(str(number) for number in (*(counts[status] for status in Status), len(failing)))
+    numbers = [each[status] for each in (counts, in_tabs) for status in Status]
+    return ".".join(str(number) for number in (*numbers, len(failing)))
 
 
 def best_drop(query: FleetQuery, sort: str, instances: QuerySet) -> tuple[Filter, int, str] | None:

@@ -17,7 +17,7 @@ from fleetops.clock import now
 from fleetops.web.shortcuts import permission_required
 
 from . import listing, services, tasks
-from .filters import parse
+from .filters import FleetQuery, parse
 from .models import Account, Instance, Region
 from .readiness import readiness_of
 
@@ -36,11 +36,10 @@ def fleet(request: HttpRequest) -> HttpResponse:
             return redirect(f"{request.path}?{urlencode(listing.parameters(joined, sort))}")
         query = joined
     visible = Instance.objects.visible_to(request.user).present()
-    counts = visible.counts()
-    matching = query.apply(visible) if query else visible.with_status()
-    paginator = Paginator(matching.order_by(*listing.order(sort)).select_related("account", "region"), listing.ROWS)
-    if not query:
-        paginator.count = sum(counts.values())
+    counts, in_tabs = _counts(visible, query)
+    matching = query.apply(visible).order_by(*listing.order(sort)).select_related("account", "region")
+    paginator = Paginator(matching, listing.ROWS)
+    paginator.count = sum(in_tabs[status] for status in query.statuses)
     page = paginator.get_page(request.GET.get("page"))
     rows = [listing.Row(instance, moment) for instance in page]
     context = {
@@ -50,14 +49,14 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "sort": sort,
         "columns": listing.columns(query, sort),
         "chips": [(each, listing.url(query.without(each), sort)) for each in query.filters],
-        "tabs": listing.tabs(counts, query, sort),
+        "tabs": listing.tabs(in_tabs, query, sort),
         "answer": listing.answer(counts),
         "previous_url": listing.url(query, sort, page.number - 1) if page.has_previous() else "",
         "next_url": listing.url(query, sort, page.number + 1) if page.has_next() else "",
         "may_connect": request.user.has_perm(MAY_CONNECT),
         "has_accounts": bool(rows) or Account.objects.exists(),
         "best_drop": None if rows or not query else listing.best_drop(query, sort, visible),
-        **_live([row.instance.pk for row in rows], query, sort, counts, paginator.count, moment),
+        **_live([row.instance.pk for row in rows], query, sort, (counts, in_tabs), paginator.count, moment),
     }
     return render(request, "inventory/fleet.html", context)
 
@@ -79,19 +78,19 @@ def live(request: HttpRequest) -> HttpResponse:
         return HttpResponseBadRequest("This page is of another version; load it again.", content_type="text/plain")
     moment, query, sort = now(), parse(request.GET.get("q", "")), listing.sort_of(request.GET.get("sort", ""))
     visible = Instance.objects.visible_to(request.user)
-    counts = visible.present().counts()
-    matching = query.apply(visible.present()).count() if query else sum(counts.values())
+    counts, in_tabs = _counts(visible.present(), query)
+    matching = sum(in_tabs[status] for status in query.statuses)
     changed = visible.filter(pk__in=shown, changed_at__gt=since - listing.OVERLAP)
     context = {
         "rows": [listing.Row(instance, moment) for instance in changed.select_related("account", "region")],
-        "tabs": listing.tabs(counts, query, sort),
+        "tabs": listing.tabs(in_tabs, query, sort),
         "answer": listing.answer(counts),
         "may_connect": request.user.has_perm(MAY_CONNECT),
         "is_update": True,
         "news": matching - total,
         "news_fewer": total - matching,
         "news_url": listing.url(query, sort),
-        **_live(shown, query, sort, counts, total, moment),
+        **_live(shown, query, sort, (counts, in_tabs), total, moment),
     }
     context["counts_changed"] = request.GET.get("counts") != context["digest"]
     response = render(request, "inventory/_live.html", context)
@@ -100,12 +99,18 @@ def live(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _live(shown: list[uuid.UUID], query, sort: str, counts, total: int, moment: datetime) -> dict:
+def _counts(visible, query: FleetQuery) -> tuple[dict, dict]:
+    """How many there are of each status: in all, and of what the filter lets through but for its statuses."""
+    counts, others = visible.counts(), query.without_status()
+    return counts, others.apply(visible).counts() if others else counts
+
+
+def _live(shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: int, moment: datetime) -> dict:
     """What a page shows of the regions' reading, and what it asks with when it asks for changes."""
     regions = list(Region.objects.filter(enabled=True).select_related("account"))
     read = [region.refreshed_at for region in regions if region.refreshed_at]
     failing = [region for region in regions if region.error]
-    digest = listing.digest(counts, failing)
+    digest = listing.digest(*counts, failing)
     values = {
         "rows": ",".join(pk.hex for pk in shown),
         "since": moment.isoformat(),

@@ -110,6 +110,24 @@ def test_a_filter_a_sort_and_a_page_live_in_the_url(client_as, fleet):
     assert 'href="/fleet/?q=api&amp;sort=-name"' in chips.content.decode()
 
 
+def test_a_tab_counts_the_rows_that_it_leads_to(client_as, fleet):
+    client = client_as("viewer")
+    page = client.get(f"{FLEET}?q=api")
+    assert [(tab.key, tab.count) for tab in page.context["tabs"]] == [
+        ("all", 3),
+        ("needs-a-fix", 0),
+        ("online", 3),
+        ("stopped", 0),
+    ]
+    page = client.get(f"{FLEET}?q=db+status:stopped")
+    assert "1–1 of 1" in text_of(page)
+    assert [tab.key for tab in page.context["tabs"] if tab.is_active] == ["stopped"]
+    for tab in page.context["tabs"]:
+        assert client.get(tab.url).context["page"].paginator.count == tab.count
+    both = client.get(f"{FLEET}?q=status:stopped+status:online")
+    assert both.context["page"].paginator.count == len(both.context["rows"]) == 4
+
+
 @pytest.mark.parametrize(
     "sort", ["name", "status", "platform", "account", "profile", "-status", "", "nonsense", "--name"]
 )
