@@ -184,9 +184,9 @@ def test_an_account_that_was_never_read_waits_for_its_first_reading(client_as):
 def test_a_region_that_fails_says_why_and_how_old_the_rest_is(client_as, fleet):
     Region.objects.update(error="AWS refused ssm:DescribeInstanceInformation.")
     page = text_of(client_as("viewer").get(FLEET))
-    assert "account-1111 eu-west-1 could not be read. What you see of it is from" in page
+    assert "account-1111 eu-west-1 could not be read in full. It last was at" in page
     assert "AWS refused ssm:DescribeInstanceInformation." in page
-    assert "1 region cannot be read." in page
+    assert "1 region cannot be read in full." in page
 
 
 def test_what_aws_lists_no_more_is_not_in_the_list(client_as, fleet):
