@@ -1,0 +1,39 @@
+"""Models, claims and migrations on PostgreSQL too: the rooms' own tests, run again over a real server."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.postgres import running_postgres
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Rooms that hold rows, without what runs SQLite's own processes or a whole product.
+ROOMS = [
+    "tests/audit",
+    "tests/identity",
+    "tests/review",
+    "tests/inventory/test_services.py",
+    "tests/inventory/test_link_account.py",
+]
+
+
+@pytest.mark.timeout(300)
+def test_rows_claims_and_migrations_hold_on_postgresql():
+    rooms = [room for room in ROOMS if (ROOT / room).exists()]
+    assert rooms == ROOMS
+    with (
+        tempfile.TemporaryDirectory(prefix="fo-pg-") as directory,
+        running_postgres(Path(directory)) as url,
+    ):
+        environment = os.environ | {"FLEETOPS_DATABASE_URL": url}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *rooms]
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed and int(passed[1]) > 50
