@@ -133,10 +133,11 @@ class Reader:
                 for message in list(self._told.values()):
                     self._told.pop(message["type"], None)
                     await self._say(message)
-            if self._interrupted_until and cursor.backlog > SKIP_FROM_BYTES:
-                expected = await self._skip(cursor)
-            elif self._interrupted_until and self._time() > self._interrupted_until:
-                self._interrupted_until = 0.0
+            if self._interrupted_until:
+                if self._time() > self._interrupted_until:
+                    self._interrupted_until = 0.0  # what comes now was asked for after the Ctrl-C
+                elif cursor.backlog > SKIP_FROM_BYTES:
+                    expected = await self._skip(cursor)
             if cursor.offset - self.seen < WINDOW_BYTES:
                 piece = cursor.read(PIECE_BYTES)
                 if isinstance(piece, Resized):
