@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -60,6 +61,10 @@ class TerminalProcess:
         }
         self.process: subprocess.Popen | None = None
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def start(self) -> None:
         command = [
             *(sys.executable, "-m", "uvicorn", "fleetops.asgi:terminal", "--host", "127.0.0.1"),
@@ -83,7 +88,7 @@ class TerminalProcess:
 
     def stop(self) -> None:
         """End it in order."""
-        if self.process is not None and self.process.poll() is None:
+        if self.is_running:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(10)
@@ -133,6 +138,7 @@ class Browser:
             max_size=2**20,
             max_queue=4,
             compression=None,
+            close_timeout=0.5,
             proxy=None,
         )
         self.socket = self._exits.enter_context(connecting)
@@ -204,10 +210,10 @@ class Browser:
 @pytest.fixture
 def spool(home, settings):
     """An empty spool and store; other processes see the same ones."""
-    import shutil
-
     for directory in (settings.SPOOL_DIR, settings.RECORDING_DIR):
-        shutil.rmtree(directory, ignore_errors=True)
+        for path in directory.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
     return settings.SPOOL_DIR
 
 
@@ -246,14 +252,21 @@ def operator(transactional_db):
     return make_user("mei.tanaka", role="operator")
 
 
-@pytest.fixture
-def terminal(home, tmp_path, valkey, spool, transactional_db):
-    process = TerminalProcess(home, tmp_path / "terminal.log")
-    process.start()
+@pytest.fixture(scope="module")
+def shared_terminal(home, tmp_path_factory, valkey):
+    """A terminal process for a module's tests; one that a test has ended is started again for the next."""
+    process = TerminalProcess(home, tmp_path_factory.mktemp("terminal") / "terminal.log")
     yield process
     process.stop()
     log = process.log.read_text()
     assert "Traceback" not in log, log[-6000:]
+
+
+@pytest.fixture
+def terminal(shared_terminal, spool, transactional_db):
+    if not shared_terminal.is_running:
+        shared_terminal.start()
+    return shared_terminal
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ class Gateway:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refuse: dict[str, tuple[int, str, str]] = {}  # operation: status, code, message
         self.swallow: set[str] = set()  # operations that are carried out and never answered
-        self.lies: list[bytes] = []  # sent in front of the next output, on each websocket
+        self.lies: dict[str, bytes] = {}  # by the first word of a session's reason: the first frame of each websocket
         self._transports: set[asyncio.Transport] = set()
         self.loop: asyncio.AbstractEventLoop
         config = uvicorn.Config(
@@ -164,7 +164,7 @@ class Gateway:
             ws_per_message_deflate=False,
             lifespan="off",
             loop="none",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=0,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -295,7 +295,7 @@ class Gateway:
         shell.token = ""
         shell.openers.append(opener)
         shell.send = send
-        for lie in self.lies:
+        if lie := self.lies.get(shell.reason.split(" ")[0]):
             await send({"type": "websocket.send", "bytes": lie})
         shell.channel.reconnected(now=steady())
         await shell.flush()

@@ -265,18 +265,19 @@ LIES = {
 
 def test_a_gateway_that_lies_ends_its_own_session_in_words_and_no_other(terminal, gateway, shell, instance, operator):
     _, browser, _ = shell
+    liars = {}
     for name, lie in LIES.items():
-        gateway.lies = [lie]
-        other = opened(instance, operator)
-        liar = terminal.browser(other, operator)
+        session = opened(instance, operator)
+        gateway.lies[f"fleetops:{session.pk}"] = lie
+        liars[name] = terminal.browser(session, operator)
+    too_large = opened(instance, operator)
+    gateway.lies[f"fleetops:{too_large.pk}"] = b"\x00" * 300_000
+    large = terminal.browser(too_large, operator)
+    large.told("status", state="reconnecting")
+    gateway.lies.pop(f"fleetops:{too_large.pk}")
+    large.until(r"\$ ", seconds=15)
+    for name, liar in liars.items():
         assert "does not speak the Session Manager protocol" in liar.told("ended", seconds=15)["text"], name
-        gateway.lies = []
-    gateway.lies = [b"\x00" * 300_000]  # larger than any message may be
-    other = opened(instance, operator)
-    liar = terminal.browser(other, operator)
-    liar.told("status", state="reconnecting")
-    gateway.lies = []
-    liar.until(r"\$ ", seconds=15)
     browser.run("echo fine", r"\r\nfine")
 
 
