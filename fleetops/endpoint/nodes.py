@@ -15,6 +15,7 @@ from typing import Any
 from fleetops import clock
 from fleetops.endpoint import settings
 from fleetops.endpoint.calls import NodeKey
+from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import Node
 
 logger = logging.getLogger(__name__)
@@ -197,4 +198,4 @@ class Nodes:
         )
 
     async def _run(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await in_database(self._executor, work)

@@ -1,6 +1,5 @@
 """Sessions in the database, and what the channel half tells the rest of the endpoint."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -9,6 +8,7 @@ from typing import Any
 
 from fleetops import clock
 from fleetops.endpoint.calls import NodeKey
+from fleetops.endpoint.database import in_database
 from fleetops.endpoint.hub import SessionTask
 from fleetops.endpoint.models import Session
 from fleetops.endpoint.nodes import Nodes
@@ -74,7 +74,7 @@ class Sessions:
         await self._run(lambda: _move(session_id, to, ended_at=now, details=reason[:1024]))
 
     async def _run(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await in_database(self._executor, work)
 
 
 def _filtered(rows: Any, key: str, value: str) -> Any:

@@ -10,14 +10,17 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import orjson
+from django.db import DatabaseError
 
 from fleetops import clock
 from fleetops.endpoint import settings
 from fleetops.endpoint.calls import Answer, Call, Principal
+from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import TrailEvent
 
 logger = logging.getLogger(__name__)
@@ -75,13 +78,13 @@ class Trail:
         await written
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
             while len(batch) < _BATCH_EVENTS and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                await loop.run_in_executor(self._executor, _insert, [event for event, _ in batch])
+                events = [event for event, _ in batch]
+                await in_database(self._executor, partial(_insert, events))
             except Exception as fault:  # the outermost loop: a full disk must not end the writer
                 logger.exception("trail events not written count=%s", len(batch))
                 for _, written in batch:
@@ -95,7 +98,10 @@ class Trail:
                 self._queue.task_done()
             if clock.monotonic() - self._pruned_at > _PRUNE_SECONDS:
                 self._pruned_at = clock.monotonic()
-                await loop.run_in_executor(self._executor, _prune, clock.now())
+                try:
+                    await in_database(self._executor, partial(_prune, clock.now()))
+                except DatabaseError:
+                    logger.exception("old trail events not removed")
 
 
 def _insert(events: list[TrailEvent]) -> None:

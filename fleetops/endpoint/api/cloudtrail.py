@@ -1,6 +1,5 @@
 """CloudTrail's LookupEvents, from the endpoint's own record of every request."""
 
-import asyncio
 import base64
 from concurrent.futures import Executor
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Call
+from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import TrailEvent
 
 Result = dict[str, Any]
@@ -47,7 +47,7 @@ async def lookup_events(call: Call, executor: Executor) -> Result:
         except ValueError:
             raise ApiError("InvalidNextTokenException", "The next token is not valid.") from None
     query = rows.order_by("-pk")[: size + 1]
-    found = await asyncio.get_running_loop().run_in_executor(executor, lambda: list(query))
+    found = await in_database(executor, lambda: list(query))
     page = found[:size]
     more = len(found) > size
     return {
