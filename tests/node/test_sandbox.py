@@ -50,7 +50,7 @@ async def test_no_state_no_key_and_no_other_node_can_be_read(shell):
         seconds=30,
     )
     assert "/" not in found
-    for place in ("/root", "/proc/1/root" + str(private), f"/proc/self/root{private}", "/work", "/mnt", "/srv"):
+    for place in ("/root", "/proc/1/root" + str(private), f"/proc/self/root{private}", "/opt", "/mnt", "/srv"):
         assert "SECRET" not in await client.run(f"ls -la {place}")
     assert "No such file" in await client.run(f"ls {private.parent}")
 
