@@ -32,6 +32,8 @@ class TerminalApplication:
         if scope["type"] == "websocket":
             if found := _PATH.fullmatch(scope["path"]):
                 scope["session_id"] = UUID(found["session"])
+                # The session middleware wraps it, to set cookies that no terminal needs, at a price for each message.
+                scope["send"] = send
                 await self._authenticated(scope, receive, send)
             else:
                 await receive()

@@ -129,7 +129,11 @@ class TerminalConsumer:
         self.terminals = Terminals(self.serve_relayed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One browser's websocket, below Channels' authentication; `scope["session_id"]` names the session."""
+        """One browser's websocket, below Channels' authentication.
+
+        `scope["session_id"]` names the session, `scope["send"]` is the server's own, around the middleware.
+        """
+        send = scope["send"]
         if (await receive())["type"] != "websocket.connect":
             return
         # Closed before it is accepted, a browser sees a bare 403 and no reason.

@@ -120,6 +120,7 @@ class Proxy:
         self._held_back: list[bytes] = []  # acknowledges of it
         self._is_retrying = False
         self._is_held_back = False
+        self._flush_is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._protocol_errors = 0
         self._over: Over | None = None
@@ -262,7 +263,7 @@ class Proxy:
                 self._note_input(numbers[-1])
         except JournalFull:
             self._journal_is_full()
-        if len(self._pending) < PENDING_BYTES:
+        if len(self._pending) < PENDING_BYTES and not self._room.is_set():
             self._room.set()
         self._flush()
 
@@ -283,8 +284,8 @@ class Proxy:
 
     def _flush(self) -> None:
         """Hand what the channel wants to send to the socket, and see that it wakes us for repeats."""
-        frames = self.channel.data_to_send()
-        if frames:
+        self._flush_is_due = False
+        if frames := self.channel.data_to_send():
             if self._unwritten:
                 # Acknowledges among them speak of output that is not in the journal yet.
                 self._held_back += frames
@@ -349,9 +350,12 @@ class Proxy:
             self._is_unsealed()
             self._unwritten += outputs
         self._write_down()
-        if is_acknowledged or outputs or self._size_is_due:
-            self._send_pending()  # flushes too
-        self._flush()
+        if (is_acknowledged and self._pending) or self._size_is_due:
+            self._send_pending()
+        if not self._flush_is_due:
+            # Readers were woken just now, and come first: an echo does not wait until its acknowledge is encrypted.
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
         if closed is not None:
             self.end(closed.output.strip() or "The shell has ended.", terminate=False)
 

@@ -59,6 +59,7 @@ class Reader:
         self._wake = asyncio.Event()
         self._told: dict[str, dict[str, Any]] = {}  # by type: a later one takes the place of one not sent yet
         self._interrupted_until = 0.0
+        self._waits_for_window = False
         self._time = asyncio.get_running_loop().time
 
     # What the proxy does
@@ -77,7 +78,9 @@ class Reader:
         cursor = self._cursor
         if cursor is not None and self.seen < offset <= cursor.offset:
             self.seen = offset
-            self._wake.set()
+            if self._waits_for_window:
+                self._waits_for_window = False
+                self._wake.set()
 
     def interrupt(self) -> None:
         """Ctrl-C: whoever types it does not want to see what is still to come."""
@@ -161,6 +164,8 @@ class Reader:
                     return
             elif proxy.is_let_go and not proxy.is_over:
                 return
+            else:
+                self._waits_for_window = True
             self._wake.clear()
             await self._wake.wait()
 

@@ -438,3 +438,29 @@ def test_the_health_check_answers(terminal):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://127.0.0.1:{terminal.port}/healthz", timeout=5) as answer:
         assert answer.read() == b"ok\n"
+
+
+def test_a_full_quota_drops_what_is_recorded_tells_the_reader_and_loses_nothing_of_the_recording(
+    home, tmp_path, valkey, spool, gateway, instance, operator
+):
+    process = TerminalProcess(home, tmp_path / "small.log", FLEETOPS_SESSION_QUOTA_MIB="8")
+    process.start()
+    try:
+        session = opened(instance, operator)
+        browser = process.browser(session, operator)
+        browser.until(r"\$ ")
+        browser.type("seq 4000000; echo do''ne\r")
+        browser.until(r"\r\n1000\r\n")
+        until(lambda: (session.refresh_from_db(), session.output_bytes > 25_000_000)[1], seconds=40, what="it floods")
+        told = browser.told("skipped", why="quota", seconds=20)
+        assert told["bytes"] > 0
+        browser.until(r"\r\ndone\r\n", seconds=20)
+        browser.type("exit\r")
+        browser.told("ended")
+        ended(session)
+        shown = b"".join(recorded(session).split(b"do''ne\r\n")[1].split(b"done")[0].split())
+        assert shown == b"".join(b"%d" % n for n in range(1, 4000001))
+        size = sum(path.stat().st_size for path in (spool / str(session.pk)).glob("*.seg"))
+        assert size <= 8 << 20
+    finally:
+        process.stop()
