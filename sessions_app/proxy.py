@@ -57,6 +57,7 @@ MAX_PROTOCOL_ERRORS = 3  # of the gateway in one session; it is then no gateway
 FULL_RETRY_SECONDS = 0.2
 SEAL_APART_SECONDS = 0.25
 TERMINATE_TRIES = 6
+END_SECONDS = 2.0  # until browsers are told of an end that the database has not taken yet
 MAX_COLS, MAX_ROWS = 1000, 500
 
 
@@ -616,11 +617,16 @@ class Proxy:
         except OSError:
             logger.exception("the last chunk could not be sealed session=%s", session.pk)
             sealed = False
-        await self._until_written(services.ended, session, reason=over.reason, sealed=sealed)
+        writing = self._loop.create_task(
+            self._until_written(services.ended, session, reason=over.reason, sealed=sealed)
+        )
+        # Who is told finds the end in the database, unless that is away: then it is told all the same.
+        await asyncio.wait({writing}, timeout=END_SECONDS)
         self.end_reason = over.reason
         self.status = "ended"
         for listener in list(self.listeners):
             listener.wake()
+        await writing
 
     async def _until_written(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Write to the database, however long it takes to come back. Raises LateOwner."""

@@ -71,21 +71,21 @@ class Sealer:
     def seal(self, end: int) -> None:
         """Seal one chunk: what lies before journal offset `end`, a record boundary, and fits into MAX_CHUNK_BYTES.
 
-        The file is written and synced first, then the row; a crash in between leaves a file that the next chunk of the
-        same number replaces. Raises LateOwner if the session has another owner, OSError if the disk does not take it.
+        The file is written and synced first, then the row; a crash in between leaves a file that nobody names.
+        Raises LateOwner if the session has another owner, OSError if the disk does not take it.
         """
         if self.offset >= end:
             return
         number = self.number + 1
-        path = spool.chunk_path(self.session.pk, number)
-        path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-        part = path.with_suffix(".part")
+        directory = spool.session_directory(self.session.pk) / "chunks"
+        directory.mkdir(mode=0o700, exist_ok=True, parents=True)
+        part = directory / f"{number:08d}-{self.session.owner_epoch}.part"
         chunk = RecordingChunk(session_id=self.session.pk, number=number, first_offset=self.offset)
         with _compressing, part.open("wb") as file:
             self._write(chunk, file, end)
         sync(part)
-        part.replace(path)
-        sync(path.parent)
+        part.replace(spool.chunk_path(self.session.pk, number, chunk.sha256))
+        sync(directory)
         chunk.chain_hash = link(self.head, chunk)
         total = self.output_bytes + chunk.output_bytes
         with transaction.atomic():
@@ -163,7 +163,7 @@ def open_chunk(chunk: RecordingChunk, store: RecordingStore | None = None) -> Bi
 
     Raises FileNotFoundError if neither has them.
     """
-    path = spool.chunk_path(chunk.session_id, chunk.number)
+    path = spool.chunk_path(chunk.session_id, chunk.number, chunk.sha256)
     store = store or recording_store()
     if chunk.sent_at is None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable
@@ -103,6 +104,10 @@ def request_end(session: TerminalSession, *, actor: User) -> None:
         _record("sessions.end.request", session, actor=actor)
         transaction.on_commit(lambda: notify_owner(session.pk))
     session.refresh_from_db()
+    if session.owner_epoch == 0:  # its browser never came, so nobody will carry it out
+        with contextlib.suppress(LateOwner):
+            claim(session, owner="", host="")
+            ended(session, reason=f"Ended by {actor.username} before it began.", actor=actor, sealed=True)
 
 
 def notify_owner(session_id: UUID) -> None:
@@ -142,6 +147,8 @@ def admit(session_id: UUID, *, user: User, watch: bool) -> TerminalSession:
     elif session.user_id != user.pk and not watch:
         deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may only watch")
         raise Denied("This session belongs to somebody else: you may watch it, not type into it.")
+    if watch and session.is_live and session.owner_epoch == 0:
+        raise Denied("Nobody has opened this session's terminal yet; there is nothing to watch.")
     if session.is_live:
         with transaction.atomic():
             _record("sessions.watch" if watch else "sessions.attach", session, actor=user)
@@ -324,11 +331,7 @@ def lost_hosts() -> list[TerminalSession]:
 def never_opened() -> list[TerminalSession]:
     """Sessions whose browser never attached."""
     gone = now() - timedelta(seconds=NEVER_OPENED_SECONDS)
-    return list(
-        TerminalSession.objects.filter(state=SessionState.OPENING, owner_epoch=0).filter(
-            Q(created_at__lt=gone) | Q(end_requested_at__isnull=False)
-        )[:100]
-    )
+    return list(TerminalSession.objects.filter(state=SessionState.OPENING, owner_epoch=0, created_at__lt=gone)[:100])
 
 
 def _move(session: TerminalSession, to: SessionState, **changes) -> None:

@@ -19,9 +19,12 @@ def session_directory(session_id: UUID) -> Path:
     return settings.SPOOL_DIR / str(session_id)
 
 
-def chunk_path(session_id: UUID, number: int) -> Path:
-    """A sealed chunk that the store does not have yet."""
-    return session_directory(session_id) / "chunks" / f"{number:08d}.zst"
+def chunk_path(session_id: UUID, number: int, sha256: str) -> Path:
+    """A sealed chunk that the store does not have yet.
+
+    The hash in the name keeps two owners apart that seal the same number, of whom the database lets one through.
+    """
+    return session_directory(session_id) / "chunks" / f"{number:08d}-{sha256[:32]}.zst"
 
 
 def host_name() -> str:

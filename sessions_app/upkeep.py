@@ -33,7 +33,7 @@ def ship_chunks() -> int:
     shipped = 0
     waiting = RecordingChunk.objects.filter(sent_at=None, session__owner_host=spool.host_name()).order_by("pk")
     for chunk in waiting[:SHIP_AT_ONCE]:
-        path = spool.chunk_path(chunk.session_id, chunk.number)
+        path = spool.chunk_path(chunk.session_id, chunk.number, chunk.sha256)
         try:
             store.put(chunk.sha256, path)
         except FileNotFoundError:
@@ -62,14 +62,9 @@ def tidy() -> None:
 
 
 def _end_unopened(session: TerminalSession) -> None:
-    reason = (
-        f"Ended by {session.end_requested_by} before it began."
-        if session.end_requested_at
-        else "Nobody opened its terminal for five minutes."
-    )
     try:
         services.claim(session, owner="", host="")
-        services.ended(session, reason=reason, actor="worker", sealed=True)
+        services.ended(session, reason="Nobody opened its terminal for five minutes.", actor="worker", sealed=True)
     except LateOwner:
         pass  # its browser came after all
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -136,7 +135,7 @@ class Browser:
             additional_headers=headers,
             origin=origin if origin is not None else f"http://127.0.0.1:{terminal.page_port}",
             max_size=2**20,
-            max_queue=4,
+            max_queue=32,
             compression=None,
             close_timeout=0.5,
             proxy=None,
@@ -208,12 +207,8 @@ class Browser:
 
 
 @pytest.fixture
-def spool(home, settings):
-    """An empty spool and store; other processes see the same ones."""
-    for directory in (settings.SPOOL_DIR, settings.RECORDING_DIR):
-        for path in directory.glob("*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+def spool(settings):
+    """The spool that terminal processes of this run share."""
     return settings.SPOOL_DIR
 
 

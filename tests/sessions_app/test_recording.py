@@ -55,6 +55,10 @@ def chunks_of(session):
     return list(session.chunks.order_by("number"))
 
 
+def path_of(session, number):
+    return spools.chunk_path(session.pk, number, session.chunks.get(number=number).sha256)
+
+
 def test_what_was_shown_comes_back_from_chunks_with_sizes_and_times_and_no_input(session, journal):
     journal.append_size(100, 30, 0, -1)
     append(journal, b"hello ", b"w\xc3")
@@ -105,7 +109,7 @@ def test_a_whole_recording_verifies_and_a_changed_one_says_where(session, journa
     assert recording.verify(session).is_whole
     assert recording.verify(session).chunks == 3
 
-    path = spools.chunk_path(session.pk, 2)
+    path = path_of(session, 2)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert recording.verify(session).faults == ["the bytes of chunk 2 were changed"]
@@ -133,7 +137,7 @@ def test_a_crash_between_the_file_and_its_row_costs_nothing(session, journal, mo
         patch.setattr(RecordingChunk, "save", crash)
         with pytest.raises(KeyboardInterrupt):
             sealer.seal(journal.end)
-    assert spools.chunk_path(session.pk, 1).exists()
+    assert list(spools.session_directory(session.pk).glob("chunks/*.zst"))
     assert not session.chunks.exists()
 
     append(journal, b"second")
@@ -153,6 +157,17 @@ def test_a_late_owner_writes_no_chunk(session, journal):
         services.ended(late, reason="late", sealed=True)
     with pytest.raises(services.LateOwner):
         services.claim(late, owner="127.0.0.1:3:third", host=_host())
+
+
+def test_two_owners_that_seal_the_same_number_do_not_harm_each_other(session, journal):
+    append(journal, b"first")
+    late = Sealer(TerminalSession.objects.get(pk=session.pk), journal)
+    services.claim(session, owner="127.0.0.1:2:other", host=_host())
+    append(journal, b"second")
+    seal(session, journal)
+    with pytest.raises(services.LateOwner):
+        late.seal(journal.end - 31)
+    assert recording.verify(session).is_whole
 
 
 def test_a_flood_is_cut_into_chunks_of_bounded_size(session, journal, monkeypatch):
@@ -177,7 +192,7 @@ def test_shipping_moves_chunks_into_the_store_once_and_they_read_on_from_there(s
     assert upkeep.ship_chunks() == 0
     for chunk in chunks_of(session):
         assert chunk.sent_at
-        assert not spools.chunk_path(session.pk, chunk.number).exists()
+        assert not spools.chunk_path(session.pk, chunk.number, chunk.sha256).exists()
         recording_store().open(chunk.sha256).close()
     assert recording.verify(session).is_whole
 

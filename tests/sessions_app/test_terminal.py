@@ -307,7 +307,7 @@ def test_ctrl_c_in_a_flood_skips_what_was_not_shown_and_the_recording_has_all_of
 
 def test_a_browser_that_does_not_read_costs_no_memory_and_misses_nothing(terminal, shell):
     _, browser, _ = shell
-    browser.run("seq 500000", r"\r\n500000\r\n", seconds=30)
+    browser.run("seq 500000", r"\r\n500000\r\n\$ $", seconds=30)
     before = terminal.memory()
     browser.type("seq 1500000; echo do''ne\r")
     highest = 0
@@ -464,3 +464,10 @@ def test_a_full_quota_drops_what_is_recorded_tells_the_reader_and_loses_nothing_
         assert size <= 8 << 20
     finally:
         process.stop()
+
+
+def test_watching_starts_no_session(terminal, gateway, instance, operator):
+    session = opened(instance, operator)
+    reviewer = make_user("rhea", role="auditor")
+    assert "nothing to watch" in terminal.browser(session, reviewer, watch=True).closed()[1]
+    assert not gateway.called("StartSession")

@@ -200,3 +200,11 @@ def test_limits_of_a_session_are_said_in_words():
     from sessions_app.proxy import _length
 
     assert [_length(seconds) for seconds in (60, 1200, 3600, 43200)] == ["1 minute", "20 minutes", "1 hour", "12 hours"]
+
+
+def test_ending_a_session_that_nobody_opened_ends_it_at_once(client, people):
+    session = make_session(user=people["operator"], state=SessionState.OPENING, ssm_session_id="", started_at=None)
+    login(client, people["operator"]).post(reverse("sessions:end", args=[session.pk]))
+    session.refresh_from_db()
+    assert session.state == SessionState.FAILED
+    assert session.end_reason == "Ended by operator before it began."
