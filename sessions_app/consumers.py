@@ -32,6 +32,7 @@ from .models import TerminalSession
 from .proxy import MAX_COLS, MAX_ROWS, Proxy
 from .readers import CTRL_C, Gone, Peer, Reader
 from .terminals import Elsewhere, Ended, Terminals, Unreachable
+from .visitors import TurnedAway
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,25 @@ class TerminalConsumer:
         session = await self._admit(scope["session_id"], user, watch=attach["watch"])
         if not session.is_live:
             await self._tell_end(peer, session)
-        await self._attach(session.pk, peer, attach)
+        admitted = services.Pass(
+            session_id=session.pk,
+            user_id=user.pk,
+            log_in_key=scope["session"].session_key or "",
+            log_in_hash=user.get_session_auth_hash(),
+            is_own=session.user_id == user.pk,
+        )
+        with self.terminals.visitors.present(admitted) as away:
+            attached = asyncio.ensure_future(self._attach(session.pk, peer, attach))
+            try:
+                await asyncio.wait({attached, away}, return_when=asyncio.FIRST_COMPLETED)
+                if away.done():
+                    away.result()
+            except TurnedAway as turned:
+                raise Closed(REFUSED if turned.has_log_in else NOT_LOGGED_IN, str(turned)) from None
+            finally:
+                attached.cancel()
+                await asyncio.gather(attached, return_exceptions=True)
+            attached.result()
 
     async def _admit(self, session_id: UUID, user: User, *, watch: bool) -> TerminalSession:
         try:
@@ -328,7 +347,7 @@ def _control(message: str) -> dict[str, Any]:
 
 def _number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise Closed(BAD_MESSAGE, "An offset is no number.")
+        raise Closed(BAD_MESSAGE, "A size or an offset is no number of at least 0.")
     return int(value)
 
 

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from django.contrib.sessions.models import Session as LogIn
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from fleetops.audit.record import deny, record
 from fleetops.clock import now
@@ -155,6 +156,57 @@ def admit(session_id: UUID, *, user: User, watch: bool) -> TerminalSession:
     return session
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a browser was let in with: it is there as long as this holds."""
+
+    session_id: UUID
+    user_id: UUID
+    log_in_key: str  # of Django's session
+    log_in_hash: str = field(repr=False)  # changes with the password
+    is_own: bool  # the session is this user's
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a browser may no longer be there."""
+
+    reason: str
+    has_log_in: bool
+
+
+def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
+    """Those of the browsers that may no longer be where they are; each is audited. Four queries, however many.
+
+    Whose own session it is, and may no longer open shells, is not among them: that session ends, see `heartbeat`.
+    """
+    wanted = list(passes)
+    users = User.objects.in_bulk({each.user_id for each in wanted})
+    log_ins = LogIn.objects.filter(session_key__in={each.log_in_key for each in wanted}, expire_date__gt=now())
+    standing = set(log_ins.values_list("session_key", flat=True))
+    reviewers = set(_allowed(REVIEW_PERMISSION).filter(pk__in=users).values_list("pk", flat=True))
+    refused: dict[Pass, Refusal] = {}
+    for each in wanted:
+        user = users.get(each.user_id)
+        if user is None or each.log_in_key not in standing or user.get_session_auth_hash() != each.log_in_hash:
+            refused[each] = Refusal("Your log-in has ended. Log in again to go on.", has_log_in=False)
+        elif not each.is_own and each.user_id not in reviewers:
+            refused[each] = Refusal("You may no longer watch sessions of others.", has_log_in=True)
+    if refused:
+        sessions = TerminalSession.objects.in_bulk({each.session_id for each in refused})
+        with transaction.atomic():
+            for each, refusal in refused.items():
+                if session := sessions.get(each.session_id):
+                    name = str(users.get(each.user_id, ""))
+                    _record("sessions.attach.revoke", session, actor="terminal", reason=refusal.reason, user=name)
+    return refused
+
+
+def _allowed(permission: str) -> QuerySet[User]:
+    """The users who hold `permission` and may log in."""
+    return User.objects.with_perm(permission, backend="django.contrib.auth.backends.ModelBackend")
+
+
 def record_view(session: TerminalSession, *, actor: User) -> None:
     """Somebody looks at a recording."""
     with transaction.atomic():
@@ -176,7 +228,7 @@ class Orders:
 
     is_mine: bool
     end_requested_by: str = ""
-    is_user_allowed: bool = True
+    taken_away: str = ""  # in words, why its user may no longer have it
 
 
 def claim(session: TerminalSession, *, owner: str, host: str) -> int:
@@ -212,12 +264,15 @@ def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UU
         TerminalSession.objects.live().filter(owner=owner, pk__in=wanted).update(owner_seen_at=now())
     orders = dict.fromkeys(wanted, Orders(is_mine=False))
     rows = TerminalSession.objects.live().filter(owner=owner, pk__in=wanted)
-    for pk, asked_at, by, is_active in rows.values_list(
-        "pk", "end_requested_at", "end_requested_by", "user__is_active"
-    ):
-        orders[pk] = Orders(
-            is_mine=True, end_requested_by=(by or "somebody") if asked_at else "", is_user_allowed=is_active
-        )
+    may_open = Exists(_allowed(OPEN_PERMISSION).filter(pk=OuterRef("user_id")))
+    for row in rows.annotate(may_open=may_open).select_related("user"):
+        taken_away = ""
+        if not row.user.is_active:
+            taken_away = f"the account of {row.user_name} may no longer log in"
+        elif not row.may_open:
+            taken_away = f"{row.user_name} may no longer open shells"
+        asked_by = (row.end_requested_by or "somebody") if row.end_requested_at else ""
+        orders[row.pk] = Orders(is_mine=True, end_requested_by=asked_by, taken_away=taken_away)
     return orders
 
 

@@ -25,6 +25,7 @@ from .proxy import Proxy
 from .recording import Sealer
 from .services import LateOwner
 from .threads import Threads
+from .visitors import Visitors
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Terminals:
     def __init__(self, on_relayed: Callable[[ServerConnection], Awaitable[None]]) -> None:
         self._on_relayed = on_relayed
         self.threads = Threads()
+        self.visitors = Visitors(self.threads)
         self.host = ""
         self.owner = ""  # host:port:token, as sessions' rows hold it
         self.proxies: dict[UUID, Proxy] = {}
@@ -102,7 +104,7 @@ class Terminals:
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         self.owner = f"[{host}]:{port}:{self._token}" if ":" in host else f"{host}:{port}:{self._token}"
-        for work in (self._beat, self._seal, self._listen, self._tidy, self._watch_spool):
+        for work in (self._beat, self._seal, self._listen, self._tidy, self._watch_spool, self.visitors.look):
             self._tasks.append(asyncio.create_task(work(), name=f"terminals {work.__name__}"))
         logger.info("terminal process ready host=%s relay_port=%d", self.host, port)
 
@@ -235,8 +237,8 @@ class Terminals:
                 proxy.let_go()
             elif order.end_requested_by:
                 proxy.end(f"Ended by {order.end_requested_by}.")
-            elif not order.is_user_allowed:
-                proxy.end(f"Ended: the account of {proxy.session.user_name} may no longer log in.")
+            elif order.taken_away:
+                proxy.end(f"Ended: {order.taken_away}.")
 
     async def _seal(self) -> None:
         while True:

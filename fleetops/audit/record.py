@@ -37,6 +37,7 @@ ACTIONS = (
     "sessions.start.fail",
     "sessions.attach",
     "sessions.attach.refuse",
+    "sessions.attach.revoke",
     "sessions.watch",
     "sessions.resume",
     "sessions.resume.fail",

@@ -23,6 +23,7 @@ VERBS = {
     "sessions.start.fail": "could not start the shell",
     "sessions.attach": "attached a browser",
     "sessions.attach.refuse": "was denied the terminal",
+    "sessions.attach.revoke": "took the terminal away",
     "sessions.watch": "watched",
     "sessions.resume": "took the shell up again",
     "sessions.resume.fail": "could not take the shell up again",

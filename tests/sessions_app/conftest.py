@@ -125,10 +125,12 @@ class Browser:
         self.offset = start or 0
         self.messages: list[dict] = []
         headers = {}
+        self.log_in_key = ""
         if user is not None:
             client = Client()
             client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-            headers["Cookie"] = f"fleetops_session={client.cookies['fleetops_session'].value}"
+            self.log_in_key = client.cookies["fleetops_session"].value
+            headers["Cookie"] = f"fleetops_session={self.log_in_key}"
         self._exits = contextlib.ExitStack()
         connecting = connect(
             f"ws://127.0.0.1:{terminal.port}/ws/sessions/{getattr(session, 'pk', session)}/",

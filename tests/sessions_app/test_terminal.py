@@ -6,10 +6,13 @@ import urllib.request
 import uuid
 
 import pytest
+from django.contrib.sessions.models import Session as LogIn
+from django.db import transaction
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from fleetops.audit.models import AuditEvent
+from fleetops.identity.models import User
 from fleetops.wire import MessageType, PayloadType
 from fleetops.wire.frames import Message, serialize
 from sessions_app import recording, services
@@ -209,6 +212,54 @@ def test_a_reviewer_may_watch_and_not_type(terminal, shell):
     assert b"nobody" not in agent.inputs
     assert agent.sizes == [(100, 30)]
     assert AuditEvent.objects.filter(action="sessions.watch", actor_name="rhea").count() == 1
+
+
+def test_a_browser_whose_log_in_ends_is_turned_away_and_the_shell_waits(terminal, operator, shell):
+    session, browser, _ = shell
+    other = terminal.browser(session, operator)
+    other.until(r"\$ ")
+    LogIn.objects.get(session_key=other.log_in_key).delete()  # what a log-out in another tab does
+    assert other.closed(seconds=6) == (4401, "Your log-in has ended. Log in again to go on.")
+    browser.run("echo still", r"\r\nstill")
+    event = AuditEvent.objects.get(action="sessions.attach.revoke")
+    assert (event.session_id, event.details) == (str(session.pk), {"user": "mei.tanaka"})
+
+    operator.set_password("another horse battery")
+    operator.save()
+    assert browser.closed(seconds=6)[0] == 4401
+    back = terminal.browser(session, operator)
+    back.run("echo here", r"\r\nhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"is_active": False}, "Ended: the account of mei.tanaka may no longer log in."),
+        ({"groups": []}, "Ended: mei.tanaka may no longer open shells."),
+    ],
+)
+def test_a_shell_ends_with_the_right_to_have_it(operator, shell, change, words):
+    session, browser, agent = shell
+    if "groups" in change:
+        operator.groups.clear()
+    else:
+        User.objects.filter(pk=operator.pk).update(**change)
+    assert browser.told("ended", seconds=6)["text"] == words
+    assert browser.closed() == (4409, words)
+    assert ended(session).end_reason == words
+    assert AuditEvent.objects.get(action="sessions.end").reason == words
+    until(lambda: agent.is_over, what="AWS was told")
+
+
+def test_a_reviewer_who_is_none_any_more_sees_nothing_more(terminal, shell):
+    session, browser, _ = shell
+    reviewer = make_user("rhea", role="auditor")
+    watching = terminal.browser(session, reviewer, watch=True)
+    watching.told("hello")
+    reviewer.groups.clear()
+    assert watching.closed(seconds=6) == (4403, "You may no longer watch sessions of others.")
+    assert AuditEvent.objects.get(action="sessions.attach.revoke").details == {"user": "rhea"}
+    browser.run("echo on", r"\r\non")
 
 
 def test_no_such_session(terminal, operator):
@@ -426,6 +477,19 @@ def test_a_browser_that_reaches_the_wrong_process_is_relayed_to_the_right_one(
         second.stop()
 
 
+def test_a_relayed_browser_is_turned_away_too(terminal, home, tmp_path, operator, shell):
+    session, _, _ = shell
+    second = TerminalProcess(home, tmp_path / "second.log")
+    second.start()
+    try:
+        other = second.browser(session, operator)
+        other.until(r"\$ ")
+        LogIn.objects.get(session_key=other.log_in_key).delete()
+        assert other.closed(seconds=6)[0] == 4401
+    finally:
+        second.stop()
+
+
 def test_the_relay_door_opens_to_nobody_without_its_word(terminal, shell):
     session, _, _ = shell
     session.refresh_from_db()
@@ -471,3 +535,26 @@ def test_watching_starts_no_session(terminal, gateway, instance, operator):
     reviewer = make_user("rhea", role="auditor")
     assert "nothing to watch" in terminal.browser(session, reviewer, watch=True).closed()[1]
     assert not gateway.called("StartSession")
+
+
+def test_without_its_database_keystrokes_wait_until_it_is_back(
+    home, tmp_path, valkey, spool, gateway, instance, operator
+):
+    """SQLite's write lock, held by the test, keeps the beat waiting as a lost server would."""
+    process = TerminalProcess(home, tmp_path / "held.log")
+    process.start()
+    try:
+        session = opened(instance, operator)
+        browser = process.browser(session, operator)
+        browser.until(r"\$ ")
+        agent = shell_of(gateway, session)
+        with transaction.atomic():
+            TerminalSession.objects.filter(pk=session.pk).update(reason="locked")
+            browser.told("status", state="open", text="The database does not answer; what you type waits.")
+            browser.type("echo wai''ted\r")
+            with contextlib.suppress(TimeoutError):
+                browser.step(0.3)
+            assert b"echo" not in agent.inputs
+        browser.until(r"\r\nwaited", seconds=15)
+    finally:
+        process.stop()
