@@ -117,6 +117,7 @@ class Proxy:
         self._room = asyncio.Event()
         self._room.set()
         self._size_is_due = True  # the agent does not know the size yet
+        self._is_storing_size = False
         self._unwritten: list[tuple[bytes, int]] = []  # output that found the journal full; upstream is paused
         self._held_back: list[bytes] = []  # acknowledges of it
         self._is_retrying = False
@@ -215,7 +216,19 @@ class Proxy:
         if not self._can_send():
             self._note_size(-1)
         self._send_pending()
-        self._spawn(self._threads.database(services.resize, self.session.pk, cols, rows))
+        if not self._is_storing_size:
+            self._is_storing_size = True
+            self._spawn(self._store_size())
+
+    async def _store_size(self) -> None:
+        """Keep the size in the row: one write at a time, however fast a window is dragged."""
+        try:
+            stored = None
+            while stored != (self.cols, self.rows):
+                stored = (self.cols, self.rows)
+                await self._threads.database(services.resize, self.session.pk, *stored)
+        finally:
+            self._is_storing_size = False
 
     def nudge(self) -> None:
         """Make full-screen programs draw themselves anew: a size that differs by a row, then the right one."""

@@ -112,6 +112,16 @@ def test_two_browsers_share_a_shell_and_the_last_size_wins(terminal, operator, s
     browser.told("people", count=1)
 
 
+def test_a_browser_that_sends_thousands_of_sizes_keeps_nobody_waiting(terminal, operator, shell):
+    session, browser, _ = shell
+    browser.type('stty -echo; while read -r line; do echo "<$line>"; done\r')  # readline would draw for each size
+    for number in range(3000):
+        browser.send({"type": "size", "cols": 80 + number % 2, "rows": 24})
+    browser.send({"type": "size", "cols": 90, "rows": 20})
+    browser.run("done", r"<done>", seconds=15)
+    until(lambda: (session.refresh_from_db(), (session.cols, session.rows) == (90, 20))[1], what="the size is kept")
+
+
 def test_an_end_that_somebody_asks_for_comes_at_once_and_in_words(terminal, gateway, operator, shell):
     session, browser, agent = shell
     services.request_end(session, actor=operator)
