@@ -122,6 +122,7 @@ class Proxy:
         self._held_back: list[bytes] = []  # acknowledges of it
         self._is_retrying = False
         self._is_held_back = False
+        self._is_input_held = False
         self._flush_is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._protocol_errors = 0
@@ -220,6 +221,15 @@ class Proxy:
             self._is_storing_size = True
             self._spawn(self._store_size())
 
+    def hold_input(self, is_held: bool) -> None:
+        """Let keystrokes wait here while the database is away."""
+        if is_held == self._is_input_held:
+            return
+        self._is_input_held = is_held
+        if self.status == "open":
+            self._set_status("open", "The database does not answer; what you type waits." if is_held else "")
+        self._send_pending()
+
     async def _store_size(self) -> None:
         """Keep the size in the row: one write at a time, however fast a window is dragged."""
         try:
@@ -259,7 +269,11 @@ class Proxy:
     # Sending
 
     def _can_send(self) -> bool:
-        return self.channel.state is State.OPEN and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES
+        return (
+            self.channel.state is State.OPEN
+            and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES
+            and not self._is_input_held
+        )
 
     def _send_pending(self) -> None:
         """Send the size if it is due, then what was typed, as far as the channel takes it."""

@@ -36,8 +36,8 @@ JANITOR_FIRST_SECONDS = 2.0  # browsers that come back at once are served first
 JANITOR_SECONDS = 5.0
 SPOOL_LOOK_SECONDS = 10.0
 KEEP_BYTES = 2 << 20  # of each journal, when the spool is over its quota: the scroll-back of a reload
-# Without the database for so long nobody can end a session or take a permission away: it may not go on.
-DATABASE_GONE_SECONDS = 60.0
+DATABASE_HOLD_SECONDS = 5.0  # without the database, until keystrokes wait
+DATABASE_GONE_SECONDS = 60.0  # and until sessions end
 RELAY_PATH = "/relay"
 
 
@@ -88,10 +88,12 @@ class Terminals:
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
+        self._read_at = 0.0  # when the database last answered the beat
 
     async def start(self) -> None:
         """Open the door for relayed browsers, and begin to look after sessions."""
         self.host = await self.threads.database(spool.host_name)
+        self._read_at = asyncio.get_running_loop().time()
         self._server = await serve(
             self._relayed,
             settings.TERMINAL_RELAY_HOST,
@@ -203,7 +205,7 @@ class Terminals:
     async def _beat(self) -> None:
         """Say every 2 s that this process lives; read each second what its sessions are asked."""
         loop = asyncio.get_running_loop()
-        beaten_at, read_at = 0.0, loop.time()
+        beaten_at = 0.0
         while True:
             await asyncio.sleep(1)
             moment = loop.time()
@@ -216,13 +218,18 @@ class Terminals:
                 raise
             except Exception:
                 logger.exception("the database could not be read")
-                if loop.time() - read_at > DATABASE_GONE_SECONDS:
-                    for proxy in list(self.proxies.values()):
-                        proxy.end("FleetOps could not reach its database for a minute, so nobody could be checked.")
                 continue
-            read_at = loop.time()
+            self._read_at = loop.time()
             if is_due:
                 beaten_at = moment
+
+    def _check_database(self) -> None:
+        """Without the database nobody can end a session or take a permission away: hold input, then end."""
+        silent = asyncio.get_running_loop().time() - self._read_at
+        for proxy in list(self.proxies.values()):
+            proxy.hold_input(silent > DATABASE_HOLD_SECONDS)
+            if silent > DATABASE_GONE_SECONDS:
+                proxy.end("FleetOps could not reach its database for a minute, so nobody could be checked.")
 
     async def _look(self, session_ids: list[UUID], *, beat: bool) -> None:
         """Carry out what the database says of these sessions."""
@@ -243,6 +250,7 @@ class Terminals:
     async def _seal(self) -> None:
         while True:
             await asyncio.sleep(SEAL_LOOK_SECONDS)
+            self._check_database()
             for proxy in list(self.proxies.values()):
                 proxy.seal_if_due()
 
