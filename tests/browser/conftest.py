@@ -22,13 +22,15 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory) -> Stack:
     with running_stack(tmp_path_factory.mktemp("fo")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+# Of this package and no longer: while it is open, an event loop runs in this thread, and tests with loops of their own
+# could not run.
+@pytest.fixture(scope="package")
 def browser() -> Browser:
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
