@@ -85,7 +85,7 @@ def test_a_reload_shows_the_same_shell_with_its_screen(terminal, operator, shell
     again = terminal.browser(session, operator)
     again.until("first-kept")
     assert again.begin == 0
-    again.run("echo again-$MARK", "again-kept")
+    again.run("echo again-$MARK", r"again-kept\r\n\$ $")
     again.close()
 
     third = terminal.browser(session, operator, start=again.offset - 5)
