@@ -76,6 +76,7 @@ class Plan:
     ports: dict[str, int]
     environment: dict[str, str]
     broker_socket: Path | None  # None: FLEETOPS_VALKEY_URL names a Valkey that somebody else runs
+    trusted_proxies: str = ""  # addresses whose X-Forwarded-For and -Proto are believed, with commas
 
     @property
     def is_embedded(self) -> bool:
@@ -124,6 +125,11 @@ def make_plan(home: Path) -> Plan:
         # The embedded default must not act on, or fail by, somebody's real AWS account.
         if not (embedded and name.startswith("AWS_")) and name != "FLEETOPS_ADMIN_PASSWORD"
     }
+    trusted_proxies = os.environ.get("FLEETOPS_TRUSTED_PROXIES", "").replace(" ", "")
+    if not embedded and "*" in trusted_proxies:
+        raise UserError(
+            "FLEETOPS_TRUSTED_PROXIES=* would let anybody choose the address that FleetOps sees; name the proxies."
+        )
     ports = choose_ports(embedded)
     broker_url = os.environ.get("FLEETOPS_VALKEY_URL", "")
     if not embedded and not broker_url:
@@ -149,7 +155,7 @@ def make_plan(home: Path) -> Plan:
             "AWS_CONFIG_FILE": str(home / "aws" / "config"),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-    return Plan(home, profile, ports, environment, broker_socket)
+    return Plan(home, profile, ports, environment, broker_socket, trusted_proxies)
 
 
 def choose_ports(embedded: bool) -> dict[str, int]:
@@ -343,6 +349,11 @@ def parts_of(plan: Plan) -> dict[str, Part]:
     if plan.is_embedded:
         endpoint = ["--home", plan.home / "endpoint", "--port", str(plan.ports["endpoint"])]
         parts.append(Part("endpoint", [python, "-m", "fleetops.endpoint", *endpoint], ready_line=r"^READY "))
+    # uvicorn by itself believes whatever comes from this machine: anybody here could choose the address that the log-in
+    # counts wrong passwords for, and that the audit log names.
+    forwarded = ["--no-proxy-headers"]
+    if plan.trusted_proxies:
+        forwarded = ["--proxy-headers", "--forwarded-allow-ips", plan.trusted_proxies]
     for name in ("web", "terminal"):
         parts.append(
             Part(
@@ -352,6 +363,7 @@ def parts_of(plan: Plan) -> dict[str, Part]:
                     *("--port", str(plan.ports[name]), "--loop", "uvloop", "--http", "httptools"),
                     *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-max-size", "262144"),
                     *("--timeout-graceful-shutdown", "4", "--no-access-log", "--no-use-colors"),
+                    *forwarded,
                 ],
                 probe=lambda port=plan.ports[name]: web_answers(port),
             )
@@ -843,6 +855,7 @@ def stand_by(child: int) -> int:
 
 def main(inner: Callable[[Path], int] = supervise) -> int:
     sys.stdout.reconfigure(errors="replace")  # a log line is no reason to fail in a plain C locale
+    os.umask(0o077)  # database, journals, the broker's file: nobody else's, even where the home is copied to
     try:
         home = find_home()
         with locked(home):

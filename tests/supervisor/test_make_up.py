@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fleetops import processes
-from tests.support.stack import ROOT, Stack, running_stack, until
+from tests.support.stack import ROOT, Person, Stack, running_stack, until
 
 PARTS = ("valkey", "endpoint", "web", "terminal", "worker", "beat")
 
@@ -88,6 +90,36 @@ def test_only_loopback_is_listened_on(stack):
                 if processes.port_holder(int(port, 16)) in everybody:
                     listening.add(address)
     assert listening == {"0100007F"}
+
+
+def test_a_guesser_cannot_choose_the_address_that_is_counted(stack):
+    person = Person(stack)
+
+    def guess(number: int) -> int:
+        token = re.search(r'csrfmiddlewaretoken" value="([^"]+)', person.get("/login/"))[1]
+        form = {"csrfmiddlewaretoken": token, "username": "guessed", "password": "wrong"}
+        headers = {"X-Forwarded-For": f"10.1.1.{number}", "Origin": stack.url}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            person.open("/login/", urllib.parse.urlencode(form).encode(), headers)
+        refused.value.close()
+        return refused.value.code
+
+    assert [guess(number) for number in range(11)] == [400] * 9 + [429] * 2
+
+
+def test_nobody_else_may_read_what_is_written_down(stack, state):
+    person = stack.log_in("admin", shown_password(stack.log.read_text())[0])
+    terminal = person.terminal(person.connect("pg-ledger-eu1a-1"))
+    terminal.run("echo $((6*7)); exit", "42")
+    terminal.until_told("ended")
+    terminal.close()
+    meant_for_others = {state / "endpoint" / "nodes", state / "static"}
+    others = [
+        path
+        for path in state.rglob("*")
+        if path.is_file() and path.stat().st_mode & 0o077 and not meant_for_others.intersection(path.parents)
+    ]
+    assert [path for path in others if path != stack.log] == []  # the test itself opened that one
 
 
 def test_fleetops_status_tells_how_to_try_the_aws_cli(stack):

@@ -173,3 +173,20 @@ def test_the_fleetops_command_says_that_nothing_runs(tmp_path):
         )
         assert answer.returncode == 3
         assert shown in answer.stdout
+
+
+def test_nobody_s_word_is_taken_for_an_address_but_a_named_proxy_s(variables, tmp_path):
+    plan = supervisor.make_plan(tmp_path)
+    for name in ("web", "terminal"):
+        assert "--no-proxy-headers" in supervisor.parts_of(plan)[name].command
+    variables(FLEETOPS_TRUSTED_PROXIES="10.0.0.7, 10.0.0.8")
+    for name in ("web", "terminal"):
+        command = list(supervisor.parts_of(supervisor.make_plan(tmp_path))[name].command)
+        assert command[command.index("--forwarded-allow-ips") + 1] == "10.0.0.7,10.0.0.8"
+        assert "--no-proxy-headers" not in command
+
+
+def test_production_trusts_no_proxy_that_has_no_name(variables, tmp_path):
+    variables(FLEETOPS_PROFILE="production", FLEETOPS_VALKEY_URL="redis://valkey:6379", FLEETOPS_TRUSTED_PROXIES="*")
+    with pytest.raises(UserError, match="name the proxies"):
+        supervisor.make_plan(tmp_path)
