@@ -10,12 +10,15 @@ from urllib.parse import unquote
 from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel
 
-from fleetops.awsapi.errors import ApiError
+from fleetops.awsapi.errors import ApiError, not_implemented
 
 # Signing name of a credential scope → the name of botocore's model, where they differ.
-_MODELS = {"tagging": "resourcegroupstaggingapi", "monitoring": "cloudwatch", "elasticloadbalancing": "elbv2"}
-# The action prefix in IAM policies, where it is not the signing name.
-_ACTION_PREFIXES = {"monitoring": "cloudwatch"}
+_MODELS = {"tagging": "resourcegroupstaggingapi"}
+# The services that are offered, by signing name. A scope can name any of four hundred, and anybody can send one: the
+# models of all of them would take a gigabyte, and seconds to read.
+OFFERED = frozenset(
+    {"ssm", "ec2", "sts", "iam", "logs", "kms", "s3", "cloudtrail", "securityhub", "sns", "tagging", "sqs", "events"}
+)
 _PROTOCOLS = ("json", "rest-json", "rest-xml", "query", "ec2")
 # Operations that change nothing, by the start of their name; the rest counts as changing.
 _READS = ("Describe", "List", "Get", "Head", "Lookup", "Filter", "Search", "BatchGet", "Simulate", "Test", "Validate")
@@ -33,6 +36,10 @@ _MORE_READS = {
     "iam": {"GetCredentialReport"},
 }
 _NOT_READS = {"kms": {"GetParametersForImport"}, "iam": {"GenerateCredentialReport"}, "sqs": {"ReceiveMessage"}}
+
+
+# What the literal query of an S3 route holds besides the part of a bucket or object that it names (its sub-resource).
+_S3_NO_PARTS = {"list-type", "select-type", "x-id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,12 @@ class Service:
         self.model = model
         declared = model.metadata.get("protocols") or [model.metadata["protocol"]]
         self.protocol: str = next((name for name in _PROTOCOLS if name in declared), declared[0])
-        self.action_prefix = _ACTION_PREFIXES.get(signing_name, signing_name)
+        self.action_prefix = signing_name
         self.target_prefix: str = model.metadata.get("targetPrefix", "")
+        self.json_version: str = model.metadata.get("jsonVersion", "1.1")
         self.operations = frozenset(model.operation_names)
         self._routes: list[_Route] | None = None
+        self._parts: Set[str] = frozenset()  # S3's sub-resources
 
     def operation(self, name: str) -> OperationModel:
         return self.model.operation_model(name)
@@ -74,6 +83,11 @@ class Service:
         """
         if self._routes is None:
             self._routes = sorted(_routes(self.model), key=lambda route: route.rank, reverse=True)
+            if self.signing_name == "s3":
+                self._parts = _query_keys(self.model) - _S3_NO_PARTS | {"uploadId"}
+        if len(parts := sorted(self._parts & query.keys())) > 1:
+            # Two of them would leave it to each reader which one is meant.
+            raise ApiError("InvalidArgument", f"Conflicting query string parameters: {', '.join(parts)}", 400)
         text = unquote(path)
         for route in self._routes:
             if (
@@ -86,6 +100,12 @@ class Service:
         if self.signing_name == "s3":
             raise ApiError("MethodNotAllowed", "The specified method is not allowed against this resource.", 405)
         raise ApiError("UnknownOperationException", "There is no such operation.", 404)
+
+
+def _query_keys(model: ServiceModel) -> Set[str]:
+    """The keys of the queries that stand in the routes of a model."""
+    queries = [model.operation_model(name).http["requestUri"].partition("?")[2] for name in model.operation_names]
+    return {pair.partition("=")[0] for query in queries for pair in query.split("&") if pair}
 
 
 def _routes(model: ServiceModel) -> list[_Route]:
@@ -127,16 +147,14 @@ def _loader() -> Loader:
 
 @cache
 def service(signing_name: str) -> Service:
-    """The service that a credential scope names.
-
-    Raises ApiError if there is none in botocore.
-    """
+    """The service that a credential scope names. Raises ApiError if it is not offered."""
+    if signing_name not in OFFERED:
+        raise not_implemented(f"the service {signing_name[:64]}")
     name = _MODELS.get(signing_name, signing_name)
-    if not re.fullmatch(r"[a-z0-9.-]{1,64}", name) or name not in _service_names():
-        raise ApiError("UnrecognizedClientException", f"There is no service '{signing_name[:64]}'.", 400)
     return Service(signing_name, ServiceModel(_loader().load_service_model(name, "service-2"), name))
 
 
-@cache
-def _service_names() -> frozenset[str]:
-    return frozenset(_loader().list_available_services("service-2"))
+def preload() -> None:
+    """Read the models of all services that are offered."""
+    for name in OFFERED:
+        service(name)

@@ -72,7 +72,11 @@ def main() -> int:
     call_command("migrate", verbosity=0, interactive=False)
     runner = asyncio.Runner(loop_factory=_loop_factory())
     with runner:
-        return runner.run(_run(home, options.host, listener, with_nodes=options.nodes == "demo"))
+        status = runner.run(_run(home, options.host, listener, with_nodes=options.nodes == "demo"))
+        # All that must be done is done. Taking AWS's models and idle connections down would take seconds more.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _loop_factory() -> Any:
@@ -95,8 +99,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bool) -> int:
     # Models can be imported only now that Django stands.
-    from fleetops.endpoint.app import Endpoint
+    from fleetops.endpoint.app import App
     from fleetops.endpoint.ca import ensure_certificates
+    from fleetops.endpoint.core import Endpoint
     from fleetops.endpoint.fleet import Fleet
     from fleetops.endpoint.moto_client import MotoRefused
     from fleetops.endpoint.nodehost import NodeHost
@@ -109,17 +114,12 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
     endpoint = Endpoint(home, stream_host=place)
     # An idle keep-alive connection at the end is no error.
     logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown exceeded" not in record.msg)
-    server = Server(_config(home, endpoint))
+    server = Server(_config(home, App(endpoint)))
     stopped = asyncio.Event()
-
-    def stop() -> None:
-        endpoint.closing.set()
-        server.should_exit = True
-        stopped.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stopped.set)
     hidden = [home, *([os.environ["FLEETOPS_HOME"]] if os.environ.get("FLEETOPS_HOME") else [])]
     nodes = (
         NodeHost(
@@ -150,13 +150,17 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
             await nodes.start()
         print(f"READY {url}", flush=True)
         await _unless(stopped, asyncio.shield(serving))
-        server.should_exit = True
-        await asyncio.gather(serving, *([nodes.stop()] if nodes is not None else []))
     except MotoRefused:
         return 1
     finally:
-        endpoint.closing.set()
+        # From the outside in: nodes first, which still tell how their shells ended; then the channels; moto last.
+        endpoint.close()
         await fleet.stop()
+        if nodes is not None:
+            await nodes.stop()
+        server.should_exit = True
+        if serving is not None:
+            await serving
         await endpoint.stop()
     return 0
 

@@ -1,39 +1,26 @@
 """The endpoint as an ASGI application: one port for AWS's APIs and SSM's channels.
 
 Each request goes the same way: read within a bound → authenticate → authorise → do → record. What is ours (SSM,
-ssmmessages, ec2messages, STS, and single operations where moto is wrong) is answered here, the rest by moto's child.
+ssmmessages, ec2messages, STS, and single operations where moto is wrong) is answered by api/, the rest by moto's child.
 """
 
-import asyncio
+import contextlib
 import logging
-import os
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
-
-import orjson
 
 from fleetops import clock
 from fleetops.awsapi import json11, models, query, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
 from fleetops.endpoint import resources, settings
-from fleetops.endpoint.api import cloudtrail, ec2messages
+from fleetops.endpoint.api import cloudtrail, ec2messages, moto, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
-from fleetops.endpoint.auth import Authenticator, Authorizer, Identities, denied
-from fleetops.endpoint.calls import Answer, Call, NodeKey, Principal
-from fleetops.endpoint.credentials import Credentials, TokenVault
-from fleetops.endpoint.hub import Hub, NotYours, SessionGone
-from fleetops.endpoint.keys import key
-from fleetops.endpoint.moto_client import MotoClient
-from fleetops.endpoint.nodes import Nodes
-from fleetops.endpoint.services import HubStore, Sessions
-from fleetops.endpoint.trail import Trail
+from fleetops.endpoint.calls import Answer, Call
+from fleetops.endpoint.core import Endpoint
+from fleetops.endpoint.trail import NotRecorded
 
 logger = logging.getLogger(__name__)
 
@@ -41,63 +28,20 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_CHANNEL = re.compile(r"/v1/(?P<kind>control|data)-channel/(?P<id>[A-Za-z0-9._@-]{1,128})")
 _AGENT_SERVICES = {"ssmmessages": "channel", "ec2messages": "json"}  # botocore has no model of them
 _EC2_MESSAGES_PREFIX = "EC2WindowsMessageDeliveryService"
-_NODE_CREDENTIALS = timedelta(hours=1)  # AWS's instance metadata gives six; renewed at half of it
-_HOOKS_CHANGING_NODES = {"ec2", "iam"}
-_ERROR_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
-_ERROR_MESSAGE = re.compile(rb"<Message>([^<]{0,1024})</Message>")
-_LARGEST_RECORDED_BYTES = 100_000
+_HEARTBEATS = {"UpdateInstanceInformation"}
+_CHANGING_NODES = {"ec2", "iam"}  # services in which a change may bear on what a node is
 _XML = "text/xml;charset=UTF-8"
 
 
-class Endpoint:
-    """Everything of one running endpoint, and its ASGI entry."""
+class App:
+    """The ASGI entry of one endpoint."""
 
-    def __init__(self, home: Path, *, stream_host: str) -> None:
-        """`stream_host` is HOST:PORT, as clients of the channels are told it."""
-        self.home = home
-        self.stream_host = stream_host
-        self.closing = asyncio.Event()
-        # One thread writes to the database, so that SQLite's writers never wait for each other; one only reads.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="database-reader")
-        self.moto = MotoClient(home / "moto", home / "keys")
-        self.vault = TokenVault(key(home / "keys", "token.key"))
-        self.identities = Identities(self.moto)
-        self.authenticator = Authenticator(self.identities, self.vault)
-        self.authorizer = Authorizer(self.identities)
-        self.nodes = Nodes(self._writer)
-        self.sessions = Sessions(self._writer)
-        self.trail = Trail(self._writer)
-        self.hub = Hub(HubStore(self.sessions, self.nodes))
-        self.nodes.is_connected = self.hub.is_connected
-        self._ssm = Ssm(self)
-        self._sts = Sts(self)
-        # Told (account, region) after EC2 or IAM may have changed what an instance is; see fleet.py.
-        self.on_change: Callable[[str, str], Awaitable[None]] | None = None
-
-    async def start(self) -> None:
-        self.moto.start()
-        # Read while moto starts: a first request would otherwise hold up the loop, and every terminal on it.
-        await asyncio.to_thread(_preload)
-        await self.nodes.load()
-        self.nodes.start()
-        self.trail.start()
-        await self.hub.start()
-
-    async def stop(self) -> None:
-        """End in order: no new work, then what is queued reaches the database, then moto."""
-        self.closing.set()
-        await self.hub.stop()
-        await self.nodes.stop()
-        await self.trail.stop()
-        await self.moto.stop()
-        self._writer.shutdown()
-        self._reader.shutdown()
-
-    # --- ASGI -------------------------------------------------------------------------------------------------------
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._ssm = Ssm(endpoint)
+        self._sts = Sts(endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -122,31 +66,37 @@ class Endpoint:
             logger.exception("request failed operation=%s request=%s", call.operation, call.request_id)
             answer = _refusal(call, ApiError("InternalFailure", "The request failed within the endpoint.", 500))
         try:
-            await self.trail.record(call, answer)
-        except RuntimeError:
-            answer = _refusal(call, ApiError("ServiceUnavailable", "The request could not be recorded.", 503))
+            await self._record(call, answer)
+        except ApiError as error:
+            answer = _refusal(call, error)
         await _send(send, call, answer)
 
+    async def _record(self, call: Call, answer: Answer) -> None:
+        """Append the request's event. Raises ApiError: what is not recorded is not answered."""
+        try:
+            await self._endpoint.trail.record(call, answer)
+        except NotRecorded:
+            raise ApiError("ServiceUnavailable", "The request could not be recorded.", 503) from None
+
     async def _answer(self, call: Call) -> Answer:
-        match = _CHANNEL.fullmatch(call.request.path)
+        match = ssmmessages.PATH.fullmatch(call.request.path)
         if match is not None:
             call.protocol = "channel"
             call.operation = "CreateControlChannel" if match["kind"] == "control" else "CreateDataChannel"
             call.read_only = False
-            call.principal = await self.authenticator.authenticate(call)
-            return await self._create_channel(call, match["kind"], match["id"])
+            call.principal = await self._endpoint.authenticator.authenticate(call)
+            return await ssmmessages.create_channel(self._endpoint, call, match["kind"], match["id"])
         self._find_operation(call)
-        call.principal = await self.authenticator.authenticate(call)
+        call.principal = await self._endpoint.authenticator.authenticate(call)
         assert call.claim is not None
         if call.claim.service == "ec2messages":
-            return _json(await ec2messages.handle(self, call))
+            return _json(await ec2messages.handle(self._endpoint, call))
         if call.service is None:
             raise not_implemented(f"the service {call.claim.service}")
         if call.service.signing_name == "ssm":
             return _json(await self._ssm.handle(call))
         if call.service.protocol in {"query", "ec2"} and call.operation not in call.service.operations:
-            code, status = ("InvalidAction", 400)
-            raise ApiError(code, f"The action {call.operation} is not valid for this web service.", status)
+            raise ApiError("InvalidAction", f"The action {call.operation} is not valid for this web service.", 400)
         if call.service.signing_name == "sts":
             operation = call.service.operation(call.operation)
             call.parameters = parameters = query.parse(operation, call.form, ec2=False)
@@ -183,20 +133,23 @@ class Endpoint:
             fields = dict(parse_qsl(call.request.query, keep_blank_values=True))
             names = {header for header, _ in call.request.headers}
             call.operation = service.match_rest(call.request.method, call.request.path, fields, names)
-            call.read_only = service.is_read(call.operation)
-
-    # --- moto -------------------------------------------------------------------------------------------------------
+            # What it is called decides nothing alone: an unsafe method may change something, and is journalled.
+            call.read_only = service.is_read(call.operation) and (
+                call.request.method in {"GET", "HEAD"} or service.protocol == "rest-json"
+            )
 
     async def _answer_from_moto(self, call: Call) -> Answer:
-        assert call.service is not None and call.claim is not None and call.principal is not None
-        parameters = _loose_parameters(call)
-        call.parameters = parameters
+        assert call.service is not None
+        endpoint = self._endpoint
+        call.parameters = parameters = moto.loose_parameters(call)
         service = call.service.signing_name
-        await self.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
+        await endpoint.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
+        if copied := resources.copied(call):
+            await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
-            return _json(await cloudtrail.lookup_events(call, self._reader))
+            return _json(await cloudtrail.lookup_events(call, endpoint.reader))
         if service == "ec2" and call.operation == "DescribeInstances":
-            header, content = await self.moto.ask(
+            header, content = await endpoint.moto.ask(
                 {
                     "ask": "instances",
                     "account": call.account_id,
@@ -205,127 +158,44 @@ class Endpoint:
                     "request_id": call.request_id,
                 }
             )
-            return _from_moto(call, header["status"], [("content-type", _XML)], content)
-        header, content = await self.moto.ask(
-            {"ask": "call", "call": moto_call(call, changes=not call.read_only)}, call.request.body
-        )
+            return moto.answer(header["status"], [("content-type", _XML)], content)
+        question, body = moto.question(call, changes=not call.read_only)
+        header, content = await endpoint.moto.ask({"ask": "call", "call": question}, body)
         if not call.read_only:
             if service == "iam":
-                self.identities.forget()
-            if service in _HOOKS_CHANGING_NODES and self.on_change is not None and header["status"] < 400:
+                endpoint.identities.forget()
+            if service in _CHANGING_NODES and endpoint.on_change is not None and header["status"] < 400:
                 try:
-                    await self.on_change(call.account_id, call.region if service == "ec2" else "")
+                    await endpoint.on_change(call.account_id, call.region if service == "ec2" else "")
                 except ApiError as error:
                     # The change is done, and its answer stands; the fleet looks again by itself.
                     logger.warning("nodes not told of a change operation=%s reason=%s", call.operation, error)
-        return _from_moto(call, header["status"], header["headers"], content)
-
-    # --- Nodes ------------------------------------------------------------------------------------------------------
-
-    async def allow_node(self, call: Call, instance_id: str, action: str) -> None:
-        """Return if the caller may speak for a node: the node itself, or an identity whose policies allow the action.
-
-        Raises ApiError (access denied).
-        """
-        principal = call.principal
-        assert principal is not None
-        call.resources = [instance_id]
-        if principal.kind == "node" and principal.instance_id != instance_id:
-            raise denied(call, action, f"arn:aws:ssm:{call.region}:{call.account_id}:*/{instance_id}", "implicitDeny")
-        await self.authorizer.allow(call, action, ["*"])
-
-    async def node_credentials(self, key: NodeKey, role_name: str) -> Credentials | None:
-        """Credentials as instance metadata gives them: of the role, for this one node. None without the role."""
-        account, _, instance_id = key
-        role = await self.identities.identity(account, "role", role_name)
-        if role is None:
-            return None
-        principal = Principal(
-            kind="node",
-            account_id=account,
-            arn=f"arn:aws:sts::{account}:assumed-role/{role_name}/{instance_id}",
-            user_id=f"{role['id']}:{instance_id}",
-            name=role_name,
-            access_key_id="",
-            session_name=instance_id,
-            role_arn=role["arn"],
-            instance_id=instance_id,
-        )
-        return self.vault.issue(principal, _NODE_CREDENTIALS, clock.now())
-
-    async def _create_channel(self, call: Call, kind: str, name: str) -> Answer:
-        if call.request.method != "POST":
-            raise ApiError("MethodNotAllowed", "A channel is made by POST and opened as a websocket.", 405)
-        operation = call.operation
-        try:
-            if kind == "control":
-                await self.allow_node(call, name, "ssmmessages:CreateControlChannel")
-                token = await self.hub.create_control_channel((call.account_id, call.region, name), call.request_id)
-            else:
-                node = await self._session_node(call, name, "ssmmessages:CreateDataChannel")
-                token = await self.hub.create_data_channel(node, name)
-        except SessionGone as gone:
-            raise ApiError("ResourceNotFoundException", str(gone), 404) from None
-        except NotYours:
-            raise identity_error("denied", "channel", f"The session {name} belongs to another node.") from None
-        root = f"{operation}Response"
-        xml = (
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} xmlns="http://ssmmessages.amazonaws.com/doc/2017-01-01/">'
-            f"<MessageSchemaVersion>1.0</MessageSchemaVersion><TokenValue>{token}</TokenValue></{root}>"
-        )
-        return Answer(201, xml.encode(), "text/xml")
-
-    async def _session_node(self, call: Call, session_id: str, action: str) -> NodeKey:
-        """The node for which the caller opens a session's data channel: itself, or for other identities the target."""
-        principal = call.principal
-        assert principal is not None
-        instance_id = principal.instance_id
-        if not instance_id:
-            session = await self.sessions.find(call.account_id, call.region, session_id)
-            if session is None:
-                raise SessionGone
-            instance_id = session.target
-        await self.allow_node(call, instance_id, action)
-        call.resources.append(session_id)
-        return (call.account_id, call.region, instance_id)
+        return moto.answer(header["status"], header["headers"], content)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = _call({**scope, "method": "GET"})
         call.protocol = "channel"
-        match = _CHANNEL.fullmatch(call.request.path)
-        key: NodeKey | None = None
+        match = ssmmessages.PATH.fullmatch(call.request.path)
         try:
             if match is None:
                 raise ApiError("ResourceNotFoundException", "There is no such channel.", 404)
             call.operation = "OpenControlChannel" if match["kind"] == "control" else "OpenDataChannel"
             call.read_only = False
             call.claim = _claim(call)
-            if match["kind"] == "control" or call.claim is not None:
-                call.principal = await self.authenticator.authenticate(call)
-                if match["kind"] == "control":
-                    await self.allow_node(call, match["id"], "ssmmessages:OpenControlChannel")
-                    key = (call.account_id, call.region, match["id"])
-                else:
-                    key = await self._session_node(call, match["id"], "ssmmessages:OpenDataChannel")
-        except SessionGone as gone:
-            await self._refuse_upgrade(
-                call, ApiError("ResourceNotFoundException", str(gone), 404), scope, receive, send
-            )
-            return
+            node = await ssmmessages.open_channel(self._endpoint, call, match["kind"], match["id"])
+            await self._record(call, Answer(101, b""))
         except ApiError as error:
             await self._refuse_upgrade(call, error, scope, receive, send)
             return
-        await self.trail.record(call, Answer(101, b""))
-        assert match is not None
-        if match["kind"] == "control":
-            assert key is not None
-            await self.hub.control_websocket(scope, receive, send, key)
-        else:
-            await self.hub.data_websocket(scope, receive, send, match["id"], key)
+        if match["kind"] == "data":
+            await self._endpoint.hub.data_websocket(scope, receive, send, match["id"], node)
+        elif node is not None:
+            await self._endpoint.hub.control_websocket(scope, receive, send, node)
 
     async def _refuse_upgrade(self, call: Call, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _refusal(call, error)
-        await self.trail.record(call, answer)
+        with contextlib.suppress(ApiError):
+            await self._record(call, answer)
         await receive()  # websocket.connect
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": error.code})
@@ -338,40 +208,6 @@ class Endpoint:
             }
         )
         await send({"type": "websocket.http.response.body", "body": answer.body})
-
-
-def _preload() -> None:
-    for name in ("ssm", "ec2", "sts", "iam", "logs", "kms", "s3", "cloudtrail", "securityhub", "sns", "tagging", "sqs"):
-        models.service(name)
-
-
-_HEARTBEATS = {"UpdateInstanceInformation"}
-
-
-def moto_call(call: Call, *, changes: bool) -> dict[str, Any]:
-    """One call as moto's child takes it and its journal keeps it."""
-    assert call.service is not None and call.claim is not None
-    return {
-        "request_id": call.request_id,
-        "now": call.now.timestamp(),
-        "seed": os.urandom(32).hex(),
-        "account": call.account_id,
-        "service": call.service.signing_name,
-        "region": call.region,
-        "access_key": call.claim.access_key_id,
-        "method": call.request.method,
-        "path": call.request.path,
-        "query": call.request.query,
-        # No credential of the caller goes into the journal.
-        "headers": [
-            (name, value)
-            for name, value in call.request.headers
-            if name not in {"authorization", "x-amz-security-token", "cookie"}
-        ],
-        "protocol": call.service.protocol,
-        "operation": call.operation,
-        "changes": changes,
-    }
 
 
 def _call(scope: Scope) -> Call:
@@ -391,7 +227,7 @@ def _claim(call: Call) -> sigv4.Claim | None:
 
 def _identify(call: Call) -> None:
     """Find the service and protocol from the headers alone. Raises ApiError if the signature cannot be read."""
-    if _CHANNEL.fullmatch(call.request.path):
+    if ssmmessages.PATH.fullmatch(call.request.path):
         call.protocol = "channel"
     elif call.request.header("x-amz-target"):
         call.protocol = "json"
@@ -406,8 +242,11 @@ def _identify(call: Call) -> None:
         if call.protocol != "channel":
             call.protocol = _AGENT_SERVICES[call.claim.service]
         return
-    call.service = models.service(call.claim.service)
-    call.protocol = call.service.protocol
+    if call.claim.service in models.OFFERED:
+        call.service = models.service(call.claim.service)
+        call.protocol = call.service.protocol
+    elif call.protocol == "rest-xml":
+        call.protocol = "rest-json"  # but for S3 no service that is left speaks XML without a form
 
 
 async def _read_body(call: Call, receive: Receive) -> bytes | None:
@@ -439,18 +278,6 @@ async def _read_body(call: Call, receive: Receive) -> bytes | None:
             return b"".join(chunks)
 
 
-def _loose_parameters(call: Call) -> dict[str, Any]:
-    """The parameters of a call that moto answers, as far as the trail and the policies want to know them."""
-    if call.form:
-        return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
-    if call.protocol in {"json", "rest-json"} and len(call.request.body) <= _LARGEST_RECORDED_BYTES:
-        try:
-            return json11.Codec.decode(call.request.body)
-        except ValueError:
-            return {}
-    return {}
-
-
 def _json(result: dict[str, Any]) -> Answer:
     return Answer(200, json11.dump(result))
 
@@ -459,29 +286,6 @@ def _refusal(call: Call, error: ApiError) -> Answer:
     status, kind, body = render(error, call.protocol, call.request_id)
     headers = (("x-amzn-errortype", error.code),)
     return Answer(status, body, kind, headers, error.code, error.message)
-
-
-def _from_moto(call: Call, status: int, headers: list[tuple[str, str]], content: bytes) -> Answer:
-    kind = next((value for name, value in headers if name == "content-type"), "application/octet-stream")
-    others = tuple((name, value) for name, value in headers if name != "content-type")
-    code = message = ""
-    if status >= 400:
-        code, message = _told_error(status, headers, content)
-    return Answer(status, content, kind, others, code, message)
-
-
-def _told_error(status: int, headers: list[tuple[str, str]], content: bytes) -> tuple[str, str]:
-    for name, value in headers:
-        if name == "x-amzn-errortype":
-            return value, ""
-    if match := _ERROR_CODE.search(content):
-        message = _ERROR_MESSAGE.search(content)
-        return match[1].decode(errors="replace"), message[1].decode(errors="replace") if message else ""
-    try:
-        body = orjson.loads(content)
-        return str(body.get("__type", status)).rpartition("#")[2], str(body.get("message", ""))
-    except (ValueError, AttributeError):
-        return str(status), ""
 
 
 async def _send(send: Send, call: Call, answer: Answer) -> None:

@@ -107,6 +107,18 @@ class Authorizer:
             if answer != "allowed":
                 raise denied(call, action, resource, answer)
 
+    async def allow_node(self, call: Call, instance_id: str, action: str) -> None:
+        """Return if the caller may speak for a node: the node itself, or an identity whose policies allow the action.
+
+        Raises ApiError (access denied).
+        """
+        principal = call.principal
+        assert principal is not None
+        call.resources = [instance_id]
+        if principal.kind == "node" and principal.node != (call.account_id, call.region, instance_id):
+            raise denied(call, action, f"arn:aws:ssm:{call.region}:{call.account_id}:*/{instance_id}", "implicitDeny")
+        await self.allow(call, action, ["*"])
+
     async def layers(self, principal: Principal) -> iampolicy.Layers:
         """The policies that bear on a principal now: a role's as it stands today, not as it was when assumed."""
         kind = "user" if principal.kind in {"user", "federated"} else "role"

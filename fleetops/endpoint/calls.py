@@ -26,7 +26,7 @@ class Principal:
     tags: dict[str, str] = field(default_factory=dict)
     session_policies: tuple[str, ...] | None = None
     issued_at: datetime | None = None
-    instance_id: str = ""  # of a node: the only one that it may speak for
+    node: NodeKey | None = None  # the only one that it may speak for
 
     @property
     def username(self) -> str:
@@ -53,7 +53,6 @@ class Call:
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
     read_only: bool = True
     is_heartbeat: bool = False  # it changes something, and its event need not be written before the answer
-    host: str = ""  # HOST:PORT of the endpoint, for URLs in answers
 
     @property
     def account_id(self) -> str:

@@ -58,7 +58,7 @@ class TokenVault:
             "source": principal.source_identity,
             "tags": principal.tags,
             "policies": principal.session_policies,
-            "instance": principal.instance_id,
+            "node": principal.node,
         }
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, orjson.dumps(content), None)
@@ -76,7 +76,7 @@ class TokenVault:
             )
         except (ValueError, InvalidTag):
             raise BadToken from None
-        policies = content["policies"]
+        policies, node = content["policies"], content["node"]
         principal = Principal(
             kind=content["kind"],
             account_id=content["account"],
@@ -90,6 +90,6 @@ class TokenVault:
             tags=content["tags"],
             session_policies=tuple(policies) if policies is not None else None,
             issued_at=datetime.fromtimestamp(content["issued"], UTC),
-            instance_id=content["instance"],
+            node=(node[0], node[1], node[2]) if node is not None else None,
         )
         return principal, content["secret"], datetime.fromtimestamp(content["expires"], UTC)

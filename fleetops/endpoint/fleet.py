@@ -13,12 +13,14 @@ from pathlib import Path
 
 from fleetops import clock
 from fleetops.awsapi.errors import ApiError
-from fleetops.endpoint import seed
-from fleetops.endpoint.app import Endpoint
+from fleetops.endpoint import credentials, seed
+from fleetops.endpoint.calls import NodeKey, Principal
+from fleetops.endpoint.core import Endpoint
 from fleetops.endpoint.nodehost import Credentials, NodeHost, NodeSpec
 
 logger = logging.getLogger(__name__)
 
+_LIFETIME = timedelta(hours=1)  # AWS's instance metadata gives six; renewed at half of it
 _RENEW_SECONDS = 30.0
 _RENEW_BEFORE = timedelta(minutes=30)
 
@@ -98,17 +100,36 @@ class Fleet:
             fresh = given is not None and (given.ends_at is None or given.ends_at - now > _RENEW_BEFORE)
             if given is not None and given.role == role and fresh:
                 continue
-            credentials = None
+            keys = None
             if role is not None:
-                credentials = await self._endpoint.node_credentials((seed.ACCOUNT_ID, seed.REGION, instance_id), role)
-            self._given[instance_id] = _Given(role, credentials.expires_at if credentials is not None else None)
+                keys = await self._credentials((seed.ACCOUNT_ID, seed.REGION, instance_id), role)
+            self._given[instance_id] = _Given(role, keys.expires_at if keys is not None else None)
             self._host.set_credentials(
                 instance_id,
-                Credentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
-                if credentials is not None
+                Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
+                if keys is not None
                 else None,
             )
             logger.info("node credentials changed instance=%s role=%s", instance_id, role)
+
+    async def _credentials(self, node: NodeKey, role_name: str) -> credentials.Credentials | None:
+        """Credentials as instance metadata gives them: of the role, for this one node. None without the role."""
+        account, _, instance_id = node
+        role = await self._endpoint.identities.identity(account, "role", role_name)
+        if role is None:
+            return None
+        principal = Principal(
+            kind="node",
+            account_id=account,
+            arn=f"arn:aws:sts::{account}:assumed-role/{role_name}/{instance_id}",
+            user_id=f"{role['id']}:{instance_id}",
+            name=role_name,
+            access_key_id="",
+            session_name=instance_id,
+            role_arn=role["arn"],
+            node=node,
+        )
+        return self._endpoint.vault.issue(principal, _LIFETIME, clock.now())
 
     def _specs(self, facts: dict[str, dict]) -> Iterable[NodeSpec]:
         for machine in seed.MACHINES:
@@ -137,3 +158,5 @@ class Fleet:
                 await self.refresh(seed.ACCOUNT_ID, seed.REGION)
             except ApiError as error:
                 logger.warning("node credentials not renewed reason=%s", error)
+            except Exception:  # the outermost loop: without it all nodes would be lost within the hour
+                logger.exception("node credentials not renewed")

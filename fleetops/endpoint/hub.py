@@ -146,6 +146,7 @@ class Hub:
         self._sessions: dict[str, _Session] = {}
         self._owed: dict[NodeKey, deque[str]] = {}  # sessions to end when the node's control channel is back
         self._ticking: asyncio.Task[None] | None = None
+        self._is_closing = False
         self._endings: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -153,6 +154,10 @@ class Hub:
         for task in await self._store.open_sessions():
             self._sessions[task.session_id] = _Session(task, is_restored=True)
         self._ticking = asyncio.create_task(self._tick())
+
+    def close(self) -> None:
+        """We are about to stop: that nodes go is no news."""
+        self._is_closing = True
 
     async def stop(self) -> None:
         """Stop watching the time. Sessions stay open: the next process takes them up."""
@@ -268,7 +273,7 @@ class Hub:
             pass
         finally:
             if self._drop(key, control):
-                logger.info("node disconnected instance=%s", key[2])
+                logger.log(logging.DEBUG if self._is_closing else logging.INFO, "node disconnected instance=%s", key[2])
                 await self._store.node_disconnected(key)
         await peer.close()
 

@@ -10,6 +10,7 @@ import datetime as real_datetime
 import hashlib
 import io
 import json
+import logging
 import os
 import pickle
 import sys
@@ -35,10 +36,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from moto import backends
 from moto.core.base_backend import AccountSpecificBackend
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
+from moto.core.responses import BaseResponse
 from moto.moto_api._internal import mock_random
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 
 from fleetops.awsapi.errors import ApiError, not_implemented, render
+
+logger = logging.getLogger(__name__)
 
 MOTO_VERSION = "5.2.5"
 SERVICES = (
@@ -80,6 +84,7 @@ class _Given:
     now = 0.0
     seed = b""
     drawn = 0
+    region = ""
     instance_ids: deque[str] = deque()
 
 
@@ -131,7 +136,8 @@ class Moto:
         check_version()
         for name in SERVICES:
             backends.get_backend(name)
-        self._app = DomainDispatcherApplication(create_backend_app)
+        # One application a service. moto's own dispatcher would choose by the path too: /moto-api/reset, for one.
+        self._applications: dict[str, Any] = {}
         self._replace_sources()
 
     def _replace_sources(self) -> None:
@@ -170,6 +176,9 @@ class Moto:
         # A replayed Publish must not be delivered a second time, and nothing here may be made to call out.
         sns.requests = types.SimpleNamespace(post=_refuse_network)
 
+        # moto would take the region from the URL or the user agent, if there were one.
+        BaseResponse.get_region_from_url = lambda *_: _Given.region  # type: ignore[method-assign]
+
         original_getitem = AccountSpecificBackend.__getitem__
 
         def backend_of(regions: Any, region: str) -> Any:
@@ -197,6 +206,7 @@ class Moto:
         _Given.now = header["now"]
         _Given.seed = bytes.fromhex(header["seed"])
         _Given.drawn = 0
+        _Given.region = header["region"]
         _Given.instance_ids = deque(header.get("instance_ids", ()))
         mock_random.seed(_Given.seed)
         try:
@@ -206,7 +216,7 @@ class Moto:
         except ApiError as raised:
             error = raised
         except Exception as fault:  # moto's bug, not the caller's and not ours: AWS's word for it, and the log's
-            print(f"moto failed operation={header['operation']} fault={fault!r}", file=sys.stderr, flush=True)
+            logger.error("moto failed operation=%s fault=%r", header["operation"], fault)
             error = ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
         status, kind, content = render(error, header["protocol"], header["request_id"])
         return status, [("content-type", kind), ("x-amzn-errortype", error.code)], content
@@ -218,6 +228,8 @@ class Moto:
         backend = backends.get_backend(name)[header["account"]]
         if header["region"] not in backend.regions and "aws" not in backend.regions:
             raise ApiError("InvalidRegion", f"There is no region {header['region']} for {header['service']}.", 400)
+        if name not in self._applications:
+            self._applications[name] = create_backend_app(name)
         environ = _environ(header, body)
         answer: dict[str, Any] = {}
 
@@ -225,7 +237,7 @@ class Moto:
             answer["status"] = int(status.split(" ", 1)[0])
             answer["headers"] = [(key.lower(), value) for key, value in headers]
 
-        chunks = self._app(environ, start_response)
+        chunks = self._applications[name](environ, start_response)
         try:
             content = b"".join(chunks)
         finally:

@@ -37,6 +37,15 @@ def action(call: Call) -> str:
     return f"{call.service.action_prefix}:{name}"
 
 
+def copied(call: Call) -> list[str]:
+    """The ARN of the object that an S3 request copies from; [] for all other requests."""
+    source = call.request.header("x-amz-copy-source")
+    if source is None or call.service is None or call.service.signing_name != "s3":
+        return []
+    name = unquote(source.partition("?versionId=")[0]).lstrip("/")
+    return [name if name.startswith("arn:") else f"arn:aws:s3:::{name}"]
+
+
 def find(call: Call, parameters: Mapping[str, Any]) -> list[str]:
     """The ARNs that a call acts on; ["*"] where none is known. Fills in the names for the trail."""
     assert call.service is not None

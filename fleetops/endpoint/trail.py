@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -29,18 +30,34 @@ _QUEUE_EVENTS = 5000
 _BATCH_EVENTS = 500
 _PRUNE_SECONDS = 3600.0
 _LONGEST_TEXT = 1024  # characters of one value that are kept
+_MOST_MEMBERS = 100  # of one list or structure
+_DEEPEST = 12  # levels of a value; botocore's models of what we serve have less, and a caller may send a thousand
+_LONGEST_NAME = 256
+_UNPRINTABLE = re.compile("[\x00\r\n]")  # PostgreSQL takes no zero; a line break ends a name
 HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
 # Members that carry a secret, a token, or what people type.
 _SECRET = re.compile(
-    r"(token(value)?|password|secret.*|.*secretkey|privatekey|activationcode|plaintext.*|sessiontoken|cleartext.*|"
-    r"secretaccesskey|x-amz-security-token|userdata|value|ciphertextblob|privatekey.*|keymaterial|newpublickey|stringvalue)",
+    r"(token(value)?|sessiontoken|.*password|secret.*|.*secretkey|secretaccesskey|privatekey.*|keymaterial|newpublickey|"
+    r"activationcode|plaintext.*|cleartext.*|ciphertext.*|authenticationcode\d?|userdata|messagebody|stringvalue|"
+    r"binaryvalue|value|x-amz-.*)",
     re.IGNORECASE,
 )
 # AWS hides these whole: they hold commands.
-_SECRET_BY_OPERATION = {"SendCommand": {"parameters"}, "PutLogEvents": {"logEvents"}, "Publish": {"message"}}
+_SECRET_BY_OPERATION = {
+    "SendCommand": {"parameters"},
+    "PutLogEvents": {"logEvents"},
+    "Publish": {"message"},
+    "PublishBatch": {"message", "publishBatchRequestEntries"},
+    "PutEvents": {"entries"},
+    **{key: {"message"} for key in ("Sign", "Verify", "GenerateMac", "VerifyMac")},
+}
 # "value" is a secret of PutParameter, and only a tag's text elsewhere.
 _PLAIN_VALUES = {"value"}
 _VALUE_IS_SECRET = {"PutParameter"}
+
+
+class NotRecorded(Exception):
+    """The event is not in the database; its log says why."""
 
 
 class Trail:
@@ -68,7 +85,10 @@ class Trail:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def record(self, call: Call, answer: Answer) -> None:
-        """Append the event of one request; for a changing call, return when it is in the database."""
+        """Append the event of one request; for a changing call, return when it is in the database.
+
+        Raises NotRecorded if it cannot be written.
+        """
         event = _event(call, answer)
         if call.read_only or call.is_heartbeat:
             await self._queue.put((event, None))
@@ -89,7 +109,7 @@ class Trail:
                 logger.exception("trail events not written count=%s", len(batch))
                 for _, written in batch:
                     if written is not None and not written.done():
-                        written.set_exception(RuntimeError(f"the trail could not be written: {fault}"))
+                        written.set_exception(NotRecorded(str(fault)))
             else:
                 for _, written in batch:
                     if written is not None and not written.done():
@@ -149,7 +169,7 @@ def _event(call: Call, answer: Answer) -> TrailEvent:
         access_key_id=(call.claim.access_key_id if call.claim else "")[:128],
         read_only=call.read_only,
         error_code=answer.error_code[:128],
-        resource_names="".join(f"\n{name}" for name in call.resources) + "\n" if call.resources else "",
+        resource_names=_lines(call.resources),
         body=orjson.dumps(body).decode(),
     )
 
@@ -187,18 +207,29 @@ def user_identity(call: Call) -> dict[str, Any]:
     return identity | {"sessionContext": context}
 
 
-def redact(value: Any, operation: str) -> Any:
-    """Parameters as CloudTrail shows them: names in camel case, secrets hidden, long texts cut."""
+def _lines(names: list[str]) -> str:
+    """Names as a column that can be searched for one of them: one a line, a line break before and after each."""
+    shown = [_UNPRINTABLE.sub("", name)[:_LONGEST_TEXT] for name in names[:_MOST_MEMBERS]]
+    return "".join(f"\n{name}" for name in shown) + "\n" if shown else ""
+
+
+def redact(value: Any, operation: str, depth: int = 0) -> Any:
+    """Parameters as CloudTrail shows them: names in camel case, secrets hidden, what is long or deep cut."""
+    if depth > _DEEPEST:
+        return "..."
     if isinstance(value, Mapping):
         hidden = _SECRET_BY_OPERATION.get(operation, set())
         shown = {}
-        for key, item in value.items():
-            name = str(key)[:1].lower() + str(key)[1:]
-            is_secret = _SECRET.fullmatch(name) and (name not in _PLAIN_VALUES or operation in _VALUE_IS_SECRET)
-            shown[name] = HIDDEN if item and (is_secret or name in hidden) else redact(item, operation)
+        for key, item in islice(value.items(), _MOST_MEMBERS):
+            name = str(key)[:1].lower() + str(key)[1:_LONGEST_NAME]
+            # A form writes its members as paths: LaunchTemplateData.UserData, Entry.1.MessageBody.
+            last = next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
+            last = last[:1].lower() + last[1:]
+            is_secret = _SECRET.fullmatch(last) and (last not in _PLAIN_VALUES or operation in _VALUE_IS_SECRET)
+            shown[name] = HIDDEN if item and (is_secret or last in hidden) else redact(item, operation, depth + 1)
         return shown
     if isinstance(value, list | tuple):
-        return [redact(item, operation) for item in value[:100]]
+        return [redact(item, operation, depth + 1) for item in value[:_MOST_MEMBERS]]
     if isinstance(value, str):
         return value[:_LONGEST_TEXT]
     if isinstance(value, datetime):

@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint import settings
 from fleetops.endpoint.calls import Call
-
-if TYPE_CHECKING:
-    from fleetops.endpoint.app import Endpoint
+from fleetops.endpoint.core import Endpoint
 
 _CALM = {"AcknowledgeMessage", "SendReply", "FailMessage", "DeleteMessage"}
 
 
-async def handle(endpoint: "Endpoint", call: Call) -> dict[str, Any]:
+async def handle(endpoint: Endpoint, call: Call) -> dict[str, Any]:
     """Answer one call of ec2messages. Raises ApiError."""
     try:
         parameters = json11.Codec.decode(call.request.body)
@@ -29,7 +27,7 @@ async def handle(endpoint: "Endpoint", call: Call) -> dict[str, Any]:
                 "ValidationException",
                 "Value 'null' at 'destination' failed to satisfy constraint: Member must not be null",
             )
-        await endpoint.allow_node(call, destination, "ec2messages:GetMessages")
+        await endpoint.authorizer.allow_node(call, destination, "ec2messages:GetMessages")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(endpoint.closing.wait(), settings.POLL_SECONDS)
         return {

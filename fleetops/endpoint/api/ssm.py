@@ -5,18 +5,16 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint import session_documents
 from fleetops.endpoint.calls import Call, NodeKey
+from fleetops.endpoint.core import Endpoint
 from fleetops.endpoint.hub import NotConnected, SessionGone, SessionTask
 from fleetops.endpoint.models import Session
 from fleetops.endpoint.nodes import Managed
-
-if TYPE_CHECKING:
-    from fleetops.endpoint.app import Endpoint
 
 Result = dict[str, Any]
 _codec = json11.Codec()
@@ -46,7 +44,7 @@ _MOST_TAGS = 50
 class Ssm:
     """The operations of SSM by name; each takes the call and its checked parameters."""
 
-    def __init__(self, endpoint: "Endpoint") -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._nodes = endpoint.nodes
         operations: list[Callable[[Call, Result], Awaitable[Result]]] = [
@@ -91,7 +89,7 @@ class Ssm:
 
     async def update_instance_information(self, call: Call, parameters: Result) -> Result:
         instance_id = _instance_id(parameters)
-        await self._endpoint.allow_node(call, instance_id, "ssm:UpdateInstanceInformation")
+        await self._endpoint.authorizer.allow_node(call, instance_id, "ssm:UpdateInstanceInformation")
         information = {}
         for name, longest in _INFORMATION_MEMBERS.items():
             value = parameters.get(name)
@@ -111,7 +109,7 @@ class Ssm:
         return {}
 
     async def list_instance_associations(self, call: Call, parameters: Result) -> Result:
-        await self._endpoint.allow_node(call, _instance_id(parameters), "ssm:ListInstanceAssociations")
+        await self._endpoint.authorizer.allow_node(call, _instance_id(parameters), "ssm:ListInstanceAssociations")
         return {"Associations": []}
 
     async def list_associations(self, call: Call, parameters: Result) -> Result:

@@ -2,15 +2,13 @@
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleetops.awsapi import iampolicy, json11
 from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint.auth import request_context
 from fleetops.endpoint.calls import Call, Principal
-
-if TYPE_CHECKING:
-    from fleetops.endpoint.app import Endpoint
+from fleetops.endpoint.core import Endpoint
 
 Result = dict[str, Any]
 _codec = json11.Codec()
@@ -23,7 +21,7 @@ _SESSION_TOKEN_SECONDS = 12 * 3600
 class Sts:
     """The operations of STS by name."""
 
-    def __init__(self, endpoint: "Endpoint") -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
     async def handle(self, call: Call, parameters: Result) -> Result:

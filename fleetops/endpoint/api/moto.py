@@ -1,0 +1,107 @@
+"""What moto answers: the request that its child is given, and the answer that the caller gets.
+
+moto never sees the caller's request. Where its dispatcher looks for an operation (a second Action in a form, one in the
+URL, one within a JSON text, a path of its own such as /moto-api/reset) it could find another than the one that was
+authorised and journalled. So the request is written anew from what we have read.
+"""
+
+import os
+import re
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+import orjson
+
+from fleetops.awsapi import json11
+from fleetops.awsapi.errors import ApiError
+from fleetops.endpoint.calls import Answer, Call
+
+_ERROR_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
+_ERROR_MESSAGE = re.compile(rb"<Message>([^<]{0,1024})</Message>")
+# All that moto is told of a caller's headers where the operation stands in the body.
+_FORM_HEADERS = {"host"}
+# No credential of the caller goes into the journal; the rest would tell moto another region, or to read otherwise.
+_DROPPED_HEADERS = {"authorization", "x-amz-security-token", "cookie", "user-agent", "x-amz-target"}
+
+
+def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
+    """One call as moto's child takes it and its journal keeps it, and its body."""
+    assert call.service is not None and call.claim is not None
+    path, query, body = call.request.path, call.request.query, call.request.body
+    headers = [(name, value) for name, value in call.request.headers if name not in _DROPPED_HEADERS]
+    if call.protocol in {"query", "ec2"}:
+        path, query, body = "/", "", urlencode(call.form).encode()
+        headers = [(name, value) for name, value in headers if name in _FORM_HEADERS]
+        headers.append(("content-type", "application/x-www-form-urlencoded; charset=utf-8"))
+    elif call.protocol == "json":
+        path, query = "/", urlencode({"Action": call.operation})
+        headers = [(name, value) for name, value in headers if name in _FORM_HEADERS]
+        headers += [
+            ("content-type", f"application/x-amz-json-{call.service.json_version}"),
+            ("x-amz-target", f"{call.service.target_prefix}.{call.operation}"),
+        ]
+    elif call.protocol == "rest-json":
+        query = _with_action(query, call.operation)
+        headers = [(name, value) for name, value in headers if name not in {"content-type", "content-encoding"}]
+        headers.append(("content-type", "application/json"))
+    return {
+        "request_id": call.request_id,
+        "now": call.now.timestamp(),
+        "seed": os.urandom(32).hex(),
+        "account": call.account_id,
+        "service": call.service.signing_name,
+        "region": call.region,
+        "access_key": call.claim.access_key_id,
+        "method": call.request.method,
+        "path": path,
+        "query": query,
+        "headers": headers,
+        "protocol": call.protocol,
+        "operation": call.operation,
+        "changes": changes,
+    }, body
+
+
+def _with_action(query: str, operation: str) -> str:
+    """A REST request's query with our operation as its only Action."""
+    kept = [part for part in query.split("&") if part and unquote(part.partition("=")[0]) != "Action"]
+    return "&".join([*kept, urlencode({"Action": operation})])
+
+
+def loose_parameters(call: Call) -> dict[str, Any]:
+    """The parameters of a call that moto answers, as far as the trail and the policies want to know them.
+
+    Raises ApiError (SerializationException) if a JSON body cannot be read.
+    """
+    if call.form:
+        return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
+    if call.protocol in {"json", "rest-json"}:
+        try:
+            return json11.Codec.decode(call.request.body)
+        except ValueError:
+            raise ApiError("SerializationException", "The request body is not a JSON object.") from None
+    return {}
+
+
+def answer(status: int, headers: list[tuple[str, str]], content: bytes) -> Answer:
+    """What the caller gets of moto's answer."""
+    kind = next((value for name, value in headers if name == "content-type"), "application/octet-stream")
+    others = tuple((name, value) for name, value in headers if name != "content-type")
+    code = message = ""
+    if status >= 400:
+        code, message = _told_error(status, headers, content)
+    return Answer(status, content, kind, others, code, message)
+
+
+def _told_error(status: int, headers: list[tuple[str, str]], content: bytes) -> tuple[str, str]:
+    for name, value in headers:
+        if name == "x-amzn-errortype":
+            return value, ""
+    if match := _ERROR_CODE.search(content):
+        message = _ERROR_MESSAGE.search(content)
+        return match[1].decode(errors="replace"), message[1].decode(errors="replace") if message else ""
+    try:
+        body = orjson.loads(content)
+        return str(body.get("__type", status)).rpartition("#")[2], str(body.get("message", ""))
+    except (ValueError, AttributeError):
+        return str(status), ""

@@ -1,0 +1,68 @@
+"""What one running endpoint is made of: moto's child, keys and tokens, nodes, sessions, the trail, the hub.
+
+The operations (api/) and the router (app.py) are written on these; here is only how they begin and end.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fleetops.awsapi import models
+from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
+from fleetops.endpoint.credentials import TokenVault
+from fleetops.endpoint.hub import Hub
+from fleetops.endpoint.keys import key
+from fleetops.endpoint.moto_client import MotoClient
+from fleetops.endpoint.nodes import Nodes
+from fleetops.endpoint.services import HubStore, Sessions
+from fleetops.endpoint.trail import Trail
+
+
+class Endpoint:
+    """Everything of one running endpoint."""
+
+    def __init__(self, home: Path, *, stream_host: str) -> None:
+        """`stream_host` is HOST:PORT, as clients of the channels are told it."""
+        self.home = home
+        self.stream_host = stream_host
+        self.closing = asyncio.Event()
+        # One thread writes to the database, so that SQLite's writers never wait for each other; one only reads.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="database-reader")
+        self.moto = MotoClient(home / "moto", home / "keys")
+        self.vault = TokenVault(key(home / "keys", "token.key"))
+        self.identities = Identities(self.moto)
+        self.authenticator = Authenticator(self.identities, self.vault)
+        self.authorizer = Authorizer(self.identities)
+        self.nodes = Nodes(self._writer)
+        self.sessions = Sessions(self._writer)
+        self.trail = Trail(self._writer)
+        self.hub = Hub(HubStore(self.sessions, self.nodes))
+        self.nodes.is_connected = self.hub.is_connected
+        # Told (account, region) after EC2 or IAM may have changed what an instance is; see fleet.py.
+        self.on_change: Callable[[str, str], Awaitable[None]] | None = None
+
+    async def start(self) -> None:
+        self.moto.start()
+        # Read while moto starts: a first request would otherwise hold up the loop, and every terminal on it.
+        await asyncio.to_thread(models.preload)
+        await self.nodes.load()
+        self.nodes.start()
+        self.trail.start()
+        await self.hub.start()
+
+    def close(self) -> None:
+        """We are about to stop: long polls are answered, and nodes that go are no news."""
+        self.closing.set()
+        self.hub.close()
+
+    async def stop(self) -> None:
+        """End in order, when nobody calls any more: what is queued reaches the database, then moto."""
+        self.close()
+        await self.hub.stop()
+        await self.nodes.stop()
+        await self.trail.stop()
+        await self.moto.stop()
+        self._writer.shutdown()
+        self.reader.shutdown()
