@@ -9,6 +9,7 @@ and nothing is done twice.
 
 import argparse
 import fcntl
+import logging
 import os
 import socket
 import sys
@@ -27,6 +28,8 @@ from fleetops.env import env_int
 
 if TYPE_CHECKING:
     from fleetops.endpoint.moto_adapter import Moto
+
+logger = logging.getLogger("fleetops.endpoint.moto_process")  # we run as __main__
 
 # A snapshot replaces the journal beyond these: a replay then takes about two seconds at most.
 _MOST_ENTRIES = env_int("FLEETOPS_ENDPOINT_SNAPSHOT_CALLS", 400, low=1)
@@ -73,7 +76,7 @@ class Child:
                 self._journal.append({"skip": request_id}, b"")
                 skipped.add(request_id)
             if request_id in skipped:
-                print(f"a call is skipped, moto died of it request={request_id}", file=sys.stderr, flush=True)
+                logger.error("a call is skipped, moto died of it request=%s", request_id)
                 error = ApiError("InternalFailure", "The request failed within the endpoint.", 500)
                 status, kind, content = render(error, record.header["protocol"], request_id)
                 self._keep(request_id, (status, [("content-type", kind)], content))
@@ -161,7 +164,7 @@ def serve(child: Child, connection: socket.socket) -> None:
         try:
             result, content = child.answer(header, body)
         except Exception as fault:  # the outermost loop: one bad question must not end moto
-            print(f"moto child failed ask={header.get('ask')} fault={fault!r}", file=sys.stderr, flush=True)
+            logger.exception("a question failed ask=%s", header.get("ask"))
             result, content = {"fault": repr(fault)}, b""
         connection.sendall(pack({"number": header["number"], **result}, content))
         child.idle()
@@ -174,6 +177,8 @@ def main() -> int:
     parser.add_argument("--descriptor", type=int, required=True)
     options = parser.parse_args()
     die_with_parent()
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("fleetops").setLevel(logging.INFO)
     options.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The child before this one may be about to end; its journal is ours when it has.
     lock = os.open(options.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -186,16 +191,16 @@ def main() -> int:
         child = Child(Moto(), journal, options.directory / "attempts")
         count = child.restore()
     except OtherVersion as written:
-        print(
-            f"{options.directory} was written under {written}, and moto-{MOTO_VERSION} is installed: "
-            f"go back to it, or move {options.directory} away to start with fresh demo data.",
-            file=sys.stderr,
+        logger.error(
+            "%s was written under %s, and moto-%s is installed: go back to it, or move %s away to start with fresh "
+            "demo data.",
+            *(options.directory, written, MOTO_VERSION, options.directory),
         )
         return REFUSED
     except (StateRefused, OtherMoto) as refused:
-        print(refused, file=sys.stderr)
+        logger.error("%s", refused)
         return REFUSED
-    print(f"moto is ready replayed={count}", file=sys.stderr, flush=True)
+    logger.info("moto is ready replayed=%s", count)
     connection = socket.socket(fileno=options.descriptor)
     try:
         serve(child, connection)

@@ -16,6 +16,7 @@ from .spec import NodeSpec, Options
 
 NO_SANDBOX = 3  # exit status: no node may run here, and starting this again changes nothing
 
+LOG_LINE = "%(asctime)s %(levelname)-7s %(name)s %(message)s"  # as in the settings of those whose log this goes into
 _PR_SET_PDEATHSIG = 1
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
@@ -32,7 +33,7 @@ def main() -> None:
 
     if arguments.die_with_parent:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format=LOG_LINE, stream=sys.stderr)
     config = json.loads(Path(arguments.config).read_text()) if arguments.config else {}
     options = Options(arguments.endpoint, arguments.ca, **_tuples(config.get("options", {})))
     specs = [NodeSpec.from_json(spec) for spec in config.get("nodes", [])]
