@@ -58,7 +58,8 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
 
     Raises Denied without the permission, UserError if the instance cannot be reached now. A denial is audited.
     """
-    reason = reason.strip()[:256]
+    # One line, as AWS and every list want it.
+    reason = " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
     if not actor.has_perm(OPEN_PERMISSION):
         deny("sessions.open.refuse", actor=actor, target=instance, reason="may not open a shell")
         raise Denied("Opening a shell needs the permission “May open a shell”; ask an administrator for it.")

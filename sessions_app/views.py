@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from fleetops.inventory.models import Account, Instance
 
@@ -20,12 +20,13 @@ from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
 PAGE_SIZE = 100
+MOST_WORDS = 12  # of a search; each is looked for in four columns
 PANEL_SIZE = 10
 LIVE = "live"
 PAST = "past"
 
 
-@require_GET
+@require_safe
 def session_list(request):
     """Sessions, the newest first: those that are live, then past ones in pages of 100.
 
@@ -35,9 +36,10 @@ def session_list(request):
     ([{"account_id", "name"}]), `sees_all` (may review everybody's), `can_end_all`. An htmx request gets
     `sessions/_list.html`, with the same context. Three queries of its own, however many rows.
     """
-    filters = {name: request.GET.get(name, "").strip()[:200] for name in ("q", "state", "account", "user")}
+    asked = {name: request.GET.get(name, "") for name in ("q", "state", "account", "user")}
+    filters = {name: text.replace("\x00", "").strip()[:200] for name, text in asked.items()}
     found = TerminalSession.objects.visible_to(request.user)
-    for word in filters["q"].split():
+    for word in filters["q"].split()[:MOST_WORDS]:
         found = found.filter(
             Q(instance_name__icontains=word)
             | Q(instance_id__icontains=word)
@@ -76,7 +78,7 @@ def session_list(request):
     return render(request, "sessions/_list.html" if is_part else "sessions/list.html", context)
 
 
-@require_GET
+@require_safe
 def panel(request, pk):
     """The latest ten sessions on one instance that this user may see, as a part of its page.
 
@@ -106,7 +108,7 @@ def open_session(request):
     return redirect("sessions:terminal", pk=session.pk)
 
 
-@require_GET
+@require_safe
 def terminal(request, pk):
     """The terminal of a session: of one's own to work in, of anybody's to watch.
 
@@ -139,7 +141,7 @@ def end(request, pk):
     return redirect("sessions:replay", pk=session.pk)
 
 
-@require_GET
+@require_safe
 def replay(request, pk):
     """The recording of a session, also of a live one: what is sealed of it.
 
@@ -162,7 +164,7 @@ def replay(request, pk):
     return render(request, "sessions/replay.html", context)
 
 
-@require_GET
+@require_safe
 def cast(request, pk):
     """The recording as an asciicast, streamed; `?version=3` for the newer format. Audited as a download.
 
@@ -181,14 +183,14 @@ def cast(request, pk):
     return response
 
 
-@require_GET
+@require_safe
 def events(request, pk):
     """What a player has to know of a recording before it plays, as JSON: see recording.index."""
     session, chunks = _recorded(request, pk)
     return _json(recording.index(session, chunks))
 
 
-@require_GET
+@require_safe
 def search(request, pk):
     """Where `q` was shown, as JSON: {"q", "hits": [{"time": seconds, "text": line}], "has_more"}; at most 200."""
     _, chunks = _recorded(request, pk)

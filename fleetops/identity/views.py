@@ -9,7 +9,7 @@ from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.audit.record import Target, deny, record
 from fleetops.web.shortcuts import permission_required
@@ -77,7 +77,10 @@ def locked_out(request, original_response=None, credentials=None):
 def _next(request) -> str:
     """Where to go after the log-in: `next`, if it is a page of ours."""
     url = request.POST.get("next", request.GET.get("next", ""))
-    if url_has_allowed_host_and_scheme(url, {request.get_host()}, require_https=request.is_secure()):
+    # A path, not "abc", which `redirect` would take for the name of a page.
+    if url.startswith("/") and url_has_allowed_host_and_scheme(
+        url, {request.get_host()}, require_https=request.is_secure()
+    ):
         return url
     return resolve_url(settings.LOGIN_REDIRECT_URL)
 
@@ -90,6 +93,7 @@ def logout(request):
     return redirect(settings.LOGOUT_REDIRECT_URL)
 
 
+@require_safe
 @permission_required("identity.administer")
 def users(request):
     rows = User.objects.prefetch_related("groups").order_by("-is_active", "username")
@@ -109,6 +113,7 @@ def _titles(user: User) -> list[str]:
 
 
 @sensitive_post_parameters("password")
+@require_http_methods(["GET", "HEAD", "POST"])
 @permission_required("identity.administer")
 def create_user(request):
     form = CreateUserForm(request.POST or None)
@@ -119,6 +124,7 @@ def create_user(request):
     return _form_page(request, form, status=400 if request.method == "POST" else 200)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @permission_required("identity.administer")
 def user(request, pk):
     """One user: names, roles, password, whether they may log in."""

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonR
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from fleetops.clock import now
 from fleetops.web.shortcuts import permission_required
@@ -23,9 +23,10 @@ from .readiness import readiness_of
 
 MAY_CONNECT = "sessions_app.open_terminalsession"
 MOST_FOUND = 8  # rows of the command palette
+MOST_INSTANCES = 10_000_000  # no page has counted more
 
 
-@require_GET
+@require_safe
 @permission_required("inventory.view_instance")
 def fleet(request: HttpRequest) -> HttpResponse:
     moment = now()
@@ -61,7 +62,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
     return render(request, "inventory/fleet.html", context)
 
 
-@require_GET
+@require_safe
 @permission_required("inventory.view_instance")
 def live(request: HttpRequest) -> HttpResponse:
     """What changed on an open fleet page: cells of its rows, counts, regions that cannot be read.
@@ -71,16 +72,17 @@ def live(request: HttpRequest) -> HttpResponse:
     try:
         shown = [uuid.UUID(hex=text) for text in request.GET.get("rows", "").split(",") if text]
         since = datetime.fromisoformat(request.GET["since"])
+        changed_since = since.astimezone(UTC) - listing.OVERLAP
         total = int(request.GET["total"])
-        if since.tzinfo is None or len(shown) > listing.ROWS:
+        if since.tzinfo is None or len(shown) > listing.ROWS or not 0 <= total < MOST_INSTANCES:
             raise ValueError
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return HttpResponseBadRequest("This page is of another version; load it again.", content_type="text/plain")
     moment, query, sort = now(), parse(request.GET.get("q", "")), listing.sort_of(request.GET.get("sort", ""))
     visible = Instance.objects.visible_to(request.user)
     counts, in_tabs = _counts(visible.present(), query)
     matching = sum(in_tabs[status] for status in query.statuses)
-    changed = visible.filter(pk__in=shown, changed_at__gt=since - listing.OVERLAP)
+    changed = visible.filter(pk__in=shown, changed_at__gt=changed_since)
     context = {
         "rows": [listing.Row(instance, moment) for instance in changed.select_related("account", "region")],
         "tabs": listing.tabs(in_tabs, query, sort),
@@ -128,7 +130,7 @@ def _live(shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: i
     }
 
 
-@require_GET
+@require_safe
 @permission_required("inventory.view_instance")
 def instance(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """One instance; htmx gets the part that changes by itself."""
@@ -158,12 +160,12 @@ def refresh(request: HttpRequest) -> HttpResponse:
     else:
         messages.warning(request, "No region is linked yet, so there is nothing to read.")
     back = request.POST.get("next", "")
-    if not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
+    if not back.startswith("/") or not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
         back = reverse("inventory:fleet")
     return redirect(back)
 
 
-@require_GET
+@require_safe
 @permission_required("inventory.view_instance")
 def palette(request: HttpRequest) -> JsonResponse:
     """Instances for the command palette, as JSON; those that can be reached first."""

@@ -13,6 +13,7 @@ from fleetops.audit.models import Outcome
 
 from .words import KINDS, actions_of
 
+MOST_TERMS = 16  # a word is looked for in a dozen fields, and once more for each facet
 DEFAULT = "since:24h"  # what the bare page shows
 
 LABELS = {
@@ -65,7 +66,7 @@ class Term:
 
     @property
     def values(self) -> list[str]:
-        return [value for value in self.value.split(",") if value]
+        return [value for value in self.value.split(",") if value][:MOST_TERMS]
 
 
 @dataclass
@@ -176,6 +177,9 @@ def parse(text: str, *, now: datetime) -> Search:
         term = Term(key, value)
         if problem := _read(search, term, now):
             search.problems.append(problem)
+        elif len(search.terms) == MOST_TERMS and term not in search.terms:
+            search.problems.append(f"Only the first {MOST_TERMS} words and filters are used.")
+            break
         elif term not in search.terms:
             search.terms = [each for each in search.terms if key not in {"since", "until"} or each.key != key] + [term]
     return search
@@ -209,7 +213,10 @@ def _moment(text: str, now: datetime) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:  # before the year 1 or after 9999, once it is UTC
+        return None
 
 
 def _iso(moment: datetime) -> str:

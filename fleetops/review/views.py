@@ -6,7 +6,7 @@ import uuid
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from fleetops.audit import chain, tasks
 from fleetops.audit.models import AuditEvent, AuditSeal, Outcome
@@ -23,7 +23,7 @@ from .proof import chain_state
 LINKS_AT_ONCE = 50_000
 
 
-@require_GET
+@require_safe
 @permission_required("audit.view_auditevent")
 def audit(request: HttpRequest) -> HttpResponse:
     """The log: what was searched, with facets, histogram, and the event that is open beside it."""
@@ -69,7 +69,7 @@ class _Row:
         self.kind, self.icon = words.glyph(event)
 
 
-@require_GET
+@require_safe
 @permission_required("audit.view_auditevent")
 def event(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """One event: facts, proof, record."""

@@ -89,6 +89,8 @@ def test_too_many_wrong_passwords_lock_the_name_for_the_address_and_say_how_long
         ("//evil.example/", "/fleet/"),
         ("/\\evil.example/", "/fleet/"),
         ("javascript:alert(1)", "/fleet/"),
+        ("fleet", "/fleet/"),  # neither a path of ours nor the name of a page
+        ("inventory:fleet", "/fleet/"),
         ("", "/fleet/"),
     ],
 )

@@ -254,6 +254,10 @@ def test_a_row_that_is_gone_says_so_on_an_open_page(client_as, fleet):
         {"rows": "x", "since": "2026-11-25T00:00:00Z", "total": "1"},
         {"rows": ",".join([uuid.uuid4().hex] * 101), "since": "2026-11-25T00:00:00Z", "total": "1"},
         {"rows": "", "since": "2026-11-25T00:00:00Z", "total": "many"},
+        {"rows": "", "since": "2026-11-25T00:00:00Z", "total": "-1"},
+        {"rows": "", "since": "2026-11-25T00:00:00Z", "total": "9" * 4000},
+        {"rows": "", "since": "0001-01-01T00:00:00Z", "total": "1"},  # nothing is earlier
+        {"rows": "", "since": "9999-12-31T23:59:59-23:59", "total": "1"},
     ],
 )
 def test_a_page_that_asks_wrongly_is_told_to_load_again(client_as, asked):
@@ -331,7 +335,7 @@ def test_a_viewer_may_not_have_them_read(client_as, queued):
     assert queued == []
 
 
-@pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example/", "javascript:alert(1)"])
+@pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example/", "javascript:alert(1)", "fleet"])
 def test_reading_again_leads_nowhere_else(client_as, queued, elsewhere):
     response = client_as("operator").post(f"{FLEET}refresh/", {"next": elsewhere})
     assert response.headers["Location"] == FLEET

@@ -57,11 +57,23 @@ def test_times_are_read(text, since):
     assert (search.since, len(search.terms)) == (since, 1)
 
 
-@pytest.mark.parametrize("text", ["since:soon", "until:-1h", "since:999999d", "outcome:good", "kind:x", "since:all"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("since:soon", "until:-1h", "since:999999d", "outcome:good", "kind:x", "since:all"),
+        *("since:0001-01-01T00:00:00+23:59", "until:9999-12-31T23:59:59-23:59"),  # no moments in UTC
+    ],
+)
 def test_what_cannot_be_read_is_told_and_left_out(text):
     search = parse(f"{text} word", now=NOON)
     assert search.terms == [Term("", "word")] and len(search.problems) == 1
     assert (search.since, search.until) == (None, None)
+
+
+def test_more_than_a_person_types_is_told_and_left_out():
+    search = parse(" ".join(f"w{number}" for number in range(40)), now=NOON)
+    assert len(search.terms) == 16 and search.problems == ["Only the first 16 words and filters are used."]
+    assert len(Term("who", ",".join(f"p{number}" for number in range(40))).values) == 16
 
 
 def test_a_value_of_a_facet_is_added_and_taken_out():

@@ -90,6 +90,15 @@ def test_bad_input_is_told(client, people):
     assert client.post(reverse("sessions:open")).status_code == 400
     assert client.get(reverse("sessions:list"), {"before": "no id"}).status_code == 400
     assert client.get(reverse("sessions:open")).status_code == 405
+    assert client.get(reverse("sessions:list"), {"q": "\x00 " + "w " * 90, "user": "\x00"}).status_code == 200
+
+
+def test_a_reason_is_one_line_of_words(client, people):
+    login(client, people["operator"])
+    client.post(
+        reverse("sessions:open"), {"instance": make_instance().pk, "reason": " look\r\n\x00\x1b[2J at\u202e it "}
+    )
+    assert TerminalSession.objects.get().reason == "look [2J at it"
 
 
 def test_the_list_shows_ones_own_and_a_reviewer_everybodys_in_few_queries(
