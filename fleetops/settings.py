@@ -263,6 +263,9 @@ LOGGING = {
         "urllib3": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
+        # uvicorn has set up its own by then: a line for each websocket, in another format than all others.
+        "uvicorn": {"level": "WARNING", "handlers": [], "propagate": True},
+        "uvicorn.error": {"level": "WARNING"},
         # A line for each tick and each task drowns what a person looks for; failures are warnings and errors.
         "celery.beat": {"filters": ["without_ticks"]},
         "celery.worker.strategy": {"level": "WARNING"},
