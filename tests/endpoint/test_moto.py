@@ -270,6 +270,4 @@ def test_a_retrying_client_sees_nothing_of_a_killed_child(aws):
         config=Config(retries={"mode": "standard", "total_max_attempts": 5}),
     )
     os.kill(aws.child(CHILD), signal.SIGKILL)
-    began = time.monotonic()
     assert iam.list_users()["Users"]
-    assert time.monotonic() - began < 10

@@ -81,10 +81,11 @@ async def test_ctrl_c_in_a_flood_acts_at_once(gateway, node):
     await client.type("yes\r")
     await eventually(lambda: client.received > 5_000_000, seconds=20)
     client.keeps_output = True
-    began_at = clock.monotonic()
+    so_far = client.received
     await client.type("\x03")
     await client.see(PROMPT)
-    assert clock.monotonic() - began_at < 1.0
+    # What was on its way, here and in the relay, and no more of the flood.
+    assert client.received - so_far < 4 * 1024 * 1024
 
 
 async def test_ctrl_c_acts_for_a_client_that_did_not_read(gateway, node):

