@@ -16,6 +16,7 @@ from django.contrib.sessions.models import Session as LogIn
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import deny, record
 from fleetops.clock import now
 from fleetops.errors import Denied, UserError
@@ -40,6 +41,8 @@ OWNER_STALE_SECONDS = 9
 HOST_GONE_SECONDS = 120
 # A row whose browser never came.
 NEVER_OPENED_SECONDS = 300
+# A replay page goes on fetching for so long in the name of its one audit event.
+LOOK_LASTS = timedelta(hours=1)
 
 
 class NotFound(UserError):
@@ -212,6 +215,13 @@ def record_view(session: TerminalSession, *, actor: User) -> None:
     """Somebody looks at a recording."""
     with transaction.atomic():
         _record("sessions.recording.view", session, actor=actor)
+
+
+def record_look(session: TerminalSession, *, actor: User) -> None:
+    """What a recording shows is fetched, by its page or past it: a view, if there was none in this hour."""
+    looks = AuditEvent.objects.filter(session_id=str(session.pk), action="sessions.recording.view")
+    if not looks.filter(actor_id=str(actor.pk), at__gt=now() - LOOK_LASTS).exists():
+        record_view(session, actor=actor)
 
 
 def record_download(session: TerminalSession, *, actor: User, version: int) -> None:

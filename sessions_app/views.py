@@ -168,14 +168,16 @@ def replay(request, pk):
 def cast(request, pk):
     """The recording as an asciicast, streamed; `?version=3` for the newer format. Audited as a download.
 
-    With `?play=1` it is for the page's own player: it was audited when the page was shown, and is not saved as a file.
+    With `?play=1` it is for the page's own player: part of the look that the page was, and not saved as a file.
     """
     version = 3 if request.GET.get("version") == "3" else 2
     session, chunks = _recorded(request, pk)
     response = StreamingHttpResponse(
         _in_threads(recording.cast(session, chunks, version=version)), content_type="application/x-asciicast"
     )
-    if request.GET.get("play") != "1":
+    if request.GET.get("play") == "1":
+        services.record_look(session, actor=request.user)
+    else:
         services.record_download(session, actor=request.user, version=version)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{session.instance_name}-{session.created_at:%Y%m%d-%H%M%S}")
         response["Content-Disposition"] = f'attachment; filename="{name}.cast"'
@@ -193,7 +195,8 @@ def events(request, pk):
 @require_safe
 def search(request, pk):
     """Where `q` was shown, as JSON: {"q", "hits": [{"time": seconds, "text": line}], "has_more"}; at most 200."""
-    _, chunks = _recorded(request, pk)
+    session, chunks = _recorded(request, pk)
+    services.record_look(session, actor=request.user)
     wanted = request.GET.get("q", "")[:200]
     hits, has_more = recording.search(chunks, wanted)
     return _json({"q": wanted, "hits": hits, "has_more": has_more})

@@ -171,6 +171,7 @@ def test_a_replay_is_shown_and_audited(client, people, replayable):
     assert page.context["is_whole"]
     assert page.context["chunk_count"] == 1
     assert page.context["output_bytes"] == 14
+    client.get(reverse("sessions:cast", args=[replayable.pk]), {"play": "1"}).close()
     assert AuditEvent.objects.get(action="sessions.recording.view").actor_name == "operator"
     assert client.get(reverse("sessions:terminal", args=[replayable.pk])).url == page.request["PATH_INFO"]
 
@@ -190,6 +191,10 @@ async def test_a_recording_is_taken_away_as_an_asciicast_and_that_is_audited(peo
     answer = await client.get(reverse("sessions:cast", args=[replayable.pk]), {"version": "3", "play": "1"})
     assert json.loads((await read(answer)).splitlines()[0])["version"] == 3
     assert await AuditEvent.objects.filter(action="sessions.recording.download").acount() == 1
+    # Nobody showed the page first: what its player fetches is audited all the same, and once.
+    await client.get(reverse("sessions:cast", args=[replayable.pk]), {"play": "1"})
+    await client.get(reverse("sessions:search", args=[replayable.pk]), {"q": "find"})
+    assert await AuditEvent.objects.filter(action="sessions.recording.view", actor_name="auditor").acount() == 1
 
 
 def test_a_recording_can_be_searched_and_tells_its_index(client, people, replayable):
