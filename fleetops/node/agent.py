@@ -145,13 +145,17 @@ class Node:
                     AvailabilityZone=self.spec.zone,
                     ComputerName=self.spec.hostname,
                     IPAddress=self.spec.ip,
-                    PlatformName=self.spec.platform_name,
+                    PlatformName=self._platform_name(),
                     PlatformVersion=self.spec.platform_version,
                     SSMConnectionChannel=self._connection,
                 )
             except CallFailed as error:
                 logger.warning("heartbeat failed instance=%s reason=%s", self.spec.instance_id, error)
             await asyncio.sleep(self._options.heartbeat_seconds)
+
+    def _platform_name(self) -> str:
+        """The platform; of a node whose shells nothing shuts in, this too: whatever lists the node then shows it."""
+        return self.spec.platform_name + (" (no sandbox)" if self._launcher.kind == "none" else "")
 
     async def _keep_connected(self, retry: Retry) -> None:
         while True:

@@ -165,6 +165,8 @@ async def test_without_a_sandbox_root_gives_the_shell_another_id_or_none(tmp_pat
         await client.see("NOT in a sandbox")
         await client.see(":~$ ")
         assert str(FIRST_UID) in await client.run("id -u")
+        reported = [facts["PlatformName"] for facts in gateway.information if "PlatformName" in facts]
+        assert reported and all(name.endswith("(no sandbox)") for name in reported)
     async with running(Gateway(closed_home)) as gateway, running_node(gateway, kind="none"):
         client = await gateway.open()
         assert "Install bubblewrap" in (await client.see_end()).output
