@@ -44,18 +44,30 @@ def env_list(name: str, default: tuple[str, ...] = ()) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()] if text else list(default)
 
 
+SHORTEST_SECRET = 32  # characters; what is shorter can be guessed from one signed cookie
+
+
 def env_secret(name: str, *, generated_file: Path | None = None, length: int = 50) -> str:
     """A secret from NAME, or the file that NAME_FILE names, or, if given, `generated_file` (made 0600 when absent)."""
     if value := os.environ.get(name):
-        return value
+        return _long_enough(value.strip(), name)
     if path := os.environ.get(f"{name}_FILE"):
         try:
-            return Path(path).read_text().strip()
+            return _long_enough(Path(path).read_text().strip(), f"{name}_FILE={path}")
         except OSError as error:
             raise ImproperlyConfigured(f"{name}_FILE={path} cannot be read: {error.strerror}.") from None
     if generated_file is None:
         raise ImproperlyConfigured(f"Set {name}, or {name}_FILE to a file that holds it.")
     return _generated(generated_file, length)
+
+
+def _long_enough(secret: str, source: str) -> str:
+    if len(secret) < SHORTEST_SECRET:
+        raise ImproperlyConfigured(
+            f"{source} holds {len(secret)} characters, and a secret has at least {SHORTEST_SECRET}. "
+            'Make one: python3 -c "import secrets; print(secrets.token_urlsafe(50))"'
+        )
+    return secret
 
 
 def _generated(path: Path, length: int) -> str:

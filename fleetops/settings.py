@@ -25,6 +25,8 @@ AUDIT_KEY = env_secret("FLEETOPS_AUDIT_KEY", generated_file=_SECRETS / "audit.ke
 ALLOWED_HOSTS = env_list("FLEETOPS_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]") if _EMBEDDED else ())
 if not ALLOWED_HOSTS:
     raise ImproperlyConfigured("Set FLEETOPS_ALLOWED_HOSTS to the names under which people reach FleetOps.")
+if "*" in ALLOWED_HOSTS and not _EMBEDDED:
+    raise ImproperlyConfigured("FLEETOPS_ALLOWED_HOSTS=* would believe any Host header; name the hosts.")
 # Where browsers open terminals: "" means the page's own host with TERMINAL_PORT.
 TERMINAL_URL = env_str("FLEETOPS_TERMINAL_URL")
 # Origins that may open a terminal, as scheme://host:port; empty means the pages' own.
@@ -120,11 +122,15 @@ def database(url: str) -> dict:
             "CONN_MAX_AGE": 60,
             "CONN_HEALTH_CHECKS": True,
         }
-    raise ImproperlyConfigured(
-        f"FLEETOPS_DATABASE_URL={url!r} is neither sqlite:///PATH nor postgresql://USER:PASSWORD@HOST:PORT/NAME."
+    raise ImproperlyConfigured(  # without the URL, which may hold a password
+        "FLEETOPS_DATABASE_URL is neither sqlite:///PATH nor postgresql://USER:PASSWORD@HOST:PORT/NAME."
     )
 
 
+if not DATABASE_URL or (DATABASE_URL.startswith("sqlite:") and not _EMBEDDED):
+    raise ImproperlyConfigured(
+        "Set FLEETOPS_DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/NAME: production does not run on SQLite."
+    )
 DATABASES = {"default": database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -186,7 +192,8 @@ SESSION_COOKIE_AGE = env_int("FLEETOPS_LOGIN_SECONDS", 12 * 3600, low=300)
 CSRF_COOKIE_NAME = "fleetops_csrf"
 CSRF_FAILURE_VIEW = "fleetops.web.views.csrf_failure"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not _EMBEDDED
-SECURE_PROXY_SSL_HEADER = None if _EMBEDDED else ("HTTP_X_FORWARDED_PROTO", "https")
+# Whether a request came by TLS uvicorn says, which believes named proxies alone (--forwarded-allow-ips); Django's own
+# SECURE_PROXY_SSL_HEADER would take anybody's word for it.
 SECURE_HSTS_SECONDS = 0 if _EMBEDDED else 31536000
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"

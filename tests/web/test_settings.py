@@ -1,0 +1,63 @@
+"""What the settings refuse, and how they say so."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = "a secret that is long enough to be one"
+PRODUCTION = {
+    "FLEETOPS_PROFILE": "production",
+    "FLEETOPS_SECRET_KEY": LONG,
+    "FLEETOPS_AUDIT_KEY": LONG,
+    "FLEETOPS_ALLOWED_HOSTS": "fleetops.example.com",
+    "FLEETOPS_DATABASE_URL": "postgresql://fleetops:hidden-word@db/fleetops",
+    "FLEETOPS_VALKEY_URL": "redis://valkey:6379",
+}
+
+
+def start(home: Path, **variables: str) -> tuple[int, str]:
+    """Read the settings with these variables and no others of ours; exit code and all that was printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETOPS_")}
+    environment |= {"FLEETOPS_HOME": str(home)} | {name: value for name, value in variables.items() if value}
+    code = "from django.conf import settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.DEBUG)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(tmp_path):
+    assert start(tmp_path, **PRODUCTION) == (0, "True True False\n")
+    assert list(tmp_path.iterdir()) == []  # it made nothing up
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"FLEETOPS_SECRET_KEY": ""}, "Set FLEETOPS_SECRET_KEY"),
+        ({"FLEETOPS_AUDIT_KEY": ""}, "Set FLEETOPS_AUDIT_KEY"),
+        ({"FLEETOPS_SECRET_KEY": "short"}, "FLEETOPS_SECRET_KEY holds 5 characters"),
+        ({"FLEETOPS_AUDIT_KEY": "", "FLEETOPS_AUDIT_KEY_FILE": os.devnull}, "holds 0 characters"),
+        ({"FLEETOPS_ALLOWED_HOSTS": ""}, "Set FLEETOPS_ALLOWED_HOSTS"),
+        ({"FLEETOPS_ALLOWED_HOSTS": "fleetops.example.com,*"}, "name the hosts"),
+        ({"FLEETOPS_DATABASE_URL": ""}, "production does not run on SQLite"),
+        ({"FLEETOPS_DATABASE_URL": "sqlite:////tmp/x.sqlite3"}, "production does not run on SQLite"),
+        ({"FLEETOPS_DATABASE_URL": "mysql://fleetops:hidden-word@db/x"}, "FLEETOPS_DATABASE_URL is neither"),
+        ({"FLEETOPS_VALKEY_URL": ""}, "Set FLEETOPS_VALKEY_URL"),
+        ({"FLEETOPS_PROFILE": "Production"}, "is none of embedded, production"),
+    ],
+)
+def test_production_refuses_what_is_not_fit_for_it(tmp_path, changed, words):
+    code, said = start(tmp_path, **(PRODUCTION | changed))
+    assert code == 1 and words in said.splitlines()[-1]
+    assert "hidden-word" not in said
+
+
+def test_the_embedded_default_makes_its_secrets_for_itself_alone(tmp_path):
+    assert start(tmp_path) == (0, "False False False\n")
+    keys = sorted((tmp_path / "secrets").iterdir())
+    assert [key.name for key in keys] == ["audit.key", "django.key"]
+    assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+    assert len({key.read_text() for key in keys}) == 2 and all(len(key.read_text()) > 60 for key in keys)
