@@ -87,9 +87,9 @@ def build_root(options, root):
             bind(opened[path], inside(path), read_only=True)
     for source, target in options.file:
         bind(opened[source], inside(target), read_only=True)
-    for path in ("/tmp", "/run"):
+    for path, size in (("/tmp", "256m"), ("/run", "16m")):
         os.mkdir(inside(path))
-        mount("tmpfs", inside(path), "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=256m")
+        mount("tmpfs", inside(path), "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={size}")
     for source, target in options.bind:
         os.makedirs(inside(target), exist_ok=True)
         bind(opened[source], inside(target), read_only=False)
@@ -161,6 +161,9 @@ def give_way(nice):
     os.nice(nice)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
         file.write(str(nice))
+    # Where memory runs out, the kernel ends shells before it ends any part of FleetOps.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def give_up_privileges(uid, processes):

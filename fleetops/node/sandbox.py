@@ -24,6 +24,8 @@ HOME: Final = f"/home/{USER}"
 FIRST_UID: Final = 64_000  # above the ids that distributions give to people and services, below those of containers
 MAX_PROCESSES: Final = 512  # of one node's shells, when they have an id of their own
 PROBE_SECONDS: Final = 10.0
+# Bytes of memory that files below these places may take: of one shell, and gone with it. As in launcher.py.
+_IN_MEMORY: Final = {"/dev/shm": 64 << 20, "/tmp": 256 << 20, "/run": 16 << 20}
 SHELL_UMASK: Final = 0o022  # whatever ours is; the root of a sandbox is made under it too
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,10 +37,12 @@ _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 # would otherwise get ten times what the programs get that carry their output.
 NICE: Final = 10
 
+# Where memory runs out, the kernel ends shells before it ends any part of FleetOps; anybody may raise their own score.
 # The limit comes by `-p` in dash and by `-u` in bash; the terminal becomes the controlling one because a leader of a
 # session opens it.
 _BEGIN: Final = (
-    "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; tty=$1; shift; "
+    "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
+    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; tty=$1; shift; "
     'exec nice -n {nice} "$@" 0<>"$tty" 1>&0 2>&0'
 )
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
@@ -170,15 +174,16 @@ def _bwrap(
             command += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             command += ["--ro-bind", path, path]
-    command += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm"]
-    for path in ("/tmp", "/run"):
-        command += ["--perms", "1777", "--tmpfs", path]
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for path, size in _IN_MEMORY.items():
+        command += ["--perms", "1777", "--size", str(size), "--tmpfs", path]
     command += ["--bind", str(directory.var), "/var", "--perms", "0755", "--dir", "/home"]
     command += ["--bind", str(directory.home), HOME]
     for name, target in etc_files(directory):
         command += ["--ro-bind", name, target]
     for path in covered(hidden):
-        command += ["--perms", "0000", "--tmpfs", path]
+        command += ["--perms", "0000", "--size", "4096", "--tmpfs", path]
+    command += ["--remount-ro", "/dev", "--remount-ro", "/"]  # in memory too, and without a limit
     # Not --chdir: bubblewrap would go there as root without root's rights.
     argv = ["/bin/sh", "-c", 'cd; exec "$@"', "sh", *argv]
     if uid is None:

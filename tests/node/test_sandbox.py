@@ -67,6 +67,17 @@ async def test_the_mounts_show_the_machines_programs_and_nothing_else_of_it(shel
     assert "could" in await client.run("touch /tmp/a ~/a /var/tmp/a /dev/shm/a && echo co''uld")
 
 
+async def test_files_in_memory_have_a_limit_and_shells_are_the_first_to_go_when_it_runs_out(shell):
+    client, _, _ = shell
+    for path, most in (("/tmp", 256), ("/run", 16), ("/dev/shm", 64)):
+        # What was written is counted: an error may come as a signal, a message or a short file.
+        await client.run(f"head -c {most + 40}M /dev/zero >{path}/full 2>/dev/null", seconds=30)
+        assert int(await client.run(f"stat -c %s {path}/full")) <= most << 20, path
+        await client.run(f"rm {path}/full")
+    assert await client.run("echo x 2>/dev/null >/dev/full2 || echo re''fused") == "refused\n"
+    assert await client.run("cat /proc/self/oom_score_adj") == "1000\n"
+
+
 async def test_other_processes_can_neither_be_seen_nor_killed(shell):
     client, _, _ = shell
     seen = await client.run("ls /proc | grep -c '^[0-9]'")
