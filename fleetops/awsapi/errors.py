@@ -66,6 +66,14 @@ _IDENTITY_ERRORS: Mapping[str, Mapping[str, tuple[str, int]]] = {
         "rest-xml": ("RequestTimeTooSkewed", 403),
         "channel": ("InvalidSignatureException", 403),
     },
+    "url_expired": {
+        "json": ("InvalidSignatureException", 400),
+        "rest-json": ("InvalidSignatureException", 403),
+        "query": ("SignatureDoesNotMatch", 403),
+        "ec2": ("RequestExpired", 400),
+        "rest-xml": ("AccessDenied", 403),
+        "channel": ("InvalidSignatureException", 403),
+    },
     "expired": {
         "json": ("ExpiredTokenException", 400),
         "rest-json": ("ExpiredTokenException", 403),

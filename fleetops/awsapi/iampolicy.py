@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from fleetops.awsapi import globs
+
 Policy = Mapping[str, Any]
 Values = Mapping[str, Sequence[str]]
 
@@ -100,8 +102,9 @@ def _list(value: Any) -> list[Any]:
 
 @lru_cache(maxsize=8192)
 def _glob(pattern: str, ignore_case: bool) -> re.Pattern[str]:
-    text = "".join({"*": ".*", "?": "."}.get(character, re.escape(character)) for character in pattern)
-    return re.compile(text, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+    wild = {"*": None, "?": "."}
+    parts = [wild[character] if character in wild else re.escape(character) for character in pattern]
+    return globs.compile_parts(parts, ignore_case=ignore_case)
 
 
 def _like(pattern: str, value: str, *, ignore_case: bool = False) -> bool:
@@ -184,7 +187,7 @@ def _test(operator: str, key: str, wanted: list[str], context: Values) -> bool:
     quantifier, _, rest = operator.rpartition(":")
     name = rest.lower()
     if name == "null":
-        return (not held) is (wanted[0].lower() == "true")
+        return bool(wanted) and (not held) is (wanted[0].lower() == "true")
     if_exists = name.endswith("ifexists")
     name = name.removesuffix("ifexists")
     if not held:

@@ -17,6 +17,7 @@ from fleetops.awsapi.errors import ApiError
 
 # At most this many failures are told in one message.
 _MOST_FAILURES = 10
+_LONGEST_PATTERNED = 65_536  # characters; the longest string with a pattern and a maximum in SSM's model has less
 _LONGEST_VALUE = 200  # characters of a refused value that are repeated to its sender
 
 Checker = Callable[[Any, str, list[str]], Any]
@@ -132,8 +133,11 @@ def _scalar(shape: Shape) -> Checker:
     def check_string(value: Any, path: str, failures: list[str]) -> str:
         if not isinstance(value, str):
             raise ApiError("SerializationException", f"{_kind(value)} can not be converted to a String at '{path}'.")
+        told_before = len(failures)
         _check_length(len(value), limits, value, path, failures)
-        if pattern is not None and not pattern.fullmatch(value):
+        # A value of any length is not put to a pattern: some take a time that grows faster than it.
+        is_bounded = len(failures) == told_before and len(value) <= _LONGEST_PATTERNED
+        if pattern is not None and is_bounded and not pattern.fullmatch(value):
             told = f"Member must satisfy regular expression pattern: {shape.metadata['pattern']}"
             _fail(failures, value, path, told)
         if enum and value not in enum:

@@ -17,6 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9]{1,128}")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 # A form may not make us build more than this: AWS's largest lists hold a thousand members.
 _MOST_FIELDS = 20_000
+_LONGEST_KEY = 1024  # characters; each full stop in one is a level
 
 
 def read_form(body: bytes, query: str = "") -> dict[str, str]:
@@ -50,6 +51,8 @@ def parse(operation: OperationModel, form: Mapping[str, str], *, ec2: bool) -> d
     tree: dict[str, Any] = {}
     for key, text in form.items():
         place = tree
+        if len(key) > _LONGEST_KEY:
+            raise ApiError("MalformedQueryString", "The query string cannot be read.", 400)
         *folders, last = key.split(".")
         for folder in folders:
             below = place.get(folder)

@@ -36,7 +36,7 @@ _MISMATCH = (
 
 
 class SignatureError(Exception):
-    """The request does not prove its sender. `kind`: missing, incomplete, signature or skew (see errors.py)."""
+    """The request does not prove its sender. `kind`: a key of errors.py's table."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -231,12 +231,14 @@ def check_time(claim: Claim, now: datetime) -> None:
         raise SignatureError(
             "incomplete", f"Date must be in ISO-8601 'basic format'. Got '{claim.sent[:40]}'."
         ) from None
-    if not claim.sent.startswith(claim.date):
+    if claim.sent[:8] != claim.date:
         raise SignatureError(
             "signature",
             f"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date: {claim.sent}.",
         )
     latest = sent + (timedelta(seconds=claim.expires_seconds) if claim.expires_seconds is not None else LARGEST_SKEW)
+    if now > latest and claim.expires_seconds is not None:
+        raise SignatureError("url_expired", "Request has expired")
     if now > latest:
         edge = now - LARGEST_SKEW
         raise SignatureError(

@@ -24,6 +24,7 @@ import uvicorn
 from django.core.management import call_command
 
 from fleetops import clock
+from fleetops.endpoint.http import Http
 
 logger = logging.getLogger("fleetops.endpoint")
 
@@ -179,7 +180,7 @@ async def _unless(stopped: asyncio.Event, work: Any) -> None:
 def _config(home: Path, app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Http,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_max_size=_LARGEST_MESSAGE_BYTES,

@@ -4,6 +4,7 @@ Each request goes the same way: read within a bound → authenticate → authori
 ssmmessages, ec2messages, STS, and single operations where moto is wrong) is answered by api/, the rest by moto's child.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from fleetops import clock
-from fleetops.awsapi import json11, models, query, sigv4
+from fleetops.awsapi import json11, models, query, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
 from fleetops.endpoint import resources, settings
 from fleetops.endpoint.api import cloudtrail, ec2messages, moto, ssmmessages
@@ -32,6 +33,7 @@ _AGENT_SERVICES = {"ssmmessages": "channel", "ec2messages": "json"}  # botocore 
 _EC2_MESSAGES_PREFIX = "EC2WindowsMessageDeliveryService"
 _HEARTBEATS = {"UpdateInstanceInformation"}
 _CHANGING_NODES = {"ec2", "iam"}  # services in which a change may bear on what a node is
+_BODY_SECONDS = 30.0  # between two pieces of a body
 _XML = "text/xml;charset=UTF-8"
 
 
@@ -76,7 +78,9 @@ class App:
         try:
             await self._endpoint.trail.record(call, answer)
         except NotRecorded:
-            raise ApiError("ServiceUnavailable", "The request could not be recorded.", 503) from None
+            raise ApiError(
+                "ServiceUnavailable", "The request could not be recorded, though it may have been carried out.", 503
+            ) from None
 
     async def _answer(self, call: Call) -> Answer:
         match = ssmmessages.PATH.fullmatch(call.request.path)
@@ -144,6 +148,8 @@ class App:
         call.parameters = parameters = moto.loose_parameters(call)
         service = call.service.signing_name
         await endpoint.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
+        if service == "s3":
+            s3body.check_digests(call.request.headers, call.request.body)
         if copied := resources.copied(call):
             await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
@@ -266,7 +272,11 @@ async def _read_body(call: Call, receive: Receive) -> bytes | None:
     if declared.isdigit() and int(declared) > limit:
         raise too_large
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise ApiError("RequestTimeout", "The rest of the request did not come in time.", 408) from None
         if message["type"] == "http.disconnect":
             return None
         chunk = message.get("body", b"")
@@ -299,7 +309,7 @@ async def _send(send: Send, call: Call, answer: Answer) -> None:
     is_head = call.request.method == "HEAD"
     if "content-length" not in names and not (is_head or answer.status == 204):
         headers.append((b"content-length", str(len(answer.body)).encode()))
-    if answer.status == 413:
+    if answer.status in {408, 413}:
         headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if is_head else answer.body})

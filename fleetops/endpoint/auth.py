@@ -123,7 +123,8 @@ class Authorizer:
         """The policies that bear on a principal now: a role's as it stands today, not as it was when assumed."""
         kind = "user" if principal.kind in {"user", "federated"} else "role"
         identity = await self._identities.identity(principal.account_id, kind, principal.name)
-        if identity is None:
+        # One of the same name that was made anew is another: what was given out for the old one is good for nothing.
+        if identity is None or (kind == "role" and identity["id"] != principal.user_id.partition(":")[0]):
             return iampolicy.Layers([])
         boundary, session = identity["boundary"], principal.session_policies
         return iampolicy.Layers(

@@ -8,12 +8,12 @@ import base64
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from fleetops.awsapi import query
+from fleetops.awsapi import globs, query
 from fleetops.awsapi.errors import ApiError, render
 from fleetops.awsapi.models import service
 
@@ -95,7 +95,7 @@ def _start(token: str | None) -> int:
     if not token:
         return 0
     try:
-        return int(base64.b64decode(token, altchars=b"-_", validate=True))
+        return max(0, int(base64.b64decode(token, altchars=b"-_", validate=True)))
     except ValueError:
         raise ApiError("InvalidParameterValue", "Unable to parse pagination token") from None
 
@@ -187,11 +187,9 @@ def _filter(name: str, values: list[str]) -> Callable[[Fact], bool]:
     )
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _pattern(value: str) -> re.Pattern[str]:
     # EC2 knows * and ? and a backslash before either; fnmatch's brackets are plain characters to it.
-    parts = re.split(r"(\\[*?\\]|\*|\?)", value)
-    made = {"*": ".*", "?": "."}
-    return re.compile(
-        "".join(made.get(p) or re.escape(p[1:] if p.startswith("\\") and len(p) == 2 else p) for p in parts), re.DOTALL
-    )
+    wild = {"*": None, "?": "."}
+    parts = re.findall(r"\\[*?\\]|.", value, re.DOTALL)
+    return globs.compile_parts([wild[part] if part in wild else re.escape(part[-1]) for part in parts])

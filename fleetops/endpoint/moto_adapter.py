@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from xml.etree.ElementTree import ParseError
+from xml.parsers.expat import ExpatError
 
 # moto reads these at import: AWS's managed policies, unknown images refused, our own images instead of 1,300 old ones.
 os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
@@ -38,7 +40,7 @@ from moto.core.base_backend import AccountSpecificBackend
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
 from moto.core.responses import BaseResponse
 from moto.moto_api._internal import mock_random
-from moto.moto_server.werkzeug_app import create_backend_app
+from moto.moto_server.werkzeug_app import BackendRequest, create_backend_app
 
 from fleetops.awsapi.errors import ApiError, not_implemented, render
 
@@ -63,6 +65,8 @@ SERVICES = (
 _BACKENDS = {"tagging": "resourcegroupstaggingapi"}
 # No state of their own worth keeping, or ours: they are built anew and left out of snapshots.
 _STATELESS = {"resourcegroupstaggingapi", "sts"}
+
+_ENTITIES_REFUSED = "entities are disabled"  # xmltodict's words for XML that declares some
 
 _BACKENDS_MADE_AT = 1767225600.0  # 2026-01-01: the time that a backend's own first objects bear
 
@@ -123,6 +127,12 @@ def _stand_in(module: types.ModuleType, **replaced: Any) -> types.ModuleType:
     stand_in.__dict__.update(vars(module))
     stand_in.__dict__.update(replaced)
     return stand_in
+
+
+class _ObjectRequest(BackendRequest):
+    """A request of S3: its body is an object's, also where its type is a form's (curl -d says so, unasked)."""
+
+    want_form_data_parsed = False
 
 
 def _refuse_network(*_: Any, **__: Any) -> None:
@@ -215,9 +225,12 @@ class Moto:
             error = not_implemented(header["operation"])
         except ApiError as raised:
             error = raised
-        except Exception as fault:  # moto's bug, not the caller's and not ours: AWS's word for it, and the log's
-            logger.error("moto failed operation=%s fault=%r", header["operation"], fault)
-            error = ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
+        except Exception as fault:
+            if isinstance(fault, ExpatError | ParseError) or str(fault) == _ENTITIES_REFUSED:
+                error = ApiError("MalformedXML", "The XML you provided was not well-formed.", 400)
+            else:  # moto's bug, not the caller's and not ours: AWS's word for it, and the log's
+                logger.error("moto failed operation=%s fault=%r", header["operation"], fault)
+                error = ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
         status, kind, content = render(error, header["protocol"], header["request_id"])
         return status, [("content-type", kind), ("x-amzn-errortype", error.code)], content
 
@@ -229,7 +242,9 @@ class Moto:
         if header["region"] not in backend.regions and "aws" not in backend.regions:
             raise ApiError("InvalidRegion", f"There is no region {header['region']} for {header['service']}.", 400)
         if name not in self._applications:
-            self._applications[name] = create_backend_app(name)
+            self._applications[name] = application = create_backend_app(name)
+            if name == "s3":
+                application.request_class = _ObjectRequest
         environ = _environ(header, body)
         answer: dict[str, Any] = {}
 

@@ -83,7 +83,10 @@ def _filtered(rows: Any, key: str, value: str) -> Any:
     if key == "Status":
         return rows.filter(state=value)
     if key in {"InvokedAfter", "InvokedBefore"}:
-        moment = datetime.fromisoformat(value)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"The value of the filter {key} is no moment in ISO 8601") from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=clock.now().tzinfo)
         return rows.filter(**{"started_at__gt" if key == "InvokedAfter" else "started_at__lt": moment})
     if key == "AccessType":

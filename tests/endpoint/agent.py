@@ -28,16 +28,17 @@ class AgentClient:
     def as_node(self, endpoint: RunningEndpoint, instance_id: str, role: str = "ssm-core") -> "AgentClient":
         """A client with the credentials that the endpoint would give this node."""
         vault = TokenVault((endpoint.home / "keys" / "token.key").read_bytes())
+        role_id = endpoint.client("iam").get_role(RoleName=role)["Role"]["RoleId"]
         principal = Principal(
             kind="node",
             account_id="111122223333",
             arn=f"arn:aws:sts::111122223333:assumed-role/{role}/{instance_id}",
-            user_id=f"AROATEST:{instance_id}",
+            user_id=f"{role_id}:{instance_id}",
             name=role,
             access_key_id="",
             session_name=instance_id,
             role_arn=f"arn:aws:iam::111122223333:role/{role}",
-            instance_id=instance_id,
+            node=("111122223333", "eu-west-1", instance_id),
         )
         made = vault.issue(principal, timedelta(hours=1), clock.now())
         return AgentClient(endpoint, Credentials(made.access_key_id, made.secret_access_key, made.session_token))

@@ -4,6 +4,8 @@ import base64
 from concurrent.futures import Executor
 from typing import Any
 
+from django.core.exceptions import ValidationError
+
 from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Call
@@ -43,7 +45,7 @@ async def lookup_events(call: Call, executor: Executor) -> Result:
     size = min(parameters.get("MaxResults", _DEFAULT_PAGE), _DEFAULT_PAGE)
     if token := parameters.get("NextToken"):
         try:
-            rows = rows.filter(pk__lt=int(base64.b64decode(token, altchars=b"-_", validate=True)))
+            rows = rows.filter(pk__lt=min(int(base64.b64decode(token, altchars=b"-_", validate=True)), 2**63 - 1))
         except ValueError:
             raise ApiError("InvalidNextTokenException", "The next token is not valid.") from None
     query = rows.order_by("-pk")[: size + 1]
@@ -60,7 +62,7 @@ def _filtered(rows: Any, key: str, value: str) -> Any:
     if key in _ATTRIBUTES:
         try:
             return rows.filter(**{_ATTRIBUTES[key]: value})
-        except ValueError:
+        except ValidationError:  # no event's id
             return rows.none()
     if key == "ReadOnly":
         return rows.filter(read_only=value.lower() == "true")

@@ -269,14 +269,14 @@ class Ssm:
         await self._allow(call)
         size = parameters.get("MaxResults", _DEFAULT_SESSIONS_PAGE)
         filters = [(item["key"], item["value"]) for item in parameters.get("Filters", [])]
-        before = _read_token(parameters.get("NextToken"))
+        before = _read_number(parameters.get("NextToken"))
         try:
             rows = await self._endpoint.sessions.page(
                 call.account_id,
                 call.region,
                 is_active=parameters["State"] == "Active",
                 filters=filters,
-                before=int(before) if before else None,
+                before=before,
                 size=size,
             )
         except ValueError as error:
@@ -507,6 +507,14 @@ def _pascal(name: str) -> str:
 
 def _token(text: str) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _read_number(token: str | None) -> int | None:
+    """The row's number in a token; None for no token. Raises ApiError."""
+    text = _read_token(token)
+    if text and not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ApiError("InvalidNextToken", "The specified token is not valid.")
+    return int(text) if text else None
 
 
 def _read_token(token: str | None) -> str:
