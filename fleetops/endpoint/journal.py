@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Lengths of header and body, and the CRC-32 of both: what a torn write is told by.
-_RECORD = struct.Struct(">III")
+# Lengths of header and body, the CRC-32 of these two, and the CRC-32 of header and body. The first tells a damaged
+# length, which may point anywhere, from a write that was torn.
+_RECORD = struct.Struct(">IIII")
+_LENGTHS = struct.Struct(">II")
 _SEAL_BYTES = 32
+JOURNAL_FORMAT = 2
 
 
 class StateRefused(Exception):
@@ -97,11 +100,14 @@ class Journal:
             file.truncate(self.bytes)
 
     def append(self, header: dict[str, Any], body: bytes) -> None:
-        """Write one record; it is with the kernel when this returns."""
+        """Write one record; it is with the kernel when this returns. Raises OSError, and nothing is written then."""
         if self._file is None:
             self._file = self._open(self._number)
         head = json.dumps(header, separators=(",", ":")).encode()
-        frame = _RECORD.pack(len(head), len(body), zlib.crc32(body, zlib.crc32(head))) + head + body
+        lengths = _LENGTHS.pack(len(head), len(body))
+        frame = (
+            _RECORD.pack(len(head), len(body), zlib.crc32(lengths), zlib.crc32(body, zlib.crc32(head))) + head + body
+        )
         try:
             if self._file.write(frame) != len(frame):
                 raise OSError("the disk is full: a call could not be written to moto's journal")
@@ -118,16 +124,23 @@ class Journal:
             os.fdatasync(self._file.fileno())
 
     def replace(self, content: bytes) -> None:
-        """Begin anew from a snapshot of the state as it is now. A kill within leaves the old pair or the new one."""
+        """Begin anew from a snapshot of the state as it is now. A kill within leaves the old pair or the new one.
+
+        Raises OSError if it cannot be written; all is then as before.
+        """
         number = self._number + 1
         packed = zlib.compress(content, 1)
         path = self._directory / f"snapshot-{number}"
         fresh = path.with_name(f"{path.name}.new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self._seal(packed, number) + packed)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._seal(packed, number) + packed)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            fresh.unlink()  # on a full disk, the room that it takes is the journal's
+            raise
         # The new journal is there, and empty, before the snapshot that it follows takes effect.
         self._path(number).unlink(missing_ok=True)
         following = self._open(number)
@@ -169,7 +182,11 @@ def _read(file: Any, size: int) -> tuple[Record | None, int]:
     start = file.read(_RECORD.size)
     if len(start) < _RECORD.size:
         return None, size
-    head_length, body_length, digest = _RECORD.unpack(start)
+    head_length, body_length, digest_of_lengths, digest = _RECORD.unpack(start)
+    if not start.strip(b"\0"):
+        return None, size  # a power cut can leave zeros where a write had begun
+    if zlib.crc32(start[: _LENGTHS.size]) != digest_of_lengths:
+        return None, file.tell()
     end = file.tell() + head_length + body_length
     if end > size:
         return None, size

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from fleetops import clock
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.framing import LENGTHS, pack
 from fleetops.endpoint.moto_process import REFUSED
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # How long a question waits for its answer, restarts of the child included; then it is told to come again.
 _PATIENCE_SECONDS = 25.0
+_STUCK_SECONDS = 50.0  # without any answer; the slowest, a snapshot of much, takes seconds
 _RESTART_SECONDS = (0.0, 0.2, 1.0, 2.0, 5.0)
 # Questions that wait at most; the next one is told to come again at once.
 _MOST_WAITING = 512
@@ -49,6 +51,7 @@ class MotoClient:
         self._ready = asyncio.Event()
         self._refused: MotoRefused | None = None
         self._closing = False
+        self._silent_since: float | None = None  # monotonic seconds; None while nothing is asked
 
     def start(self) -> None:
         self._keeper = asyncio.create_task(self._keep())
@@ -99,15 +102,27 @@ class MotoClient:
         try:
             if self._writer is not None and self._ready.is_set():
                 self._writer.write(frame)
+                if self._silent_since is None:
+                    self._silent_since = clock.monotonic()
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 header, content = await future
         except TimeoutError:
+            self._kill_if_stuck()
             raise unavailable() from None
         finally:
             self._waiting.pop(number, None)
         if "fault" in header:
             raise ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
         return header, content
+
+    def _kill_if_stuck(self) -> None:
+        """A child that has said nothing for so long does not come back by itself: the next one goes on for it."""
+        since, process = self._silent_since, self._process
+        if since is None or process is None or clock.monotonic() - since < _STUCK_SECONDS:
+            return
+        logger.error("moto is stuck, it is killed pid=%s", process.pid)
+        self._silent_since = None
+        process.kill()
 
     async def result(self, **question: Any) -> Any:
         """The `result` of a question that has one."""
@@ -136,6 +151,7 @@ class MotoClient:
             finally:
                 worked = self._ready.is_set()
                 self._ready.clear()
+                self._silent_since = None
                 self._writer.close()
             status = await asyncio.to_thread(self._process.wait)
             if self._closing:
@@ -157,6 +173,7 @@ class MotoClient:
                 for frame, _ in self._waiting.values():
                     self._write(frame)
                 continue
+            self._silent_since = clock.monotonic() if len(self._waiting) > 1 else None
             waiting = self._waiting.get(header["number"])
             if waiting is not None and not waiting[1].done():
                 waiting[1].set_result((header, body))

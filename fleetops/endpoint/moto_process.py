@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fleetops.awsapi.errors import ApiError, render
 from fleetops.endpoint import ec2_instances
 from fleetops.endpoint.framing import LENGTHS, pack
-from fleetops.endpoint.journal import Journal, OtherVersion, StateRefused
+from fleetops.endpoint.journal import JOURNAL_FORMAT, Journal, OtherVersion, StateRefused
 from fleetops.endpoint.keys import key
 from fleetops.endpoint.parent import die_with_parent
 from fleetops.env import env_int
@@ -37,6 +37,7 @@ _MOST_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 256
 _MOST_ATTEMPTS = 2  # to run the journal's last call again, before it counts as one that moto does not survive
 _SYNC_SECONDS = 1.0
+_SNAPSHOT_AGAIN_SECONDS = 30.0  # after one that could not be written
 # Calls whose result no seed can bring back, since OpenSSL makes their keys: a snapshot follows before the answer.
 _NOT_REPLAYABLE = {
     ("kms", "CreateKey"),
@@ -59,6 +60,7 @@ class Child:
         self._attempts_file = attempts_file
         self._answers: OrderedDict[str, tuple[int, list[tuple[str, str]], bytes]] = OrderedDict()
         self._synced = time.monotonic()
+        self._snapshot_from = 0.0  # not before, in monotonic seconds
 
     def restore(self) -> int:
         """Bring the state back; the number of calls that were run again."""
@@ -126,12 +128,26 @@ class Child:
         known = self._answers.get(call["request_id"])
         if known is not None:
             return known
-        self._journal.append(call, body)
+        try:
+            self._journal.append(call, body)
+        except OSError as error:
+            logger.error("a call is refused, the journal cannot be written reason=%s", error)
+            full = ApiError("ServiceUnavailable", f"Nothing was changed: the endpoint cannot write: {error}", 503)
+            status, kind, content = render(full, call["protocol"], call["request_id"])
+            return status, [("content-type", kind), ("x-amzn-errortype", full.code)], content
         answer = self._moto.call(call, body)
         self._keep(call["request_id"], answer)
         forced = (call["service"], call["operation"]) in _NOT_REPLAYABLE and answer[0] < 400
-        if forced or self._journal.entries >= _MOST_ENTRIES or self._journal.bytes >= _MOST_BYTES:
-            self._journal.replace(self._moto.dump())
+        is_due = self._journal.entries >= _MOST_ENTRIES or self._journal.bytes >= _MOST_BYTES
+        if forced or (is_due and time.monotonic() >= self._snapshot_from):
+            try:
+                self._journal.replace(self._moto.dump())
+            except OSError as error:
+                if forced:
+                    raise
+                # The call is in the journal, which goes on.
+                logger.warning("no snapshot could be written, it is tried again later reason=%s", error)
+                self._snapshot_from = time.monotonic() + _SNAPSHOT_AGAIN_SECONDS
         return answer
 
     def _keep(self, request_id: str, answer: tuple[int, list[tuple[str, str]], bytes]) -> None:
@@ -187,14 +203,15 @@ def main() -> int:
     from fleetops.endpoint.moto_adapter import MOTO_VERSION, Moto, OtherMoto
 
     try:
-        journal = Journal(options.directory, key(options.keys, "snapshot.key"), f"moto-{MOTO_VERSION}")
+        version = f"moto-{MOTO_VERSION} journal-{JOURNAL_FORMAT}"
+        journal = Journal(options.directory, key(options.keys, "snapshot.key"), version)
         child = Child(Moto(), journal, options.directory / "attempts")
         count = child.restore()
     except OtherVersion as written:
         logger.error(
-            "%s was written under %s, and moto-%s is installed: go back to it, or move %s away to start with fresh "
+            "%s was written under %s, and %s is installed: go back to it, or move %s away to start with fresh "
             "demo data.",
-            *(options.directory, written, MOTO_VERSION, options.directory),
+            *(options.directory, written, version, options.directory),
         )
         return REFUSED
     except (StateRefused, OtherMoto) as refused:

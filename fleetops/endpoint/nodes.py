@@ -173,7 +173,7 @@ class Nodes:
     async def _save(self, nodes: list[Managed]) -> None:
         rows = []
         for node in nodes:
-            node.is_dirty = False
+            node.is_dirty = False  # at once: what is reported while this is written is written next time
             account_id, region, instance_id = node.key
             rows.append(
                 Node(
@@ -188,14 +188,19 @@ class Nodes:
                     last_ping_at=node.last_ping_at,
                 )
             )
-        await self._run(
-            lambda: Node.objects.bulk_create(
-                rows,
-                update_conflicts=True,
-                unique_fields=["account_id", "region", "instance_id"],
-                update_fields=["information", "tags", "iam_role", "name", "registered_at", "last_ping_at"],
+        try:
+            await self._run(
+                lambda: Node.objects.bulk_create(
+                    rows,
+                    update_conflicts=True,
+                    unique_fields=["account_id", "region", "instance_id"],
+                    update_fields=["information", "tags", "iam_role", "name", "registered_at", "last_ping_at"],
+                )
             )
-        )
+        except BaseException:
+            for node in nodes:
+                node.is_dirty = True
+            raise
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await in_database(self._executor, work)

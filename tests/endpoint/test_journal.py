@@ -1,5 +1,7 @@
 """The journal and its snapshots: whatever is cut or changed, nothing that was answered is dropped in silence."""
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,3 +174,87 @@ def test_a_call_that_moto_does_not_survive_is_skipped_in_the_end(tmp_path):
         assert answer["status"] == 500
         assert b"InternalFailure" in content
         held.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_damage_costs_more_than_the_last_record_in_silence(tmp_path_factory, data):
+    directory = tmp_path_factory.mktemp("damage")
+    written(directory)
+    path = directory / "journal-0"
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        kept = read(directory)
+    except StateRefused:
+        assert path.read_bytes() == content
+    else:
+        assert kept == RECORDS[:-1]
+
+
+def test_zeros_after_a_power_cut_are_a_torn_end(tmp_path):
+    written(tmp_path)
+    with (tmp_path / "journal-0").open("ab") as file:
+        file.write(bytes(500))
+    assert read(tmp_path) == RECORDS
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_all_as_it_was(tmp_path, monkeypatch):
+    made = written(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            made.replace(b"all of it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal-0", "version"]
+    made.append({"request_id": "after"}, b"")
+    made.close()
+    assert read(tmp_path) == [*RECORDS, ({"request_id": "after"}, b"")]
+
+
+class Steady:
+    """A moto that does what it is told."""
+
+    def call(self, header, body):
+        return 200, [], b"done"
+
+    def dump(self):
+        return b"state"
+
+
+CALL = {"service": "sns", "operation": "Publish", "protocol": "query", "changes": True}
+
+
+def test_a_call_that_cannot_be_journalled_is_not_run(tmp_path, monkeypatch):
+    held = journal(tmp_path)
+    child = moto_process.Child(Steady(), held, tmp_path / "attempts")
+    monkeypatch.setattr(held, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    answer, content = child.answer({"ask": "call", "call": {"request_id": "a", **CALL}}, b"")
+    assert answer["status"] == 503
+    assert b"Nothing was changed" in content
+    monkeypatch.undo()
+    answer, _ = child.answer({"ask": "call", "call": {"request_id": "a", **CALL}}, b"")
+    assert answer["status"] == 200
+    held.close()
+
+
+def test_a_call_is_answered_where_the_snapshot_after_it_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(moto_process, "_MOST_ENTRIES", 1)
+    held = journal(tmp_path)
+    child = moto_process.Child(Steady(), held, tmp_path / "attempts")
+    tries = []
+
+    def full(content):
+        tries.append(content)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(held, "replace", full)
+    for number in range(3):
+        answer, _ = child.answer({"ask": "call", "call": {"request_id": str(number), **CALL}}, b"")
+        assert answer["status"] == 200
+    assert len(tries) == 1
+    held.close()
