@@ -7,6 +7,7 @@ from celery import Celery
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetops.settings")
 
 app = Celery("fleetops")
+app.set_default()  # in every thread: a page that hands a task over runs in one of its server's
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {

@@ -22,6 +22,7 @@ import django  # noqa: E402  (after the environment stands)
 
 django.setup()  # conftest files below this one name models
 
+import fleetops.celery  # noqa: E402, F401  (as fleetops.asgi does: tasks go to this run's Valkey)
 from tests.support.valkey import running_valkey  # noqa: E402
 
 

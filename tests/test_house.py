@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The roof.
     "settings": {"env"},
     "urls": {"web", "identity", "inventory", "sessions_app", "review"},
-    "asgi": {"sessions_app"},
+    "asgi": {"sessions_app", "celery"},
     "celery": set(),
     "prepare": set(),
     "supervisor": {"processes", "prepare", "errors"},

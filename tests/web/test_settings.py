@@ -19,11 +19,13 @@ PRODUCTION = {
 }
 
 
-def start(home: Path, **variables: str) -> tuple[int, str]:
-    """Read the settings with these variables and no others of ours; exit code and all that was printed."""
+COOKIES = "from django.conf import settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.DEBUG)"
+
+
+def start(home: Path, code: str = COOKIES, **variables: str) -> tuple[int, str]:
+    """Run `code` with these variables and no others of ours; exit code and all that was printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETOPS_")}
     environment |= {"FLEETOPS_HOME": str(home)} | {name: value for name, value in variables.items() if value}
-    code = "from django.conf import settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.DEBUG)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
@@ -53,6 +55,15 @@ def test_production_refuses_what_is_not_fit_for_it(tmp_path, changed, words):
     code, said = start(tmp_path, **(PRODUCTION | changed))
     assert code == 1 and words in said.splitlines()[-1]
     assert "hidden-word" not in said
+
+
+def test_pages_hand_their_tasks_to_our_broker_in_every_thread(tmp_path):
+    (tmp_path / "static").mkdir()  # as prepare makes it
+    code = (
+        "import fleetops.asgi, threading; from fleetops.inventory.tasks import refresh_region as task; "
+        "look = threading.Thread(target=lambda: print(task.app.conf.broker_url)); look.start(); look.join()"
+    )
+    assert start(tmp_path, code, FLEETOPS_VALKEY_URL="redis://valkey:6379") == (0, "redis://valkey:6379/0\n")
 
 
 def test_the_embedded_default_makes_its_secrets_for_itself_alone(tmp_path):
