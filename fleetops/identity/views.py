@@ -30,9 +30,9 @@ def login(request):
     """Let a person in, and then on to where they wanted to go."""
     if request.user.is_authenticated:
         return redirect(_next(request))
-    form = LoginForm(request, request.POST or None)
     if request.method != "POST":
-        return _login_page(request, form)
+        return _login_page(request, LoginForm(request))
+    form = LoginForm(request, request.POST)
     if not form.is_valid():
         if "username" in form.cleaned_data and "password" in form.cleaned_data:
             return _refuse(request, form)

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class RequestContextMiddleware:
-    """Gives each request an id, which goes into its audit rows, its log lines and the X-Request-Id of its answer."""
+    """Gives each request an id, which goes into its audit rows, its log lines and the X-Request-Id of its answer.
+
+    An answer that says nothing of its own about caching is kept by nobody.
+    """
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -28,6 +31,8 @@ class RequestContextMiddleware:
             request.audit_context, request.request_id = context, context.request_id
             response = self.get_response(request)
             response["X-Request-Id"] = context.request_id
+            # What one person was shown is nobody else's, in no proxy's cache and not by "Back" after a log-out.
+            response.setdefault("Cache-Control", "private, no-store")
             return response
 
 

@@ -171,7 +171,7 @@ def test_a_replay_is_shown_and_audited(client, people, replayable):
     assert page.context["is_whole"]
     assert page.context["chunk_count"] == 1
     assert page.context["output_bytes"] == 14
-    client.get(reverse("sessions:cast", args=[replayable.pk]), {"play": "1"}).close()
+    client.get(reverse("sessions:cast", args=[replayable.pk]), {"play": "1"})
     assert AuditEvent.objects.get(action="sessions.recording.view").actor_name == "operator"
     assert client.get(reverse("sessions:terminal", args=[replayable.pk])).url == page.request["PATH_INFO"]
 

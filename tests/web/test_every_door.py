@@ -1,0 +1,197 @@
+"""Every address of the product, every role, and what each gets. A new address fails here until it is decided on."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from fleetops.audit.record import record
+from fleetops.identity.roles import ROLES
+from tests.factories import make_instance, make_session, make_user
+
+OUT = "nobody is logged in"
+NO_ROLE = "no role"
+PEOPLE = (NO_ROLE, *ROLES)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+ALL = frozenset(PEOPLE)
+SEE_FLEET = frozenset(ROLES)
+OPEN_SHELLS = frozenset({"operator", "administrator"})
+REVIEW = frozenset({"auditor", "administrator"})
+ADMINISTER = frozenset({"administrator"})
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a method of an address answers: `yes` to the people in `to`, else `no`."""
+
+    to: frozenset[str]
+    yes: int
+    no: int = 403
+    besides: dict[str, int] = field(default_factory=dict)  # people who get another answer
+
+    def status(self, person: str) -> int:
+        return self.besides.get(person, self.yes if person in self.to else self.no)
+
+
+def page(to: frozenset[str], yes: int = 200, no: int = 403, **besides: int) -> dict[str, Rule]:
+    """To be read, and nothing else."""
+    return {"GET": Rule(to, yes, no, besides)}
+
+
+def deed(to: frozenset[str], yes: int = 302, no: int = 403, **besides: int) -> dict[str, Rule]:
+    """To be posted to, and nothing else."""
+    return {"POST": Rule(to, yes, no, besides)}
+
+
+# Objects are somebody else's: the instance's is nobody's, the user is another, the session another operator's. Its own
+# user has all of a session: test_a_session_is_its_users. Forms are posted empty but for FORMS.
+DOORS: dict[str, dict[str, Rule]] = {
+    "home": page(ALL, 302),
+    "web:healthz": page(ALL),
+    "identity:login": page(ALL, 302) | deed(ALL, 302),  # who is in already goes on
+    "identity:logout": deed(ALL),
+    "identity:users": page(ADMINISTER),
+    "identity:create_user": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "identity:user": page(ADMINISTER) | deed(ADMINISTER),
+    "identity:set_active": deed(ADMINISTER),
+    "identity:set_password": deed(ADMINISTER, 400),
+    "inventory:fleet": page(SEE_FLEET),
+    "inventory:live": page(SEE_FLEET, 400),  # without what an open page asks with
+    "inventory:refresh": deed(OPEN_SHELLS),
+    "inventory:palette": page(SEE_FLEET),
+    "inventory:instance": page(SEE_FLEET),
+    "sessions:list": page(ALL),  # of one's own, where one may not review
+    "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
+    "sessions:panel": page(SEE_FLEET, 200, 404),
+    "sessions:terminal": page(REVIEW, 200, 404),
+    "sessions:end": deed(ADMINISTER, 302, 404, auditor=403),
+    "sessions:replay": page(REVIEW, 200, 404),
+    "sessions:cast": page(REVIEW, 200, 404),
+    "sessions:events": page(REVIEW, 200, 404),
+    "sessions:search": page(REVIEW, 200, 404),
+    "review:audit": page(REVIEW),
+    "review:verify": deed(REVIEW),
+    "review:event": page(REVIEW),
+    "review:prove": deed(REVIEW),
+}
+OPEN_TO_ALL = {"web:healthz": ("GET",), "identity:login": ("GET", "POST")}
+# What Django's own redirect takes besides; it tells nobody anything.
+ANY_METHOD = {"home", "web:healthz"}
+
+
+def names(patterns, namespace: str = "") -> Iterator[str]:
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            yield from names(pattern.url_patterns, f"{pattern.namespace}:" if pattern.namespace else namespace)
+        else:
+            assert pattern.name, f"{pattern.pattern} has no name, so nobody has decided on it"
+            yield f"{namespace}{pattern.name}"
+
+
+@pytest.fixture
+def house(roles, valkey):
+    """Somebody else's things, and the address and form of each door."""
+    instance = make_instance()
+    someone = make_user("someone")
+    session = make_session(user=make_user("other", role="operator"), instance=instance)
+    event = record("identity.login", actor=someone)
+    rows = {"identity": someone.pk, "inventory": instance.pk, "sessions": session.pk, "review": event.pk}
+
+    def address(name: str) -> str:
+        pk = instance.pk if name == "sessions:panel" else rows.get(name.partition(":")[0])
+        takes_pk = any("pk" in parameters for _, parameters in _possibilities(name))
+        return reverse(name, args=[pk] if takes_pk else [])
+
+    forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
+    forms["identity:user"] = {"first_name": "Sam"}
+    return address, forms
+
+
+def _possibilities(name: str):
+    resolver = get_resolver()
+    *namespaces, last = name.split(":")
+    for each in namespaces:
+        resolver = resolver.namespace_dict[each][1]
+    return [possibility for found in resolver.reverse_dict.getlist(last) for possibility in found[0]]
+
+
+def client_of(person: str, *, strict: bool = False) -> Client:
+    client = Client(enforce_csrf_checks=strict)
+    if person != OUT:
+        role = "" if person == NO_ROLE else person
+        client.force_login(
+            make_user(f"{person.replace(' ', '-')}-{uuid.uuid4().hex[:6]}", role=role),
+            backend="django.contrib.auth.backends.ModelBackend",
+        )
+    return client
+
+
+def ask(client: Client, method: str, path: str, form: dict[str, str]):
+    return client.post(path, form) if method == "POST" else client.generic(method, path)
+
+
+def test_every_address_has_been_decided_on():
+    assert sorted(names(get_resolver().url_patterns)) == sorted(DOORS)
+
+
+@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("person", PEOPLE)
+def test_a_door_opens_to_whom_it_should(house, name, person):
+    address, forms = house
+    for method, rule in DOORS[name].items():
+        answer = ask(client_of(person), method, address(name), forms.get(name, {}))
+        assert answer.status_code == rule.status(person), (method, name, person)
+        assert answer["X-Frame-Options"] == "DENY" and "frame-ancestors 'none'" in answer["Content-Security-Policy"]
+        assert answer["X-Content-Type-Options"] == "nosniff" and "no-store" in answer["Cache-Control"]
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_method_that_a_door_does_not_know_is_refused(house, name):
+    address, forms = house
+    client = client_of("administrator")
+    known = set(DOORS[name]) | ({"HEAD"} if "GET" in DOORS[name] else set())
+    for method in METHODS:
+        answer = ask(client, method, address(name), forms.get(name, {}))
+        if method not in known and name not in ANY_METHOD:
+            assert answer.status_code == 405, (method, name)
+        elif method == "HEAD":
+            assert answer.status_code == DOORS[name]["GET"].status("administrator"), name
+        if name == "identity:logout" and method == "POST":
+            client = client_of("administrator")
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_who_is_not_logged_in_gets_nothing_but_the_log_in(house, name):
+    address, forms = house
+    for method in METHODS:
+        answer = ask(client_of(OUT), method, address(name), forms.get(name, {}))
+        if name in OPEN_TO_ALL:
+            assert method not in OPEN_TO_ALL[name] or answer.status_code == (400 if method == "POST" else 200)
+        else:
+            assert answer.status_code == 302 and answer["Location"].startswith("/login/?next="), (method, name)
+
+
+@pytest.mark.parametrize("name", [name for name, rules in DOORS.items() if "POST" in rules])
+def test_no_other_site_can_post_to_a_door(house, name):
+    address, forms = house
+    for person in (OUT, "administrator"):
+        answer = ask(client_of(person, strict=True), "POST", address(name), forms.get(name, {}))
+        assert answer.status_code == 403 and b"This page was too old" in answer.content, (name, person)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_session_is_its_users(roles, valkey, role):
+    """Also when its user has lost the role by which it was opened: what they did they may look at."""
+    user = make_user("owner", role=role)
+    session = make_session(user=user)
+    client = Client()
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    for name in ("terminal", "replay", "cast", "events", "search"):
+        answer = ask(client, "GET", reverse(f"sessions:{name}", args=[session.pk]), {})
+        assert answer.status_code == 200, name
+    assert client.post(reverse("sessions:end", args=[session.pk])).status_code == 302
