@@ -92,6 +92,8 @@ class App:
             return await ssmmessages.create_channel(self._endpoint, call, match["kind"], match["id"])
         self._find_operation(call)
         call.principal = await self._endpoint.authenticator.authenticate(call)
+        if self._endpoint.trail.is_failing and not call.read_only and not call.is_heartbeat:
+            raise ApiError("ServiceUnavailable", "Nothing was changed: the endpoint cannot record the request.", 503)
         assert call.claim is not None
         if call.claim.service == "ec2messages":
             return _json(await ec2messages.handle(self._endpoint, call))

@@ -5,6 +5,7 @@ sender sees nothing but a delay and nothing is done twice.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import socket
@@ -100,8 +101,8 @@ class MotoClient:
         future: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (frame, future)
         try:
-            if self._writer is not None and self._ready.is_set():
-                self._writer.write(frame)
+            if self._ready.is_set():
+                self._write(frame)
                 if self._silent_since is None:
                     self._silent_since = clock.monotonic()
             async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -180,7 +181,9 @@ class MotoClient:
 
     def _write(self, frame: bytes) -> None:
         if self._writer is not None:
-            self._writer.write(frame)
+            # uvloop's word for a child that has just died; the next one is asked again.
+            with contextlib.suppress(RuntimeError):
+                self._writer.write(frame)
 
 
 def unavailable() -> ApiError:

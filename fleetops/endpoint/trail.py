@@ -7,11 +7,9 @@ moment at most. The queue is bounded: when it is full, requests wait.
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -23,37 +21,14 @@ from fleetops.endpoint import settings
 from fleetops.endpoint.calls import Answer, Call, Principal
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import TrailEvent
+from fleetops.endpoint.redaction import LONGEST_TEXT, MOST_MEMBERS, redact
 
 logger = logging.getLogger(__name__)
 
 _QUEUE_EVENTS = 5000
 _BATCH_EVENTS = 500
 _PRUNE_SECONDS = 3600.0
-_LONGEST_TEXT = 1024  # characters of one value that are kept
-_MOST_MEMBERS = 100  # of one list or structure
-_DEEPEST = 12  # levels of a value; botocore's models of what we serve have less, and a caller may send a thousand
-_LONGEST_NAME = 256
 _UNPRINTABLE = re.compile("[\x00\r\n]")  # PostgreSQL takes no zero; a line break ends a name
-HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
-# Members that carry a secret, a token, or what people type.
-_SECRET = re.compile(
-    r"(token(value)?|sessiontoken|.*password|secret.*|.*secretkey|secretaccesskey|privatekey.*|keymaterial|newpublickey|"
-    r"activationcode|plaintext.*|cleartext.*|ciphertext.*|authenticationcode\d?|userdata|messagebody|stringvalue|"
-    r"binaryvalue|value|x-amz-.*)",
-    re.IGNORECASE,
-)
-# AWS hides these whole: they hold commands.
-_SECRET_BY_OPERATION = {
-    "SendCommand": {"parameters"},
-    "PutLogEvents": {"logEvents"},
-    "Publish": {"message"},
-    "PublishBatch": {"message", "publishBatchRequestEntries"},
-    "PutEvents": {"entries"},
-    **{key: {"message"} for key in ("Sign", "Verify", "GenerateMac", "VerifyMac")},
-}
-# "value" is a secret of PutParameter, and only a tag's text elsewhere.
-_PLAIN_VALUES = {"value"}
-_VALUE_IS_SECRET = {"PutParameter"}
 
 
 class NotRecorded(Exception):
@@ -69,6 +44,9 @@ class Trail:
         self._queue: asyncio.Queue[tuple[TrailEvent, asyncio.Future[None] | None]] = asyncio.Queue(_QUEUE_EVENTS)
         self._task: asyncio.Task[None] | None = None
         self._pruned_at = 0.0
+        # Whether the last batch could not be written: changes are then refused before they are done, and the events of
+        # these refusals are what finds out that it works again.
+        self.is_failing = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._write())
@@ -106,11 +84,16 @@ class Trail:
                 events = [event for event, _ in batch]
                 await in_database(self._executor, partial(_insert, events))
             except Exception as fault:  # the outermost loop: a full disk must not end the writer
-                logger.exception("trail events not written count=%s", len(batch))
+                if not self.is_failing:
+                    logger.exception("trail events not written count=%s", len(batch))
+                self.is_failing = True
                 for _, written in batch:
                     if written is not None and not written.done():
                         written.set_exception(NotRecorded(str(fault)))
             else:
+                if self.is_failing:
+                    logger.warning("trail events are written again")
+                self.is_failing = False
                 for _, written in batch:
                     if written is not None and not written.done():
                         written.set_result(None)
@@ -144,7 +127,7 @@ def _event(call: Call, answer: Answer) -> TrailEvent:
         "eventName": call.operation or "Unknown",
         "awsRegion": call.region,
         "sourceIPAddress": call.source_address,
-        "userAgent": call.user_agent[:_LONGEST_TEXT],
+        "userAgent": call.user_agent[:LONGEST_TEXT],
         "requestParameters": redact(call.parameters, call.operation) if call.parameters else None,
         "responseElements": redact(call.response_elements, call.operation) if call.response_elements else None,
         "requestID": call.request_id,
@@ -157,7 +140,7 @@ def _event(call: Call, answer: Answer) -> TrailEvent:
     }
     if answer.error_code:
         body["errorCode"] = answer.error_code
-        body["errorMessage"] = answer.error_message[:_LONGEST_TEXT]
+        body["errorMessage"] = answer.error_message[:LONGEST_TEXT]
     return TrailEvent(
         event_id=event_id,
         account_id=call.account_id,
@@ -209,29 +192,5 @@ def user_identity(call: Call) -> dict[str, Any]:
 
 def _lines(names: list[str]) -> str:
     """Names as a column that can be searched for one of them: one a line, a line break before and after each."""
-    shown = [_UNPRINTABLE.sub("", name)[:_LONGEST_TEXT] for name in names[:_MOST_MEMBERS]]
+    shown = [_UNPRINTABLE.sub("", name)[:LONGEST_TEXT] for name in names[:MOST_MEMBERS]]
     return "".join(f"\n{name}" for name in shown) + "\n" if shown else ""
-
-
-def redact(value: Any, operation: str, depth: int = 0) -> Any:
-    """Parameters as CloudTrail shows them: names in camel case, secrets hidden, what is long or deep cut."""
-    if depth > _DEEPEST:
-        return "..."
-    if isinstance(value, Mapping):
-        hidden = _SECRET_BY_OPERATION.get(operation, set())
-        shown = {}
-        for key, item in islice(value.items(), _MOST_MEMBERS):
-            name = str(key)[:1].lower() + str(key)[1:_LONGEST_NAME]
-            # A form writes its members as paths: LaunchTemplateData.UserData, Entry.1.MessageBody.
-            last = next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
-            last = last[:1].lower() + last[1:]
-            is_secret = _SECRET.fullmatch(last) and (last not in _PLAIN_VALUES or operation in _VALUE_IS_SECRET)
-            shown[name] = HIDDEN if item and (is_secret or last in hidden) else redact(item, operation, depth + 1)
-        return shown
-    if isinstance(value, list | tuple):
-        return [redact(item, operation, depth + 1) for item in value[:_MOST_MEMBERS]]
-    if isinstance(value, str):
-        return value[:_LONGEST_TEXT]
-    if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return value if isinstance(value, int | float | bool) or value is None else str(value)[:_LONGEST_TEXT]

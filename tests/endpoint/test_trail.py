@@ -3,10 +3,12 @@
 import json
 import sqlite3
 
+import orjson
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.endpoint import running_endpoint, until
+from fleetops.endpoint.redaction import HIDDEN, redact
+from tests.support.endpoint import until
 
 
 def events(aws, key: str, value: str) -> list[dict]:
@@ -112,9 +114,48 @@ def test_pages_go_back_in_time_and_end(aws):
     assert times == sorted(times, reverse=True)
 
 
-def test_an_answered_change_survives_a_kill(tmp_path):
-    with running_endpoint(tmp_path / "home") as aws:
-        aws.client("sns").create_topic(Name="kept")
-        aws.kill()
-        aws.start_again()
-        assert events(aws, "EventName", "CreateTopic")[0]["requestParameters"]["name"] == "kept"
+def test_secrets_are_hidden_wherever_a_form_puts_them():
+    shown = redact(
+        {
+            "NewPassword": "a",
+            "LaunchTemplateData.UserData": "b",
+            "Entry.1.MessageBody": "c",
+            "X-Amz-Security-Token": "d",
+            "Tag.1.Value": "plain",
+            "nested": {"list": [{"SecretString": "e", "Name": "n"}]},
+        },
+        "Something",
+    )
+    assert shown == {
+        "newPassword": HIDDEN,
+        "launchTemplateData.UserData": HIDDEN,
+        "entry.1.MessageBody": HIDDEN,
+        "x-Amz-Security-Token": HIDDEN,
+        "tag.1.Value": "plain",
+        "nested": {"list": [{"secretString": HIDDEN, "name": "n"}]},
+    }
+    assert redact({"Value": "p", "Name": "n"}, "PutParameter") == {"value": HIDDEN, "name": "n"}
+
+
+def test_a_value_is_kept_in_bounds_whatever_it_is():
+    deep: dict = {}
+    for _ in range(900):
+        deep = {"a": deep}
+    wide = {f"k{number}": "x" * 5000 for number in range(5000)}
+    assert len(orjson.dumps(redact({"deep": deep, "wide": wide}, ""))) < 300_000
+
+
+def test_no_row_and_no_journal_bears_a_credential(aws):
+    """All that the tests before this one have sent, looked through."""
+    keys = aws.as_role("maria")
+    aws.client("ssm", **keys).describe_sessions(State="Active")
+    aws.client("sns", **keys).create_topic(Name="of-maria")
+    with sqlite3.connect(aws.home / "endpoint.sqlite3") as database:
+        rows = "\n".join(map(str, database.execute("SELECT * FROM endpoint_trailevent")))
+    database.close()
+    kept = rows.encode() + b"".join(path.read_bytes() for path in (aws.home / "moto").glob("journal-*"))
+    kept += aws.log.read_bytes()
+    for secret in (*keys.values(), *(aws.account[who]["secret_access_key"] for who in ("try_credentials",))):
+        assert secret == keys["aws_access_key_id"] or secret.encode() not in kept
+    assert b"IQoJb3JpZ2luX2Vj" not in kept
+    assert b"AWS4-HMAC-SHA256 " not in kept
