@@ -30,6 +30,10 @@ def online(endpoint) -> set[str]:
     return {node["InstanceId"] for page in pages for node in page["InstanceInformationList"]}
 
 
+def connection(endpoint, instance_id: str) -> str:
+    return endpoint.client("ssm").get_connection_status(Target=instance_id)["Status"]
+
+
 def aws(endpoint, *words: str, path: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     keys = endpoint.account["try_credentials"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -155,7 +159,17 @@ def test_a_role_without_its_policy_keeps_new_channels_away(fleet):
         os.kill(fleet.child(NODES), signal.SIGKILL)
         hybrid = fleet.instance_id("lagos-pos-gw-011")
         ordinary = fleet.instance_id("pay-api-eu1a-01")
-        until(lambda: ordinary in online(fleet) and hybrid not in online(fleet), seconds=40)
+        refused = [{"AttributeKey": "ResourceName", "AttributeValue": hybrid}]
+        until(
+            lambda: any(
+                '"AccessDeniedException"' in event["CloudTrailEvent"]
+                for event in fleet.client("cloudtrail").lookup_events(LookupAttributes=refused)["Events"]
+            ),
+            seconds=40,
+            what="the node was refused",
+        )
+        until(lambda: connection(fleet, ordinary) == "connected", seconds=40)
+        assert connection(fleet, hybrid) == "notconnected"
     finally:
         iam.attach_role_policy(RoleName="ssm-hybrid", PolicyArn=policy)
 

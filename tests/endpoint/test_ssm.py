@@ -240,7 +240,7 @@ def test_an_empty_poll_waits_and_comes_back_empty(aws, agent):
         )
     )
     poll.start()
-    poll.join(2)
+    poll.join(0.5)
     assert answers == []
     until(lambda: answers, seconds=20)
     poll.join()
