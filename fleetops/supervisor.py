@@ -361,7 +361,14 @@ def parts_of(plan: Plan) -> dict[str, Part]:
                 [
                     *(python, "-m", "uvicorn", f"fleetops.asgi:{name}", "--host", "127.0.0.1"),
                     *("--port", str(plan.ports[name]), "--loop", "uvloop", "--http", "httptools"),
-                    *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false", "--ws-max-size", "262144"),
+                    *(
+                        "--ws",
+                        "fleetops.batches:BatchedWebSocket",
+                        "--ws-per-message-deflate",
+                        "false",
+                        "--ws-max-size",
+                        "262144",
+                    ),
                     *("--timeout-graceful-shutdown", "4", "--no-access-log", "--no-use-colors"),
                     *forwarded,
                 ],

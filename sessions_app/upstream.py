@@ -23,6 +23,7 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
+from fleetops.messages import is_between_messages, join, split
 from fleetops.wire.frames import MAX_FRAME
 from fleetops.wire.payloads import open_data_channel_client
 
@@ -85,11 +86,9 @@ class Upstream(asyncio.Protocol):
 
     def send(self, frames: list[bytes]) -> None:
         """Send messages; what a dead socket loses is repeated by the data channel over the next one."""
-        if self._websocket.state is not OPEN:
-            return
-        for frame in frames:
-            self._websocket.send_binary(frame)
-        self._flush()
+        transport = self._transport
+        if frames and self._websocket.state is OPEN and transport is not None and not transport.is_closing():
+            transport.write(join(frames, masked=True))
 
     def pause(self) -> None:
         """Read nothing more for now."""
@@ -121,8 +120,14 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         websocket = self._websocket
-        websocket.receive_data(data)
         messages: list[bytes] = []
+        if is_between_messages(websocket):
+            messages, position = split(data, masked=False)
+            if position == len(data):
+                self._on_messages(messages)
+                return
+            data = data[position:]
+        websocket.receive_data(data)
         for event in websocket.events_received():
             if isinstance(event, Frame):
                 if event.opcode in _DATA:

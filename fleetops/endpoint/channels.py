@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fleetops.batches import batched
 from fleetops.wire import AgentOpener, ClientOpener, ControlOpener, RemoteProtocolError, parse_opener
 
 Message = MutableMapping[str, Any]
@@ -37,17 +38,29 @@ class Refused(Exception):
 class Peer:
     """One accepted websocket. `send` may be called from several tasks: each message goes out whole."""
 
-    __slots__ = ("_receive", "_send", "is_closed")
+    __slots__ = ("_batched", "_last", "_receive", "_send", "is_closed")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self._batched = batched(receive)
+        self._last: Message | None = None
         self.is_closed = False
 
-    @property
-    def receive(self) -> Receive:
-        """ASGI's own, for a loop that reads each message as it comes."""
-        return self._receive
+    async def receive_all(self) -> list[Message]:
+        """The ASGI messages that have come, at least one. Cancelled, it takes none. The end is told at each call."""
+        if self._last is not None:
+            return [self._last]
+        if self._batched is not None:
+            messages = await self._batched.receive_all()
+        else:
+            # Neither receive nor send of ASGI gives way while there is something to read and room to write: without
+            # this, a session that streams keeps all others waiting.
+            await asyncio.sleep(0)
+            messages = [await self._receive()]
+        if messages[-1]["type"] != "websocket.receive":
+            self._last = messages[-1]
+        return messages
 
     async def accept(self) -> bool:
         """Complete the upgrade; False if the caller went away before."""
@@ -85,6 +98,16 @@ class Peer:
         if self.is_closed:
             raise ConnectionResetError("the websocket is closed")
         await self._send({"type": "websocket.send", "bytes": frame})
+
+    async def send_all(self, frames: list[bytes]) -> None:
+        """Send binary messages in one go. Errors as of send; none has gone then, or the connection is lost anyway."""
+        if self._batched is None:
+            for frame in frames:
+                await self.send(frame)
+        elif self.is_closed:
+            raise ConnectionResetError("the websocket is closed")
+        else:
+            await self._batched.send_all(frames)
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Send a close frame, once; never raises, and does not wait for a peer that does not read."""

@@ -50,19 +50,19 @@ class Lane:
         self._room = asyncio.Event()
         self.size = 0  # bytes that wait
 
-    async def pass_on(self, frame: bytes) -> None:
-        """Hand `frame` over; returns when the next one may come. A cancelled call keeps the frame."""
+    async def pass_on(self, frames: list[bytes]) -> None:
+        """Hand `frames` over; returns when the next ones may come. A cancelled call keeps them."""
         peer = self._peer
         if peer is not None and not self._waiting:
             try:
-                await peer.send(frame)
+                await peer.send_all(frames)
                 return
             except GONE:
                 self.detach(peer)
             except asyncio.CancelledError:
-                self._keep(frame)
+                self.keep(frames)
                 raise
-        self._keep(frame)
+        self.keep(frames)
         await self.flush()
         while self.size > self._limit:
             self._room.clear()
@@ -92,9 +92,10 @@ class Lane:
                 if self.size <= self._limit:
                     self._room.set()
 
-    def _keep(self, frame: bytes) -> None:
-        self._waiting.append(frame)
-        self.size += len(frame)
+    def keep(self, frames: list[bytes]) -> None:
+        """Put `frames` behind what waits."""
+        self._waiting += frames
+        self.size += sum(map(len, frames))
 
 
 class End:
@@ -196,44 +197,64 @@ class Relay:
                 end.left_at = self._clock()
 
     async def _from_agent(self, peer: Peer) -> None:
-        receive, pass_on, time = peer.receive, self.to_client.pass_on, self._clock
-        while (message := await receive())["type"] == "websocket.receive":
-            frame = message.get("bytes") or b""
-            try:
-                message_type, payload_type, sequence, _ = peek(frame)
-            except RemoteProtocolError:
-                message_type = ""
-            if message_type in _TO_CLIENT:
-                if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
-                    self._last_output = sequence
-                    self.moved_at = time()
-                await pass_on(frame)
-                if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
+        """Pass on what the agent sends, all frames of one read together, until it is gone."""
+        is_open = True
+        while is_open:
+            frames: list[bytes] = []
+            before_pause: list[bytes] = []
+            for message in await peer.receive_all():
+                if message["type"] != "websocket.receive":
+                    is_open = False
+                    break
+                frame = message.get("bytes") or b""
+                try:
+                    message_type, payload_type, sequence, _ = peek(frame)
+                except RemoteProtocolError:
+                    message_type = ""
+                if message_type in _TO_CLIENT:
+                    frames.append(frame)
+                    if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
+                        self._last_output = sequence
+                        self.moved_at = self._clock()
+                    if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
+                        before_pause, frames = frames, []
+                elif message_type == MessageType.AGENT_SESSION_STATE:
+                    self.is_terminating = b'"Terminating"' in frame
+                else:
+                    self.dropped += 1
+            if before_pause:
+                try:
+                    await self.to_client.pass_on(before_pause)
                     await asyncio.sleep(PORT_PAUSE)
-            elif message_type == MessageType.AGENT_SESSION_STATE:
-                self.is_terminating = b'"Terminating"' in frame
-            else:
-                self.dropped += 1
-            # Neither receive nor send gives way while there is something to read and room to write: without this, a
-            # session that streams keeps all others waiting.
-            await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    self.to_client.keep(frames)
+                    raise
+            if frames:
+                await self.to_client.pass_on(frames)
 
     async def _from_client(self, peer: Peer) -> None:
-        receive, pass_on, time = peer.receive, self.to_agent.pass_on, self._clock
-        while (message := await receive())["type"] == "websocket.receive":
-            frame = message.get("bytes") or b""
-            try:
-                message_type, _, sequence, _ = peek(frame)
-            except RemoteProtocolError:
-                message_type = ""
-            if message_type in _TO_AGENT:
-                if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
-                    self._last_input = sequence
-                    self.moved_at = time()
-                await pass_on(frame)
-            else:
-                self.dropped += 1
-            await asyncio.sleep(0)
+        """Pass on what the client sends, all frames of one read together, until it is gone."""
+        is_open = True
+        while is_open:
+            frames: list[bytes] = []
+            for message in await peer.receive_all():
+                if message["type"] != "websocket.receive":
+                    is_open = False
+                    break
+                frame = message.get("bytes") or b""
+                try:
+                    message_type, _, sequence, _ = peek(frame)
+                except RemoteProtocolError:
+                    message_type = ""
+                if message_type in _TO_AGENT:
+                    frames.append(frame)
+                    if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
+                        self._last_input = sequence
+                        self.moved_at = self._clock()
+                else:
+                    self.dropped += 1
+            if frames:
+                await self.to_agent.pass_on(frames)
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:

@@ -17,6 +17,8 @@ from websockets.http11 import Response
 from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import parse_uri
 
+from fleetops.messages import is_between_messages, join, split
+
 OPEN_SECONDS: Final = 15.0  # for the connection and its upgrade, as for the agent's other calls
 PING_SECONDS: Final = 54.0  # between two pings
 FIRST_PONG_SECONDS: Final = 114.0  # until the first pong; each pong then gives 60 seconds more
@@ -44,11 +46,10 @@ class Socket(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._protocol.state is OPEN and not self._transport.is_closing()
 
-    def send(self, frame: bytes) -> None:
-        """Send a binary message; one that can no longer go is lost, as on any broken connection."""
-        if self.is_open:
-            self._protocol.send_binary(frame)
-            self._flush()
+    def send(self, *frames: bytes) -> None:
+        """Send binary messages in one write; what can no longer go is lost, as on any broken connection."""
+        if frames and self.is_open:
+            self._transport.write(join(frames, masked=True))
 
     def send_text(self, text: str) -> None:
         if self.is_open:
@@ -75,6 +76,13 @@ class Socket(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if is_between_messages(self._protocol):
+            messages, position = split(data, masked=False)
+            for message in messages:
+                self._on_message(message)
+            if position == len(data):
+                return
+            data = data[position:]
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame):

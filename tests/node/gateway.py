@@ -96,7 +96,7 @@ class Gateway:
             self._app,
             host="127.0.0.1",
             port=self.port,
-            ws="websockets-sansio",
+            ws="fleetops.batches:BatchedWebSocket",
             ws_per_message_deflate=False,
             ws_max_size=262144,
             http="httptools",

@@ -160,7 +160,7 @@ class Gateway:
             log_config=None,
             log_level="warning",
             interface="asgi3",
-            ws="websockets-sansio",
+            ws="fleetops.batches:BatchedWebSocket",
             ws_per_message_deflate=False,
             lifespan="off",
             loop="none",
