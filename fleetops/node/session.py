@@ -37,6 +37,10 @@ OUR_PAYLOAD: Final = 32 * 1024  # bytes of output in a frame, to a client that s
 # is what one session costs here at most, and what still comes after a Ctrl-C in a flood.
 WINDOW: Final = 512 * 1024
 
+# Seconds that the acknowledge of a keystroke waits for the echo, to travel with it: one wake-up less for each process
+# on the way. Far below the time after which a client repeats (200 ms).
+ACKNOWLEDGE_SECONDS: Final = 0.002
+
 FIRST_SIZE_SECONDS: Final = 0.25  # how long the shell waits for the client's size, so that its first prompt fits
 DEFAULT_SIZE: Final = (80, 24)
 SETUP_TRIES: Final = 6  # to open the data channel of a new session: the real agent's five retries
@@ -89,6 +93,7 @@ class ShellSession:
         self._ended = self._loop.create_future()  # by the gateway
         self._early_input = bytearray()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._acknowledging: asyncio.TimerHandle | None = None
 
     async def run(self) -> tuple[str, str]:
         """Live the session. Cancelled, it kills the shell."""
@@ -112,8 +117,9 @@ class ShellSession:
             keeping.cancel()
             if self._terminal is not None:
                 self._terminal.kill()
-            if self._sweeping is not None:
-                self._sweeping.cancel()
+            for timer in (self._sweeping, self._acknowledging):
+                if timer is not None:
+                    timer.cancel()
             if self._socket is not None:
                 self._socket.close()
 
@@ -273,9 +279,14 @@ class ShellSession:
             channel.receive(frame, now=clock.steady())
         except RemoteProtocolError as error:
             logger.debug("frame refused session=%s reason=%s", self.session_id, error)
+        is_typed = False
         for event in channel.events():
+            is_typed = isinstance(event, InputReceived)
             self._happened(event)
-        self._flush()
+        if not is_typed:
+            self._flush()
+        elif self._acknowledging is None:
+            self._acknowledging = self._loop.call_later(ACKNOWLEDGE_SECONDS, self._flush)
         self._set_flow()
         self._changed.set()
 
@@ -305,10 +316,12 @@ class ShellSession:
 
     def _flush(self) -> None:
         """Send what the channel has queued, unless the connection is full: then it waits there, within WINDOW."""
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+            self._acknowledging = None
         socket = self._socket
         if socket is not None and socket.is_writable:
-            for frame in self._channel.data_to_send():
-                socket.send(frame)
+            socket.send(*self._channel.data_to_send())
         if self._sweeping is None and self._channel.unacknowledged:
             self._sweeping = self._loop.call_later(SWEEP, self._sweep)
 

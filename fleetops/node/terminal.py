@@ -14,10 +14,14 @@ from typing import Final
 from .sandbox import SHELL_UMASK, Launcher, begin, is_reachable
 from .spec import Directory, NodeSpec
 
-READ_SIZE: Final = 64 * 1024  # the kernel gives at most 4,095 bytes at a time
+READ_SIZE: Final = 4096  # the kernel gives at most 4,095 bytes at a time
 BURST: Final = 32 * 1024  # bytes handed on in one piece, and read without giving way to other sessions
 # Seconds that a piece of a larger output waits for the rest. A lone keystroke's echo never waits.
 GATHER: Final = 0.001
+# The same in a flood, whose program writes more slowly than we could send: each frame costs every process on its way
+# more than its bytes do, and a screen is drawn each 16 ms.
+GATHER_IN_FLOOD: Final = 0.005
+FLOOD_PAUSE: Final = 0.02  # seconds without a larger output, and it was no flood
 SMALL: Final = 1024  # bytes: a read below this, with nothing before it, is no part of a larger output
 MAX_INPUT: Final = 64 * 1024  # bytes that wait for a program that does not read; more is not taken
 START_SECONDS: Final = 10.0  # for the launcher to make its sandbox
@@ -45,6 +49,7 @@ class Terminal:
         self._gathered: list[bytes] = []
         self._gathered_size = 0
         self._gathering: asyncio.TimerHandle | None = None
+        self._flooded_at = 0.0  # when a larger output was last handed on; the event loop's seconds
         self._input = bytearray()
         self._is_reading = False
         self.is_wanted = True
@@ -121,18 +126,18 @@ class Terminal:
             if not data:
                 self._end()
                 return
-            if not self._gathered and len(data) < SMALL:
-                self._on_output(data)
-                return
+            if not self._gathered:
+                is_flood = self._loop.time() - self._flooded_at < FLOOD_PAUSE
+                if len(data) < SMALL and not is_flood:
+                    self._on_output(data)
+                    return
+                self._gathering = self._loop.call_later(GATHER_IN_FLOOD if is_flood else GATHER, self._hand_on)
             self._gathered.append(data)
             self._gathered_size += len(data)
             if self._gathered_size >= BURST:
                 self._hand_on()
-                if self._exited and self.is_wanted:
-                    continue
-                return
-            if self._gathering is None:
-                self._gathering = self._loop.call_later(GATHER, self._hand_on)
+                if not self._exited or not self.is_wanted:
+                    return
 
     def _hand_on(self) -> None:
         if self._gathering is not None:
@@ -142,6 +147,8 @@ class Terminal:
             data = b"".join(self._gathered)
             self._gathered.clear()
             self._gathered_size = 0
+            if len(data) >= SMALL:
+                self._flooded_at = self._loop.time()
             self._on_output(data)
 
     def _write_more(self) -> None:
