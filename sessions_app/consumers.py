@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from fleetops.batches import batched
 from fleetops.errors import UserError
 from fleetops.identity.models import User
 from fleetops.web.context import within
@@ -30,7 +31,7 @@ from fleetops.web.context import within
 from . import services
 from .models import TerminalSession
 from .proxy import MAX_COLS, MAX_ROWS, Proxy
-from .readers import CTRL_C, Gone, Peer, Reader
+from .readers import CTRL_C, ENTER, Gone, Peer, Reader
 from .terminals import Elsewhere, Ended, Terminals, Unreachable
 from .visitors import TurnedAway
 
@@ -70,12 +71,19 @@ class AsgiPeer:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self._batched = batched(receive)
 
     async def send_text(self, text: str) -> None:
         await self._put({"type": "websocket.send", "text": text})
 
     async def send_bytes(self, data: bytes) -> None:
-        await self._put({"type": "websocket.send", "bytes": data})
+        if self._batched is None:
+            await self._put({"type": "websocket.send", "bytes": data})
+            return
+        try:
+            await self._batched.send_all([data])
+        except (OSError, RuntimeError) as error:
+            raise Gone from error
 
     async def _put(self, message: dict[str, Any]) -> None:
         try:
@@ -301,6 +309,8 @@ async def _listen(proxy: Proxy, reader: Reader) -> None:
                 continue
             if CTRL_C in message:
                 reader.interrupt()
+            elif ENTER in message:
+                reader.asked_anew()
             await proxy.type(message)
             continue
         control = _control(message)

@@ -21,6 +21,7 @@ SKIP_FROM_BYTES = 256 * 1024  # what a reader may be behind before Ctrl-C makes 
 SKIP_TO_BYTES = 64 * 1024  # how much of the end it is shown then
 INTERRUPT_SECONDS = 1.0  # output that was under way still comes for so long after Ctrl-C
 CTRL_C = 0x03
+ENTER = 0x0D
 
 FULL_RESET = b"\x1bc"  # RIS: for a terminal that is shown output from the middle
 SOFT_RESET = (
@@ -59,6 +60,7 @@ class Reader:
         self._wake = asyncio.Event()
         self._told: dict[str, dict[str, Any]] = {}  # by type: a later one takes the place of one not sent yet
         self._interrupted_until = 0.0
+        self._asked_anew_at: int | None = None  # output's end at the first Enter after a Ctrl-C
         self._waits_for_window = False
         self._time = asyncio.get_running_loop().time
 
@@ -85,7 +87,13 @@ class Reader:
     def interrupt(self) -> None:
         """Ctrl-C: whoever types it does not want to see what is still to come."""
         self._interrupted_until = self._time() + INTERRUPT_SECONDS
+        self._asked_anew_at = None
         self._wake.set()
+
+    def asked_anew(self) -> None:
+        """Enter after a Ctrl-C: what comes from here on may be the answer, and is not left out."""
+        if self._interrupted_until and self._asked_anew_at is None:
+            self._asked_anew_at = self.proxy.journal.output_end
 
     # Showing
 
@@ -139,8 +147,10 @@ class Reader:
             if self._interrupted_until:
                 if self._time() > self._interrupted_until:
                     self._interrupted_until = 0.0  # what comes now was asked for after the Ctrl-C
-                elif cursor.backlog > SKIP_FROM_BYTES:
-                    expected = await self._skip(cursor)
+                else:
+                    end = proxy.journal.output_end if self._asked_anew_at is None else self._asked_anew_at
+                    if end - cursor.offset > SKIP_FROM_BYTES:
+                        expected = await self._skip(cursor, end)
             if cursor.offset - self.seen < WINDOW_BYTES:
                 piece = cursor.read(PIECE_BYTES)
                 if isinstance(piece, Resized):
@@ -169,10 +179,10 @@ class Reader:
             self._wake.clear()
             await self._wake.wait()
 
-    async def _skip(self, cursor: Cursor) -> int:
-        """Leave out all but the end of the backlog; returns the offset that is shown next."""
+    async def _skip(self, cursor: Cursor, end: int) -> int:
+        """Leave out all but the last of what lies before `end`; returns the offset that is shown next."""
         start = cursor.offset
-        cursor.seek(cursor.offset + cursor.backlog - SKIP_TO_BYTES)
+        cursor.seek(end - SKIP_TO_BYTES)
         _to_safe_boundary(cursor)
         # What was sent before is on its way; it does not count against what is shown now.
         self.seen = max(self.seen, cursor.offset - WINDOW_BYTES // 2)

@@ -365,6 +365,17 @@ def test_ctrl_c_in_a_flood_skips_what_was_not_shown_and_the_recording_has_all_of
     assert recording.verify(session).is_whole
 
 
+def test_what_is_asked_for_right_after_a_ctrl_c_is_shown_in_full(shell):
+    _, browser, _ = shell
+    browser.type(b"\x03")
+    browser.until(r"\^C\r\n\$ $")
+    browser.type("seq 400000; echo do''ne\r")
+    browser.until(r"\r\ndone\r\n", seconds=30)
+    numbers = bytes(browser.output).split(b"do''ne\r\n")[1].split(b"done")[0].split()
+    assert numbers == [b"%d" % n for n in range(1, 400001)]
+    assert not [message for message in browser.messages if message["type"] == "skipped"]
+
+
 def test_a_browser_that_does_not_read_costs_no_memory_and_misses_nothing(terminal, shell):
     _, browser, _ = shell
     browser.run("seq 500000", r"\r\n500000\r\n\$ $", seconds=30)
