@@ -1,6 +1,12 @@
 from django.apps import AppConfig
 
+from fleetops.web.navigation import show_count
+
 
 class InventoryConfig(AppConfig):
     name = "fleetops.inventory"
     label = "inventory"
+
+    def ready(self):
+        instances = self.get_model("Instance").objects
+        show_count("inventory:fleet", lambda user: f"{instances.visible_to(user).present().count():,}")

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import sys
+from urllib.parse import urlsplit, urlunsplit
 
 from django.contrib.auth.decorators import login_not_required
 from django.db import connection
@@ -13,8 +14,11 @@ from django.template.loader import render_to_string
 from django.templatetags.static import static
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import requires_csrf_token
+from django.views.decorators.http import require_safe
 
 from fleetops.errors import Denied, UserError
+
+from . import navigation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,13 @@ def healthz(request):
     return JsonResponse({"status": "ok"})
 
 
+@never_cache
+@require_safe
+def counts(request):
+    """What the sidebar counts, by the URL of each item, as JSON; open pages ask now and then."""
+    return JsonResponse(navigation.counts(request.user))
+
+
 def _page(request, status: int, context: dict) -> HttpResponse:
     """A page for a person, or, for htmx, an alert that htmx puts where the page's messages stand."""
     if getattr(request, "htmx", None):
@@ -43,7 +54,15 @@ def _page(request, status: int, context: dict) -> HttpResponse:
         return response
     user = getattr(request, "user", None)
     layout = "base.html" if user is not None and user.is_authenticated else "web/plain.html"
-    return render(request, "web/error.html", context | {"layout": layout}, status=status)
+    return render(request, "web/error.html", context | {"layout": layout, "back": _back(request)}, status=status)
+
+
+def _back(request) -> str:
+    """The page that the person comes from, if it is another one of ours."""
+    referrer = urlsplit(request.headers.get("Referer", ""))
+    if referrer.netloc != request.headers.get("Host", "") or referrer.path == request.path:
+        return ""
+    return urlunsplit(("", "", "/" + referrer.path.lstrip("/"), referrer.query, ""))
 
 
 def denied(request, error: Denied) -> HttpResponse:

@@ -10,7 +10,7 @@ from fleetops.clock import now
 from fleetops.web.context import current, within
 from fleetops.web.context_processors import shell
 from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_id, when
-from tests.factories import make_user
+from tests.factories import make_instance, make_session, make_user
 
 
 def labels(user) -> list[str]:
@@ -32,6 +32,24 @@ def labels(user) -> list[str]:
 )
 def test_the_sidebar_shows_what_a_role_may_open(roles, role, seen):
     assert labels(make_user(role=role)) == seen
+
+
+def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, roles):
+    operator, other = make_user(role="operator"), make_user(role="operator")
+    instance = make_instance()
+    make_instance(gone_at=now())
+    make_session(user=operator, instance=instance)
+    make_session(user=other, instance=instance)
+
+    client.force_login(operator)
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "1 live"}
+    page = client.get("/sessions/").content.decode()
+    assert 'Sessions<span class="nav-count">1 live</span>' in page and 'Fleet<span class="nav-count">1</span>' in page
+
+    client.force_login(make_user(role="auditor"))
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "2 live"}
+    client.force_login(make_user(role="viewer"))
+    assert client.get("/counts/").json() == {"/fleet/": "1"}
 
 
 def test_the_room_that_is_open_is_marked(client, roles):

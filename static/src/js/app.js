@@ -1,6 +1,7 @@
 /* Every page. One module a behaviour. */
 import "./theme.js";
 import "./menus.js";
+import "./nav.js";
 import "./toasts.js";
 import "./confirm.js";
 import "./keys.js";

@@ -67,6 +67,7 @@ document.addEventListener("htmx:afterSettle", (event) => {
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
   if (detail.xhr.status !== 204 || detail.requestConfig.verb === "get") return;
   for (const wait of [300, 2000]) setTimeout(refreshAll, wait);
+  setTimeout(() => document.dispatchEvent(new Event("fleetops:counts")), 2000);
 });
 
 document.addEventListener("htmx:load", (event) => startBehaviours(event.detail.elt));

@@ -1,0 +1,42 @@
+"""The sidebar: what there is to open, for whom, and how much of it. By name, since `web` knows no other room."""
+
+from collections.abc import Callable, Iterator
+
+from django.urls import reverse
+
+_SESSIONS = ("sessions_app.open_terminalsession", "sessions_app.review_terminalsession")
+# Group; then label, URL name, icon, permissions of which one suffices.
+NAVIGATION = (
+    (
+        "Operate",
+        (
+            ("Fleet", "inventory:fleet", "server", ("inventory.view_instance",)),
+            ("Sessions", "sessions:list", "prompt", _SESSIONS),
+        ),
+    ),
+    ("Prove", (("Audit", "review:audit", "history", ("audit.view_auditevent",)),)),
+    ("Administer", (("Users", "identity:users", "users", ("identity.administer",)),)),
+)
+_counters: dict[str, Callable] = {}
+
+
+def show_count(url_name: str, counter: Callable) -> None:
+    """Have `counter(user)` say what stands beside an item: "14", "2 live", or "" for nothing. For apps.py's ready()."""
+    _counters[url_name] = counter
+
+
+def count(url_name: str, user) -> str:
+    return _counters[url_name](user) if url_name in _counters else ""
+
+
+def items(user) -> Iterator[tuple[str, str, str, str]]:
+    """Group, label, URL name and icon of each item that `user` may open."""
+    for group, entries in NAVIGATION:
+        for label, url_name, icon, permissions in entries:
+            if any(user.has_perm(permission) for permission in permissions):
+                yield group, label, url_name, icon
+
+
+def counts(user) -> dict[str, str]:
+    """What stands beside each item that `user` may open and that is counted, by its URL."""
+    return {reverse(name): count(name, user) for _, _, name, _ in items(user) if name in _counters}
