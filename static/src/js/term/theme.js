@@ -10,6 +10,8 @@ export function themeOf(element) {
     cursor: value("cursor"),
     cursorAccent: value("cursor-text"),
     selectionBackground: value("select"),
+    find: value("find"), // ours, of the search; xterm.js does not read them
+    found: value("found"),
   };
   for (const name of NAMES) {
     theme[name] = value(name);
