@@ -8,6 +8,7 @@ import { announce, csrfToken } from "./dom.js";
 import { load, save } from "./settings.js";
 import { Find } from "./term/find.js";
 import { bytes as inWords, harmless } from "./term/format.js";
+import { KeyRow } from "./term/keyrow.js";
 import { Link } from "./term/link.js";
 import { guardPaste } from "./term/paste.js";
 import { guardQueries } from "./term/queries.js";
@@ -76,7 +77,7 @@ let historyEnd; // output offset, if the server told it; else history is over wh
 let restTimer;
 let windows = 1;
 guardQueries(terminal, () => link.isOpen && writable && !isHistory && (windows < 2 || document.hasFocus()));
-guardPaste(terminal, host);
+const paste = guardPaste(terminal, host);
 
 /* --- the link --- */
 
@@ -227,7 +228,8 @@ function type(text, binary = false) {
   if (foreign) applySize({ now: true }); // before the keys: what they start sees this window's size
   if (link.type(text, binary) && !typedAt) typedAt = performance.now();
 }
-terminal.onData((text) => type(text));
+const keyRow = new KeyRow(terminal, part("keyrow"), { type, paste });
+terminal.onData((text) => type(keyRow.typed(text)));
 terminal.onBinary((text) => type(text, true));
 
 /* --- words around the screen --- */
@@ -268,6 +270,7 @@ function end({ title, text, kind, replay }) {
   terminal.options.cursorInactiveStyle = "none";
   terminal.blur();
   state(kind === "ended" ? "Ended" : "Not connected", "off");
+  part("keyrow").hidden = true;
   part("recording").classList.add("is-off");
   if (kind === "ended") part("recorded").textContent = "Recorded";
   if (part("end-form")) part("end-form").hidden = kind === "ended" || kind === "refused";
@@ -362,7 +365,7 @@ document.addEventListener("fullscreenchange", () => part("full").setAttribute("a
 /* --- keys: only chords with Ctrl Shift, and the browser's own zoom; all else is the shell's --- */
 
 const find = new Find(terminal, part("find"), {
-  colours: () => ({ match: themeOf(screen).selectionBackground, active: themeOf(screen).yellow }),
+  colours: () => ({ match: themeOf(screen).find, active: themeOf(screen).found }),
 });
 part("find-opener").addEventListener("click", () => find.open());
 const keysDialog = part("keys");
@@ -446,4 +449,11 @@ function start() {
   link.connect();
   terminal.focus();
   new ResizeObserver(() => requestAnimationFrame(() => applySize())).observe(host);
+  // Where a phone's keyboard lies over the page instead of making it smaller, the page gives way by itself.
+  const seen = window.visualViewport;
+  seen?.addEventListener("resize", () => {
+    const covered = seen.scale === 1 && innerHeight - seen.height > 1;
+    page.style.height = covered ? `${seen.height}px` : "";
+    if (covered) scrollTo(0, 0);
+  });
 }

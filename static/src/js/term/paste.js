@@ -8,6 +8,7 @@ const LARGE_BYTES = 64 * 1024;
 /** A program that asked for bracketed paste sees one block; a paste must not be able to close its bracket itself. */
 const clean = (text) => text.replace(/\u001b\[20[01]~/g, "");
 
+/** Guards `element`; returns the function that pastes a text with the same care. */
 export function guardPaste(terminal, element) {
   const paste = async (raw) => {
     const text = clean(raw);
@@ -32,4 +33,5 @@ export function guardPaste(terminal, element) {
     event.stopPropagation();
     if (text) paste(text);
   }, true);
+  return paste;
 }
