@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -31,6 +32,7 @@ logger = logging.getLogger("fleetops.endpoint")
 _LARGEST_MESSAGE_BYTES = 262_144  # of a websocket
 # For running requests; an idle TLS connection whose peer does not close it would hold us for ever.
 _GRACE_SECONDS = 0.5
+_OPEN_FILES = 8192
 # uvicorn's words for an idle connection at our end, and for a caller that went away before its websocket was there.
 _NO_ERRORS = (
     "Cancel %s running task(s), timeout graceful shutdown",
@@ -74,6 +76,7 @@ def main() -> int:
     os.environ["FLEETOPS_ENDPOINT_HOME"] = str(home)
     os.environ["DJANGO_SETTINGS_MODULE"] = "fleetops.endpoint.settings"
     os.umask(0o077)
+    _allow_connections()
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
     runner = asyncio.Runner(loop_factory=_loop_factory())
@@ -83,6 +86,14 @@ def main() -> int:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)
+
+
+def _allow_connections() -> None:
+    """Raise our own limit on open files, which is 1,024 on many machines: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop_factory() -> Any:

@@ -33,6 +33,7 @@ _AGENT_SERVICES = {"ssmmessages": "channel", "ec2messages": "json"}  # botocore 
 _EC2_MESSAGES_PREFIX = "EC2WindowsMessageDeliveryService"
 _HEARTBEATS = {"UpdateInstanceInformation"}
 _CHANGING_NODES = {"ec2", "iam"}  # services in which a change may bear on what a node is
+_UNKNOWN_BYTES = 2**20  # of a body, before it is known that its sender exists
 _BODY_SECONDS = 30.0  # between two pieces of a body
 _XML = "text/xml;charset=UTF-8"
 
@@ -55,6 +56,8 @@ class App:
         call = _call(scope)
         try:
             _identify(call)
+            if _may_be_large(call):
+                await self._endpoint.authenticator.check_known(call)
             body = await _read_body(call, receive)
             if body is None:
                 return  # the caller went away
@@ -257,12 +260,19 @@ def _identify(call: Call) -> None:
         call.protocol = "rest-json"  # but for S3 no service that is left speaks XML without a form
 
 
+def _may_be_large(call: Call) -> bool:
+    """Whether the body is more than anybody at all may send; see `_read_body`."""
+    declared = call.request.header("content-length") or "0"
+    chunked = call.request.header("transfer-encoding") is not None
+    return chunked or not declared.isdigit() or int(declared) > _UNKNOWN_BYTES
+
+
 async def _read_body(call: Call, receive: Receive) -> bytes | None:
     """Read the body, with or without a Content-Length; None if the caller went away. Raises ApiError if too large."""
     is_s3 = call.service is not None and call.service.signing_name == "s3"
     limit = settings.LARGEST_S3_REQUEST_BYTES if is_s3 else settings.LARGEST_REQUEST_BYTES
     if call.claim is None and call.protocol != "channel":
-        limit = min(limit, 2**20)  # nobody who signs nothing has more to say
+        limit = min(limit, _UNKNOWN_BYTES)
     declared = call.request.header("content-length") or "0"
     chunks: list[bytes] = []
     size = 0

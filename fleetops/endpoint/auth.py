@@ -50,6 +50,11 @@ class Authenticator:
         self._identities = identities
         self._vault = vault
 
+    async def check_known(self, call: Call) -> None:
+        """Return if the key that a request names exists: before much is read of somebody. Raises ApiError."""
+        if call.claim is not None:
+            await self._holder(call, call.claim)
+
     async def authenticate(self, call: Call) -> Principal:
         """The principal of a signed request. Raises ApiError in the words of the call's protocol."""
         claim = call.claim

@@ -249,7 +249,7 @@ class Hub:
             if not self._tokens.spend(Purpose("control", key), opener.token, self._now()):
                 raise Refused("this token does not open this channel, or was used before")
         except Refused as refused:
-            logger.warning("control channel refused instance=%s reason=%s", key[2], refused)
+            self._log_refusal("control channel refused instance=%s reason=%s", key[2], refused)
             await peer.close(REFUSED, str(refused))
             return
         control = _Control(peer)
@@ -287,7 +287,7 @@ class Hub:
         try:
             session = await self._admit(peer, session_id, key)
         except Refused as refused:
-            logger.warning("data channel refused session=%s reason=%s", session_id, refused)
+            self._log_refusal("data channel refused session=%s reason=%s", session_id, refused)
             await peer.close(REFUSED, str(refused))
             return
         if key is None and not session.relay.client.was_there:
@@ -312,6 +312,10 @@ class Hub:
         if not self._tokens.spend(Purpose(kind, session_id), opener.token, self._now()):
             raise Refused("this token does not open this channel, or was used before")
         return session
+
+    def _log_refusal(self, text: str, *values: Any) -> None:
+        """At our own end connections break in the middle of their beginning, and that is no news."""
+        logger.log(logging.DEBUG if self._is_closing else logging.WARNING, text, *values)
 
     # How sessions end
 

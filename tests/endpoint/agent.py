@@ -25,7 +25,13 @@ class AgentClient:
         self._host = endpoint.url.removeprefix("https://")
         self._context = ssl.create_default_context(cafile=endpoint.handover["ca_file"])
 
-    def as_node(self, endpoint: RunningEndpoint, instance_id: str, role: str = "ssm-core") -> "AgentClient":
+    def as_node(
+        self,
+        endpoint: RunningEndpoint,
+        instance_id: str,
+        role: str = "ssm-core",
+        node: tuple[str, str, str] | None = None,
+    ) -> "AgentClient":
         """A client with the credentials that the endpoint would give this node."""
         vault = TokenVault((endpoint.home / "keys" / "token.key").read_bytes())
         role_id = endpoint.client("iam").get_role(RoleName=role)["Role"]["RoleId"]
@@ -38,7 +44,7 @@ class AgentClient:
             access_key_id="",
             session_name=instance_id,
             role_arn=f"arn:aws:iam::111122223333:role/{role}",
-            node=("111122223333", "eu-west-1", instance_id),
+            node=node or ("111122223333", "eu-west-1", instance_id),
         )
         made = vault.issue(principal, timedelta(hours=1), clock.now())
         return AgentClient(endpoint, Credentials(made.access_key_id, made.secret_access_key, made.session_token))

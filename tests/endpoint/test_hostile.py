@@ -86,6 +86,23 @@ def test_an_absurd_head_is_refused_before_any_body(aws, head):
     assert is_alive(aws)
 
 
+def test_much_is_read_only_of_somebody_who_exists(aws):
+    """The answer comes before the body, of which not a byte was sent."""
+    head = signed(aws, "s3", method="PUT", path="/any/key", body=b"x")
+    key = aws.account["try_credentials"]["access_key_id"]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items()).replace(key, "AKIAUNKNOWN000000000")
+    connection = connect(aws, timeout=5)
+    connection.connect()
+    connection.sock.sendall(f"PUT /any/key HTTP/1.1\r\n{lines}Content-Length: 20000000\r\n\r\n".encode())
+    answer = b""
+    while piece := connection.sock.recv(4096):
+        answer += piece
+        if b"InvalidAccessKeyId" in answer:
+            break
+    assert answer.startswith(b"HTTP/1.1 403")
+    connection.close()
+
+
 def test_a_header_sent_twice_is_not_the_one_that_was_signed(aws):
     head = signed(aws, "ssm", headers=LIST, body=b"{}")
     connection = connect(aws)

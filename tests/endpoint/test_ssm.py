@@ -193,6 +193,12 @@ def test_a_node_may_speak_for_itself_alone(aws, agent):
     assert node.report(own, AgentVersion="3.3.987.0")[0] == 200
     status, answer = node.report(other, AgentVersion="3.3.987.0")
     assert (status, answer["__type"]) == (400, "AccessDeniedException")
+    poll = {"Destination": other, "MessagesRequestId": "m-1", "VisibilityTimeoutInSeconds": 10}
+    status, answer = node.call("EC2WindowsMessageDeliveryService.GetMessages", poll, service="ec2messages")
+    assert (status, answer["__type"]) == (400, "AccessDeniedException")
+    for elsewhere in (("999999999999", "eu-west-1", own), ("111122223333", "us-east-1", own)):
+        status, answer = agent.as_node(aws, own, node=elsewhere).report(own, AgentVersion="3.3.987.0")
+        assert (status, answer["__type"]) == (400, "AccessDeniedException"), "the same id is another node elsewhere"
     assert node.post(f"/v1/control-channel/{own}")[0] == 201
     status, body = node.post(f"/v1/control-channel/{other}")
     assert status == 403
