@@ -17,6 +17,13 @@ from tests.support.endpoint import running_endpoint, start_endpoint, until
 CHILD = "fleetops.endpoint.moto_process"
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory):
+    """An endpoint that is killed and started again by the tests of this module, one after the other."""
+    with running_endpoint(tmp_path_factory.mktemp("mortal") / "home") as endpoint:
+        yield endpoint
+
+
 def image(aws) -> str:
     return aws.client("ec2").describe_images()["Images"][0]["ImageId"]
 
@@ -88,90 +95,90 @@ def check_keys(aws, made) -> None:
     )["SignatureValid"]
 
 
-def test_ids_times_and_bytes_are_the_same_after_a_kill_and_after_a_restart(tmp_path):
-    with running_endpoint(tmp_path / "home") as aws:
-        made = make_one_of_each(aws)
-        before = state(aws)
-        child = aws.child(CHILD)
-        os.kill(child, signal.SIGKILL)
-        assert state(aws) == before, "after moto was killed"
-        assert aws.child(CHILD) != child
-        check_keys(aws, made)
-        aws.kill()
-        aws.start_again()
-        assert state(aws) == before, "after the endpoint was killed"
-        assert aws.stop() < 2.0
-        until(lambda: aws.child(CHILD) is None, seconds=2)
-        aws.start_again()
-        assert state(aws) == before, "after an orderly restart"
-        check_keys(aws, made)
+def test_ids_times_and_bytes_are_the_same_after_a_kill_and_after_a_restart(mortal):
+    aws = mortal
+    made = make_one_of_each(aws)
+    before = state(aws)
+    child = aws.child(CHILD)
+    os.kill(child, signal.SIGKILL)
+    assert state(aws) == before, "after moto was killed"
+    assert aws.child(CHILD) != child
+    check_keys(aws, made)
+    aws.kill()
+    aws.start_again()
+    assert state(aws) == before, "after the endpoint was killed"
+    assert aws.stop() < 2.0
+    until(lambda: aws.child(CHILD) is None, seconds=2)
+    aws.start_again()
+    assert state(aws) == before, "after an orderly restart"
+    check_keys(aws, made)
 
 
-def test_a_kill_in_the_middle_of_writes_loses_nothing_that_was_answered_and_does_nothing_twice(tmp_path):
-    with running_endpoint(tmp_path / "home") as aws:
-        answered: list[str] = []
-        stop = threading.Event()
+def test_a_kill_in_the_middle_of_writes_loses_nothing_that_was_answered_and_does_nothing_twice(mortal):
+    aws = mortal
+    answered: list[str] = []
+    stop = threading.Event()
 
-        def write(worker: int) -> None:
-            iam = aws.client("iam")
-            for number in range(10_000):
-                if stop.is_set():
-                    return
-                name = f"r-{worker}-{number}"
-                iam.create_role(RoleName=name, AssumeRolePolicyDocument='{"Version":"2012-10-17","Statement":[]}')
-                answered.append(name)
-
-        workers = [threading.Thread(target=write, args=(n,)) for n in range(3)]
-        for worker in workers:
-            worker.start()
-        for _ in range(2):
-            reached = len(answered) + 25
-            until(lambda reached=reached: len(answered) >= reached, seconds=20)
-            child = until(lambda: aws.child(CHILD))
-            os.kill(child, signal.SIGKILL)
-        reached = len(answered) + 10
-        until(lambda: len(answered) >= reached, seconds=20)
-        stop.set()
-        for worker in workers:
-            worker.join()
-        paginator = aws.client("iam").get_paginator("list_roles")
-        found = [role["RoleName"] for page in paginator.paginate() for role in page["Roles"]]
-        assert set(answered) <= set(found)
-        assert len(found) == len(set(found))
-        # Every worker went on without an error: a call that was under way was done once, and answered.
-        assert len([name for name in found if name.startswith("r-")]) == len(answered)
-
-
-def test_the_endpoint_killed_in_the_middle_of_writes_keeps_what_it_answered(tmp_path):
-    with running_endpoint(tmp_path / "home") as aws:
-        answered: list[str] = []
-
-        def write() -> None:
-            s3 = aws.client("s3")
-            s3.create_bucket(Bucket="records", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-            try:
-                for number in range(10_000):
-                    s3.put_object(Bucket="records", Key=f"k{number}", Body=b"%d" % number * 1000)
-                    answered.append(f"k{number}")
-            except Exception:  # the connection breaks: that is the point
+    def write(worker: int) -> None:
+        iam = aws.client("iam")
+        for number in range(10_000):
+            if stop.is_set():
                 return
+            name = f"r-{worker}-{number}"
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument='{"Version":"2012-10-17","Statement":[]}')
+            answered.append(name)
 
-        worker = threading.Thread(target=write)
+    workers = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+    for worker in workers:
         worker.start()
-        until(lambda: len(answered) > 40, seconds=20)
-        aws.kill()
+    for _ in range(2):
+        reached = len(answered) + 25
+        until(lambda reached=reached: len(answered) >= reached, seconds=20)
+        child = until(lambda: aws.child(CHILD))
+        os.kill(child, signal.SIGKILL)
+    reached = len(answered) + 10
+    until(lambda: len(answered) >= reached, seconds=20)
+    stop.set()
+    for worker in workers:
         worker.join()
-        aws.start_again()
+    paginator = aws.client("iam").get_paginator("list_roles")
+    found = [role["RoleName"] for page in paginator.paginate() for role in page["Roles"]]
+    assert set(answered) <= set(found)
+    assert len(found) == len(set(found))
+    # Every worker went on without an error: a call that was under way was done once, and answered.
+    assert len([name for name in found if name.startswith("r-")]) == len(answered)
+
+
+def test_the_endpoint_killed_in_the_middle_of_writes_keeps_what_it_answered(mortal):
+    aws = mortal
+    answered: list[str] = []
+
+    def write() -> None:
         s3 = aws.client("s3")
-        found = {item["Key"] for item in s3.list_objects_v2(Bucket="records")["Contents"]}
-        assert set(answered) <= found
-        last = answered[-1]
-        assert s3.get_object(Bucket="records", Key=last)["Body"].read() == last[1:].encode() * 1000
-        trail = aws.client("cloudtrail").lookup_events(
-            LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": "PutObject"}]
-        )
-        recorded = {event["CloudTrailEvent"] for event in trail["Events"]}
-        assert any(f'"key":"{last}"' in text for text in recorded), "a changing call is recorded before it is answered"
+        s3.create_bucket(Bucket="killed", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        try:
+            for number in range(10_000):
+                s3.put_object(Bucket="killed", Key=f"k{number}", Body=b"%d" % number * 1000)
+                answered.append(f"k{number}")
+        except Exception:  # the connection breaks: that is the point
+            return
+
+    worker = threading.Thread(target=write)
+    worker.start()
+    until(lambda: len(answered) > 40, seconds=20)
+    aws.kill()
+    worker.join()
+    aws.start_again()
+    s3 = aws.client("s3")
+    found = {item["Key"] for item in s3.list_objects_v2(Bucket="killed")["Contents"]}
+    assert set(answered) <= found
+    last = answered[-1]
+    assert s3.get_object(Bucket="killed", Key=last)["Body"].read() == last[1:].encode() * 1000
+    trail = aws.client("cloudtrail").lookup_events(
+        LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": "PutObject"}]
+    )
+    recorded = {event["CloudTrailEvent"] for event in trail["Events"]}
+    assert any(f'"key":"{last}"' in text for text in recorded), "a changing call is recorded before it is answered"
 
 
 def test_a_snapshot_follows_many_calls_and_one_that_was_changed_or_is_of_another_moto_is_refused(tmp_path):
