@@ -1,0 +1,83 @@
+"""A shell on a phone: the keys that its keyboard lacks, and a page that fits."""
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .test_one_click_shell import connect, wait_for_screen
+from .test_terminal_page import run
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def phone(admin: Page, browser: Browser, stack):
+    """The administrator's phone, logged in."""
+    context = browser.new_context(
+        base_url=stack.url,
+        viewport={"width": 390, "height": 700},
+        has_touch=True,
+        is_mobile=True,
+        storage_state=admin.context.storage_state(),
+    )
+    page = context.new_page()
+    page.goto("/fleet/")
+    yield page
+    context.close()
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("toolbar", name="Keys").get_by_role("button", name=name, exact=True).tap()
+
+
+def test_esc_tab_arrows_and_ctrl_are_typed_by_touch(phone: Page):
+    connect(phone)
+    wait_for_screen(phone, r"[$#] $")
+    run(phone, "echo first-$((1+1))", "^first-2$")
+    press(phone, "Up")
+    phone.keyboard.type("0")
+    press(phone, "Left")
+    phone.keyboard.type("9\n")
+    wait_for_screen(phone, "^first-290$")  # the line came back, and the cursor went into it
+
+    phone.keyboard.type("cat -v\n")
+    press(phone, "Esc")
+    press(phone, "~")
+    press(phone, "Ctrl")
+    ctrl = phone.get_by_role("button", name="Ctrl", exact=True)
+    expect(ctrl).to_have_attribute("aria-pressed", "true")
+    press(phone, "Right")
+    phone.keyboard.type("\n")
+    wait_for_screen(phone, r"\^\[~\^\[\[1;5C")
+    expect(ctrl).to_have_attribute("aria-pressed", "false")  # it held for one key
+
+    press(phone, "Ctrl")
+    phone.keyboard.type("c")
+    run(phone, "echo out-$((1+1))", "^out-2$")
+
+
+def test_the_shell_s_page_fits_a_phone_and_shows_all_of_its_last_line(phone: Page):
+    connect(phone)
+    wait_for_screen(phone, r"[$#] $")
+    run(phone, "seq 200", "^200$")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    screen = phone.locator(".xterm-screen").bounding_box()
+    around = phone.locator(".fo-term").bounding_box()
+    assert screen["x"] + screen["width"] <= around["x"] + around["width"]
+    assert screen["y"] + screen["height"] <= around["y"] + around["height"]
+    expect(phone.get_by_role("button", name="End session")).to_be_in_viewport()
+    expect(phone.get_by_role("button", name="Larger text (Ctrl +)")).to_be_in_viewport()
+
+
+def test_a_mouse_s_page_has_no_row_of_keys_and_its_last_column_is_whole(admin: Page):
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    expect(admin.get_by_role("toolbar", name="Keys")).to_be_hidden()
+    for width in (1440, 1203, 1000):
+        admin.set_viewport_size({"width": width, "height": 701})
+        admin.wait_for_function(
+            """() => {
+                const screen = document.querySelector(".xterm-screen").getBoundingClientRect();
+                return screen.right <= innerWidth && innerWidth - screen.right < 40
+                    && screen.bottom <= document.querySelector(".fo-statusbar").getBoundingClientRect().top;
+            }"""
+        )
