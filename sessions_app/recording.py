@@ -22,6 +22,9 @@ import orjson
 import zstandard
 from django.db import transaction
 
+from fleetops.audit.models import AuditEvent
+from fleetops.errors import UserError
+
 from . import spool
 from .journal import MAX_PAYLOAD, OUTPUT, SIZE, STATE, Record, Segments, decode, size_of, state_of
 from .models import RecordingChunk, TerminalSession
@@ -158,6 +161,10 @@ class Sealer:
 # Reading
 
 
+class Damaged(UserError, ValueError):
+    """A recording is not what was sealed; the text says from where on."""
+
+
 def open_chunk(chunk: RecordingChunk, store: RecordingStore | None = None) -> BinaryIO:
     """Open a chunk's bytes, wherever they are: in the store, or still in this host's spool.
 
@@ -214,10 +221,11 @@ class Verification:
 
 
 def verify(session: TerminalSession) -> Verification:
-    """Check every chunk of a recording: its bytes, its place, its link, and the head that the session names."""
+    """Check every chunk of a recording: its bytes, its place, its link, and the head that session and audit name."""
     found = Verification(head=str(session.pk))
     store = recording_store()
     offset = 0
+    links = {""}
     for chunk in session.chunks.order_by("number").iterator(chunk_size=500):
         found.chunks += 1
         name = f"chunk {chunk.number}"
@@ -237,12 +245,27 @@ def verify(session: TerminalSession) -> Verification:
         if link(found.head, chunk) != chunk.chain_hash:
             found.faults.append(f"the link of {name} does not follow from the one before")
         found.head = chunk.chain_hash
+        links.add(chunk.chain_hash)
         found.output_bytes += chunk.output_bytes
-    if found.chunks and found.head != session.chain_head:
+    # A session that lives may have got further chunks since it was read.
+    if found.chunks and (session.chain_head not in links if session.is_live else session.chain_head != found.head):
         found.faults.append("the last link is not the one that the session names")
+    audited = _audited_head(session)
+    if audited is not None and audited != (found.head if found.chunks else ""):
+        found.faults.append("the last link is not the one that the audit log names")
     if not found.chunks and session.chain_head:
         found.faults.append("all chunks are missing")
     return found
+
+
+def _audited_head(session: TerminalSession) -> str | None:
+    """The last link as the audit log has it; None as long as the recording is not sealed to its end."""
+    if session.sealed_at is None:
+        return None
+    last = AuditEvent.objects.filter(
+        session_id=str(session.pk), action__in=["sessions.end", "sessions.start.fail", "sessions.recording.seal"]
+    ).first()
+    return last.details.get("chain_head") if last else None
 
 
 # Playing
@@ -252,13 +275,14 @@ def events(chunks: Sequence[RecordingChunk]) -> Iterator[tuple[float, str, str]]
     """Yield (seconds since the start, "o" or "r", text or "COLSxROWS") of a recording, in bounded memory.
 
     Characters whose bytes lie in two records, or two chunks, come whole. The first event is a size.
-    Raises OSError if a chunk cannot be had, ValueError if one is damaged.
+    `chunks` are all of a session, from the first on; each is checked before anything of it is given out. Raises Damaged
+    where one is not what was sealed.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     store = recording_store()
     is_first = True
-    for chunk in chunks:
-        with open_chunk(chunk, store) as file:
+    for chunk, file in _checked(chunks, store):
+        try:
             for record in chunk_records(file):
                 seconds = record.time_us / 1e6
                 if record.kind == OUTPUT:
@@ -270,20 +294,42 @@ def events(chunks: Sequence[RecordingChunk]) -> Iterator[tuple[float, str, str]]
                     state = state_of(record.payload)
                     yield seconds, "r", f"{state.cols}x{state.rows}"
                 is_first = False
+        except ValueError as error:
+            raise Damaged(f"Chunk {chunk.number} of this recording cannot be read: {error}.") from error
     if text := decoder.decode(b"", final=True):
         yield (chunks[-1].last_time_us / 1e6 if chunks else 0.0), "o", text
+
+
+def _checked(chunks: Sequence[RecordingChunk], store: RecordingStore) -> Iterator[tuple[RecordingChunk, BinaryIO]]:
+    """Yield each chunk with its bytes, open, once both are what was sealed. Raises Damaged."""
+    for number, chunk in enumerate(chunks, 1):
+        before = chunks[number - 2].chain_hash if number > 1 else str(chunk.session_id)
+        if chunk.number != number:
+            raise Damaged(f"Chunk {number} of this recording is missing.")
+        if link(before, chunk) != chunk.chain_hash:
+            raise Damaged(f"Chunk {number} of this recording does not follow from the one before: it was changed.")
+        try:
+            file = open_chunk(chunk, store)
+        except OSError as error:
+            raise Damaged(f"The bytes of chunk {number} of this recording are missing ({error.strerror}).") from error
+        with file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != chunk.sha256:
+                raise Damaged(f"The bytes of chunk {number} of this recording are not those that were sealed.")
+            file.seek(0)
+            yield chunk, file
 
 
 def cast(session: TerminalSession, chunks: Sequence[RecordingChunk], *, version: int = 2) -> Iterator[bytes]:
     """Yield an asciicast, version 2 or 3, in pieces of about 64 KiB.
 
+    A recording that is not what was sealed says so where that begins, and ends there.
     Source: docs.asciinema.org/manual/asciicast/v2 and v3: v2 has times since the start, v3 intervals.
     """
     pieces: list[bytes] = []
     size = 0
     has_header = False
     before = 0
-    for seconds, code, text in events(chunks):
+    for seconds, code, text in _until_damage(events(chunks)):
         if not has_header:
             has_header = True
             cols, rows = map(int, text.split("x")) if code == "r" else (session.cols, session.rows)
@@ -303,6 +349,18 @@ def cast(session: TerminalSession, chunks: Sequence[RecordingChunk], *, version:
     if not has_header:
         pieces.append(_header(session, session.cols, session.rows, version))
     yield b"".join(pieces)
+
+
+def _until_damage(shown: Iterator[tuple[float, str, str]]) -> Iterator[tuple[float, str, str]]:
+    """Events as they come, and in place of damage what it is."""
+    seconds = 0.0
+    try:
+        for event in shown:
+            seconds = event[0]
+            yield event
+    except Damaged as error:
+        logger.error("a recording is not what was sealed: %s", error)
+        yield seconds, "o", f"\x1b[0m\r\n\x1b[1;37;41m FleetOps: {error} What follows is left out. \x1b[0m\r\n"
 
 
 def _header(session: TerminalSession, cols: int, rows: int, version: int) -> bytes:

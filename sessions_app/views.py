@@ -146,7 +146,8 @@ def replay(request, pk):
     """The recording of a session, also of a live one: what is sealed of it.
 
     Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
-    (ended and sealed to its end), `is_live`. Template `sessions/replay.html`. That somebody looked is audited.
+    (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed). Template
+    `sessions/replay.html`. That somebody looked is audited.
     """
     session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
     services.record_view(session, actor=request.user)
@@ -160,6 +161,7 @@ def replay(request, pk):
         "output_bytes": sum(chunk.output_bytes for chunk in chunks),
         "is_whole": session.sealed_at is not None,
         "is_live": session.is_live,
+        "faults": recording.verify(session).faults,
     }
     return render(request, "sessions/replay.html", context)
 

@@ -1,15 +1,17 @@
 """Recordings: sealed, chained, found whole or not, played, searched, shipped, and finished when an owner is gone."""
 
+import hashlib
 import json
 from datetime import timedelta
 
 import pytest
+import zstandard
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from sessions_app import recording, services, upkeep
 from sessions_app import spool as spools
-from sessions_app.journal import Journal
+from sessions_app.journal import OUTPUT, Journal, encode
 from sessions_app.models import RecordingChunk, TerminalSession
 from sessions_app.recording import Sealer
 from sessions_app.states import SessionState
@@ -124,6 +126,54 @@ def test_a_whole_recording_verifies_and_a_changed_one_says_where(session, journa
 
     RecordingChunk.objects.filter(session=session, number=3).delete()
     assert "the last link is not the one that the session names" in recording.verify(session).faults
+
+
+@pytest.mark.parametrize("change", ["flipped", "cut", "gone", "another", "row"])
+def test_nothing_is_played_that_was_not_sealed(session, journal, change):
+    for text in (b"first", b"second", b"third"):
+        append(journal, text)
+        seal(session, journal)
+    path, first = path_of(session, 2), path_of(session, 1)
+    whole = path.read_bytes()
+    match change:
+        case "flipped":
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        case "cut":
+            path.write_bytes(whole[:10])  # zstd takes this for an empty frame that is still to come
+        case "gone":
+            path.unlink()
+        case "another":
+            path.write_bytes(first.read_bytes())  # a well-formed chunk, only not this one
+        case "row":
+            RecordingChunk.objects.filter(session=session, number=2).update(first_time_us=1)
+    chunks = chunks_of(session)
+    with pytest.raises(recording.Damaged, match=r"[Cc]hunk 2"):
+        list(recording.events(chunks))
+    lines = [json.loads(line)[2] for line in b"".join(recording.cast(session, chunks)).splitlines()[1:]]
+    assert lines[0] == "first" and len(lines) == 2
+    assert "FleetOps: " in lines[1] and "hunk 2 of this recording" in lines[1] and "left out" in lines[1]
+    for read in (lambda: recording.index(session, chunks), lambda: recording.search(chunks, "third")):
+        with pytest.raises(recording.Damaged):
+            read()
+    with pytest.raises(recording.Damaged, match="Chunk 1 of this recording is missing"):
+        list(recording.events(chunks[1:]))
+
+
+def test_a_chain_that_was_written_anew_does_not_fit_the_audit_log(session, journal):
+    append(journal, b"true")
+    seal(session, journal)
+    services.ended(session, reason="The shell has ended.", sealed=True)
+    assert recording.verify(session).is_whole
+    chunk = chunks_of(session)[0]
+    forged = path_of(session, 1).with_name("forged")
+    forged.write_bytes(zstandard.compress(encode(OUTPUT, 1, 0, b"false")))
+    chunk.sha256 = hashlib.sha256(forged.read_bytes()).hexdigest()
+    forged.rename(spools.chunk_path(session.pk, 1, chunk.sha256))
+    chunk.chain_hash = recording.link(str(session.pk), chunk)
+    chunk.save()
+    session.chain_head = chunk.chain_hash
+    session.save()
+    assert recording.verify(session).faults == ["the last link is not the one that the audit log names"]
 
 
 def test_a_crash_between_the_file_and_its_row_costs_nothing(session, journal, monkeypatch):

@@ -176,6 +176,17 @@ def test_a_replay_is_shown_and_audited(client, people, replayable):
     assert client.get(reverse("sessions:terminal", args=[replayable.pk])).url == page.request["PATH_INFO"]
 
 
+def test_a_recording_that_was_changed_says_so_wherever_it_is_shown(client, people, replayable):
+    chunk = replayable.chunks.get()
+    spools.chunk_path(replayable.pk, 1, chunk.sha256).write_bytes(b"")
+    page = login(client, people["operator"]).get(reverse("sessions:replay", args=[replayable.pk]))
+    assert page.context["faults"] == ["the bytes of chunk 1 were changed"]
+    assert "This recording is not what was sealed." in page.content.decode()
+    for name in ("events", "search"):
+        answer = client.get(reverse(f"sessions:{name}", args=[replayable.pk]), {"q": "find"})
+        assert answer.status_code == 409 and "not those that were sealed" in answer.content.decode()
+
+
 async def read(answer) -> bytes:
     return b"".join([piece async for piece in answer.streaming_content])
 
