@@ -1,5 +1,7 @@
 """What a demo shell can see and do: looked at from inside, with each launcher."""
 
+import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -76,6 +78,28 @@ async def test_files_in_memory_have_a_limit_and_shells_are_the_first_to_go_when_
         await client.run(f"rm {path}/full")
     assert await client.run("echo x 2>/dev/null >/dev/full2 || echo re''fused") == "refused\n"
     assert await client.run("cat /proc/self/oom_score_adj") == "1000\n"
+
+
+async def test_nothing_that_a_shell_leaves_behind_outlives_it(shell):
+    client, _, _ = shell
+    await client.run("(trap '' HUP TERM; setsid sleep 98765 & nohup sleep 98765 & disown -a) >/dev/null 2>&1")
+    assert len(sleepers()) == 2
+    await client.type("exit\r")
+    await client.see_end()
+    deadline = asyncio.get_running_loop().time() + 5
+    while sleepers():
+        assert asyncio.get_running_loop().time() < deadline, sleepers()
+        await asyncio.sleep(0.05)
+
+
+def sleepers() -> list[str]:
+    """The processes of this machine that sleep for our number of seconds."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == b"sleep\x0098765\x00":
+                found.append(path.parent.name)
+    return found
 
 
 async def test_other_processes_can_neither_be_seen_nor_killed(shell):
