@@ -83,12 +83,16 @@ async def test_files_in_memory_have_a_limit_and_shells_are_the_first_to_go_when_
 async def test_nothing_that_a_shell_leaves_behind_outlives_it(shell):
     client, _, _ = shell
     await client.run("(trap '' HUP TERM; setsid sleep 98765 & nohup sleep 98765 & disown -a) >/dev/null 2>&1")
-    assert len(sleepers()) == 2
+    await until_sleep(2)
     await client.type("exit\r")
     await client.see_end()
-    deadline = asyncio.get_running_loop().time() + 5
-    while sleepers():
-        assert asyncio.get_running_loop().time() < deadline, sleepers()
+    await until_sleep(0)
+
+
+async def until_sleep(number: int) -> None:
+    deadline = asyncio.get_running_loop().time() + 10
+    while len(sleepers()) != number:
+        assert asyncio.get_running_loop().time() < deadline, f"{sleepers()} sleep, not {number}"
         await asyncio.sleep(0.05)
 
 
