@@ -1,4 +1,6 @@
-"""A shell on a phone: the keys that its keyboard lacks, and a page that fits."""
+"""On a phone: the keys that its keyboard lacks, pages that fit, filters that are not typed."""
+
+import re
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -81,3 +83,25 @@ def test_a_mouse_s_page_has_no_row_of_keys_and_its_last_column_is_whole(admin: P
                     && screen.bottom <= document.querySelector(".fo-statusbar").getBoundingClientRect().top;
             }"""
         )
+
+
+def test_the_audit_log_is_filtered_by_touch(phone: Page):
+    phone.goto("/audit/")
+    phone.get_by_text("Filters", exact=True).tap()
+    phone.get_by_role("group", name="Kind").get_by_role("checkbox", name="Login").tap()
+    phone.wait_for_url("**/audit/**kind**")
+    expect(phone.get_by_role("link", name="Remove kind login")).to_be_visible()
+    expect(phone.get_by_role("row").filter(has_text="identity.login").first).to_be_visible()
+
+
+def test_the_sidebar_s_count_follows_when_a_session_ends(admin: Page):
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    own = re.search(r"/sessions/([0-9a-f-]{36})/", admin.url)[1]
+    admin.goto("/sessions/")
+    count = admin.get_by_role("navigation", name="Main").get_by_role("link", name="Sessions").locator(".nav-count")
+    expect(count).to_have_text(re.compile(r"^\d+ live$"))
+    before = count.text_content()
+    admin.locator(f'[id="s-{own}"]').get_by_role("button", name="End").click()
+    admin.get_by_role("dialog").get_by_role("button", name="End session").click()
+    expect(count).not_to_have_text(before, timeout=30_000)
