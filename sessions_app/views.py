@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
@@ -123,7 +124,19 @@ def terminal(request, pk):
         "account_name": _account_name(session),
         "watch": session.user_id != request.user.pk,
     }
-    return render(request, "sessions/terminal.html", context)
+    response = render(request, "sessions/terminal.html", context)
+    # The one page that opens a websocket, and the one place that it may open it to.
+    response._csp_update = {"connect-src": [_terminal_address(request)]}  # django-csp's own attribute
+    return response
+
+
+def _terminal_address(request) -> str:
+    """Where this browser's terminal is, as a source of the content security policy."""
+    if settings.TERMINAL_URL:
+        return settings.TERMINAL_URL
+    host = request.get_host()
+    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+    return f"{'wss' if request.is_secure() else 'ws'}://{name}:{settings.TERMINAL_PORT}"
 
 
 @require_POST

@@ -233,3 +233,15 @@ def test_ending_a_session_that_nobody_opened_ends_it_at_once(client, people):
     session.refresh_from_db()
     assert session.state == SessionState.FAILED
     assert session.end_reason == "Ended by operator before it began."
+
+
+def test_only_the_terminals_page_may_open_a_websocket_and_only_to_its_terminal_process(client, people, settings):
+    settings.TERMINAL_PORT = 8081
+    session = make_session(user=people["operator"])
+    client.force_login(people["operator"])
+
+    page = client.get(reverse("sessions:terminal", args=[session.pk]), headers={"Host": "localhost:8080"})
+    assert "connect-src 'self' ws://localhost:8081;" in page.headers["Content-Security-Policy"] + ";"
+
+    other = client.get(reverse("sessions:list"), headers={"Host": "localhost:8080"})
+    assert "connect-src 'self';" in other.headers["Content-Security-Policy"] + ";"
