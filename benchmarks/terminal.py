@@ -5,7 +5,8 @@
 Everything runs on this machine over loopback; the rounds of all terminals are interleaved, and a figure is the median
 of the rounds. FleetOps goes through its whole chain: websocket, terminal process, TLS, endpoint, TLS, demo node,
 PTY. The client is a plain socket, so that no client library is measured. CPU is that of all server processes, the
-shell's command included; memory is proportional set size (PSS).
+shell's command included; memory is proportional set size (PSS), of FleetOps that of the terminal process, the endpoint
+and the nodes' process. A session's memory is what the second half of many sessions adds: the first fills pools.
 """
 
 from __future__ import annotations
@@ -268,30 +269,36 @@ def cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def pss(pid: int, *, shells: bool = False) -> float:
-    """Megabytes of `pid` and what is below it, without the shells and their sandboxes unless asked for."""
+def pss(pids: list[int]) -> float:
+    """Megabytes of these processes."""
     total = 0
-    for each in [pid, *descendants(pid)]:
-        with contextlib.suppress(OSError):
-            command = Path(f"/proc/{each}/comm").read_text().strip()
-            if not shells and command in {"sh", "bash", "dash", "bwrap", "yes", "cat", "head"}:
-                continue
-            for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
     return total / 1024
 
 
-def stalled_reader(open_shell, pid: int) -> tuple[float, float]:
+def chain(stack: Stack) -> list[int]:
+    """The processes that a session passes: the terminal process, the endpoint, and the nodes' process."""
+    endpoint = stack.pid("endpoint")
+    for pid in descendants(endpoint):
+        with contextlib.suppress(OSError):
+            if b"fleetops.node\0host" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return [stack.pid("terminal"), endpoint, pid]
+    raise SystemExit("the nodes' process is not there")
+
+
+def stalled_reader(open_shell, pids: list[int]) -> tuple[float, float]:
     """A reader that stops for ten seconds in a flood: (megabytes grown at worst, seconds until Ctrl-C has acted)."""
     shell = open_shell()
     settle(shell)
-    before = pss(pid)
+    before = pss(pids)
     shell.type(b"yes 0123456789abcdef0123456789abcdef0123456789abcdef\r")
     worst, deadline = 0.0, time.monotonic() + STALL_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        worst = max(worst, pss(pid) - before)
+        worst = max(worst, pss(pids) - before)
     shell.type(b"\x03echo sto''pped\r")
     began = time.perf_counter()
     with contextlib.suppress(SystemExit):
@@ -313,8 +320,12 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         peers: dict[str, subprocess.Popen] = {}
         ports: dict[str, int] = {}
         for name in ("bridge", "terminado"):
+            command = [sys.executable, str(Path(__file__).with_name("peers.py")), name]
             peers[name] = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("peers.py")), name], stdout=subprocess.PIPE, text=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # they complain about each client that goes
+                text=True,
             )
             stack_of.callback(peers[name].kill)
             ports[name] = int(peers[name].stdout.readline())
@@ -325,6 +336,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             "FleetOps": lambda: FleetOps(stack, person),
         }
         pids = {"bridge": peers["bridge"].pid, "terminado": peers["terminado"].pid, "FleetOps": stack.process.pid}
+        measured = {"bridge": [pids["bridge"]], "terminado": [pids["terminado"]], "FleetOps": chain(stack)}
         rounds: dict[str, dict[str, list[float]]] = {name: {} for name in openers}
 
         def note(name: str, figure: str, value: float) -> None:
@@ -360,16 +372,19 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                 other.close()
             shell.close()
             time.sleep(2)
-            before = pss(pids[name])
-            idle = [openers[name]() for _ in range(options.sessions)]
-            for each in idle:
-                settle(each)
-            time.sleep(6)  # past a sealing of each recording
-            note(name, "MB a session", (pss(pids[name]) - before) / options.sessions)
+            idle: list[Shell] = []
+            levels = []
+            for _ in range(2):
+                idle += [openers[name]() for _ in range(options.sessions)]
+                for each in idle[-options.sessions :]:
+                    settle(each)
+                time.sleep(6)  # past a sealing of each recording
+                levels.append(pss(measured[name]))
+            note(name, "MB a session", (levels[1] - levels[0]) / options.sessions)
             for each in idle:
                 each.close()
             time.sleep(2)
-            worst, stop_seconds = stalled_reader(openers[name], pids[name])
+            worst, stop_seconds = stalled_reader(openers[name], measured[name])
             note(name, "stalled reader MB", worst)
             note(name, "Ctrl-C after it s", stop_seconds)
         return {
@@ -409,7 +424,9 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=300)
     parser.add_argument("--megabytes", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sessions", type=int, default=20, help="sessions opened to measure the memory of one")
+    parser.add_argument(
+        "--sessions", type=int, default=20, help="half of the sessions opened to measure the memory of one"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
     options = parser.parse_args()

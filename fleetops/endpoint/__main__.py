@@ -193,7 +193,7 @@ async def _unless(stopped: asyncio.Event, work: Any) -> None:
 
 
 def _config(home: Path, app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http=Http,
         ws="fleetops.batches:BatchedWebSocket",
@@ -210,6 +210,10 @@ def _config(home: Path, app: Any) -> uvicorn.Config:
         ssl_keyfile=str(home / "server.key"),
         ssl_version=ssl.PROTOCOL_TLS_SERVER,
     )
+    config.load()
+    # Nobody comes back with a ticket, and each client would keep two: 8 KB for each end of a session.
+    config.ssl.num_tickets = 0
+    return config
 
 
 def _write_handover(home: Path, url: str, place: str, account: dict[str, Any]) -> None:
