@@ -293,8 +293,16 @@ def stalled_reader(open_shell, pids: list[int]) -> tuple[float, float]:
     """A reader that stops for ten seconds in a flood: (megabytes grown at worst, seconds until Ctrl-C has acted)."""
     shell = open_shell()
     settle(shell)
+    flood = b"yes 0123456789abcdef0123456789abcdef0123456789abcdef\r"
+    shell.type(flood)  # once with a reader that reads: buffers of a first flood are not what stopping costs
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        shell.read(0.1)
+    shell.type(b"\x03")
+    while shell.read(0.5):
+        pass
     before = pss(pids)
-    shell.type(b"yes 0123456789abcdef0123456789abcdef0123456789abcdef\r")
+    shell.type(flood)
     worst, deadline = 0.0, time.monotonic() + STALL_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.5)
@@ -372,6 +380,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
                 other.close()
             shell.close()
             time.sleep(2)
+            worst, stop_seconds = stalled_reader(openers[name], measured[name])
+            note(name, "stalled reader MB", worst)
+            note(name, "Ctrl-C after it s", stop_seconds)
+            time.sleep(2)
             idle: list[Shell] = []
             levels = []
             for _ in range(2):
@@ -383,10 +395,6 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             note(name, "MB a session", (levels[1] - levels[0]) / options.sessions)
             for each in idle:
                 each.close()
-            time.sleep(2)
-            worst, stop_seconds = stalled_reader(openers[name], measured[name])
-            note(name, "stalled reader MB", worst)
-            note(name, "Ctrl-C after it s", stop_seconds)
         return {
             name: {figure: statistics.median(values) for figure, values in figures.items()}
             for name, figures in rounds.items()
