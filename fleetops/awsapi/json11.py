@@ -5,6 +5,7 @@ members and minima only; here maxima, patterns and enumerations are checked too,
 failures of one request in one message.
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -168,6 +169,17 @@ def _scalar(shape: Shape) -> Checker:
             raise ApiError("SerializationException", f"Expected a timestamp at '{path}'.") from None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
+    def check_blob(value: Any, path: str, failures: list[str]) -> str:
+        """Bytes, in base64: the limits are those of the bytes."""
+        try:
+            size = len(base64.b64decode(value, validate=True))
+        except (TypeError, ValueError):
+            raise ApiError("SerializationException", f"Expected bytes in base64 at '{path}'.") from None
+        _check_length(size, limits, "<bytes>", path, failures)
+        return str(value)
+
+    if kind == "blob":
+        return check_blob
     if kind in {"integer", "long", "float", "double"}:
         return check_number
     if kind == "boolean":

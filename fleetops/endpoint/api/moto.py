@@ -62,6 +62,12 @@ def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
     }, body
 
 
+# What a service calls a value that breaks its model, where it is not ValidationException.
+_INVALID = {"logs": "InvalidParameterException"}
+
+_codec = json11.Codec()
+
+
 def _with_action(query: str, operation: str) -> str:
     """A REST request's query with our operation as its only Action."""
     kept = [part for part in query.split("&") if part and unquote(part.partition("=")[0]) != "Action"]
@@ -71,16 +77,31 @@ def _with_action(query: str, operation: str) -> str:
 def loose_parameters(call: Call) -> dict[str, Any]:
     """The parameters of a call that moto answers, as far as the trail and the policies want to know them.
 
-    Raises ApiError (SerializationException) if a JSON body cannot be read.
+    moto checks little of what it is given: a JSON body is held against botocore's model first.
+    Raises ApiError: SerializationException if a JSON body cannot be read or is of another kind than the model says,
+    ValidationException, or the service's own name for it, if a value breaks a constraint.
     """
     if call.form:
         return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
     if call.protocol in {"json", "rest-json"}:
         try:
-            return json11.Codec.decode(call.request.body)
+            parameters = json11.Codec.decode(call.request.body)
         except ValueError:
             raise ApiError("SerializationException", "The request body is not a JSON object.") from None
+        if call.protocol == "json":
+            _check(call, parameters)
+        return parameters
     return {}
+
+
+def _check(call: Call, parameters: dict[str, Any]) -> None:
+    assert call.service is not None
+    try:
+        _codec.check(call.service.operation(call.operation).input_shape, parameters)
+    except ApiError as error:
+        if error.code == "ValidationException" and call.service.signing_name in _INVALID:
+            raise ApiError(_INVALID[call.service.signing_name], error.message) from None
+        raise
 
 
 def answer(status: int, headers: list[tuple[str, str]], content: bytes) -> Answer:
