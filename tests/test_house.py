@@ -16,9 +16,9 @@ PRODUCT = ("fleetops", "sessions_app", "patching", "statemgr")
 WINGS = {"sessions_app", "patching", "statemgr"}
 
 # Joins the rooms or starts them; nothing below imports it.
-ROOF = {"settings", "urls", "asgi", "celery", "prepare", "supervisor", "bootstrap"}
+ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap"}
 
-_GROUND = {"errors", "clock", "env"}
+_GROUND = {"errors", "clock", "env", "targets", "fetch"}
 _AUDIT = _GROUND | {"web"}
 _IDENTITY = _AUDIT | {"audit", "vault"}
 _DECIDERS = _IDENTITY | {"identity"}
@@ -33,6 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "env": set(),
+    "targets": {"errors"},
+    "fetch": {"errors", "clock"},
     "logs": set(),
     "processes": set(),
     "messages": set(),
@@ -66,7 +68,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"wire", "errors"},
     # The roof.
     "settings": {"env"},
-    "urls": {"web", "identity", "inventory", "sessions_app", "review"},
+    "urls": {
+        "web",
+        "identity",
+        "policy",
+        "approvals",
+        "notify",
+        "calendars",
+        "inventory",
+        "sessions_app",
+        "review",
+        "api",
+    },
+    "api": {
+        "errors",
+        "web",
+        "identity",
+        "policy",
+        "approvals",
+        "notify",
+        "calendars",
+        "inventory",
+        "sessions_app",
+        "review",
+    },
     "asgi": {"sessions_app", "celery"},
     "celery": set(),
     "prepare": set(),
