@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "csp",
     "axes",
     "django_htmx",
+    "drf_spectacular",
     "fleetops.web",
     "fleetops.audit",
     "fleetops.identity",
@@ -209,6 +210,22 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_LOCKOUT_CALLABLE = "fleetops.identity.views.locked_out"
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
+# Deeds that give power away ask for the password, or a code, if neither was given within this time.
+CONFIRM_SECONDS = env_int("FLEETOPS_CONFIRM_MINUTES", 10, low=1, high=720) * 60
+
+# --- The API ---------------------------------------------------------------------------------------------------------
+TOKEN_LONGEST_DAYS = env_int("FLEETOPS_TOKEN_LONGEST_DAYS", 365, low=1, high=3650)
+API_CALLS_PER_MINUTE = env_int("FLEETOPS_API_CALLS_PER_MINUTE", 600, low=1)  # of one token
+API_LOGINS_PER_MINUTE = env_int("FLEETOPS_API_LOGINS_PER_MINUTE", 20, low=1)  # from one address
+REST_FRAMEWORK = {"UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser"}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "FleetOps",
+    "DESCRIPTION": "The REST API of FleetOps. Send a token as “Authorization: Bearer fo_…”.",
+    "VERSION": "1",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SORT_OPERATIONS": False,
+}
 
 # --- Terminals -------------------------------------------------------------------------------------------------------
 # The address at which a terminal process takes browsers that another one relays: all of them reach it, nobody else.

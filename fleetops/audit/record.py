@@ -28,6 +28,18 @@ ACTIONS = (
     "identity.user.deactivate",
     "identity.user.password",
     "identity.roles.sync",
+    "identity.roles.set",
+    "identity.token.create",
+    "identity.token.create.refuse",
+    "identity.token.refuse",
+    "identity.token.revoke",
+    "identity.confirm",
+    "identity.confirm.refuse",
+    "identity.second_factor.set_up",
+    "identity.second_factor.remove",
+    "identity.second_factor.reset",
+    "identity.second_factor.refuse",
+    "identity.recovery_codes.renew",
     "web.permission.refuse",
     "inventory.account.link",
     "inventory.region.refresh.fail",
@@ -119,6 +131,8 @@ def record(
         raise LocalError(f"{action!r} is not in ACTIONS of audit/record.py; add it there")
     _refuse_secrets(details)
     context = current.get()
+    if context.via:
+        details["via"] = context.via
     actor_kind, actor_id, actor_name = _actor(actor)
     about = _target(session if target is None and isinstance(session, models.Model) else target)
     event = AuditEvent(

@@ -14,6 +14,18 @@ VERBS = {
     "identity.user.deactivate": "shut out",
     "identity.user.password": "set a new password for",
     "identity.roles.sync": "brought the roles up to date",
+    "identity.roles.set": "changed what is asked of the role",
+    "identity.token.create": "made the API token",
+    "identity.token.create.refuse": "was denied the API token",
+    "identity.token.refuse": "was turned away with the API token",
+    "identity.token.revoke": "revoked the API token",
+    "identity.confirm": "confirmed who they are",
+    "identity.confirm.refuse": "could not confirm who they are",
+    "identity.second_factor.set_up": "set up a second factor",
+    "identity.second_factor.remove": "removed the second factor of",
+    "identity.second_factor.reset": "reset the second factor of",
+    "identity.second_factor.refuse": "gave a wrong code",
+    "identity.recovery_codes.renew": "made new recovery codes",
     "web.permission.refuse": "was denied",
     "inventory.account.link": "linked the account",
     "inventory.region.refresh.fail": "could not read",
@@ -40,14 +52,15 @@ VERBS = {
 KINDS = {
     "recording": ("Recording", ("sessions.recording.",)),
     "session": ("Session", ("sessions.",)),
-    "login": ("Login", ("identity.login", "identity.logout")),
+    "login": ("Login", ("identity.login", "identity.logout", "identity.confirm")),
+    "token": ("API tokens", ("identity.token.",)),
     "user": ("Users and roles", ("identity.",)),
     "permission": ("Permission", ("web.permission.",)),
     "fleet": ("Fleet", ("inventory.",)),
     "audit": ("Audit", ("audit.",)),
 }
 
-SOURCES = {"browser": "Browser", "terminal": "Terminal", "worker": "Worker", "command": "Command line"}
+SOURCES = {"browser": "Browser", "api": "API", "terminal": "Terminal", "worker": "Worker", "command": "Command line"}
 
 _KIND_OF = {
     action: next(kind for kind, (_, starts) in KINDS.items() if action.startswith(starts)) for action in ACTIONS

@@ -14,7 +14,8 @@ class RequestContext:
 
     request_id: str = ""
     source_address: str = ""
-    source: str = ""  # browser, terminal, worker, command; empty where nobody has said
+    source: str = ""  # browser, api, terminal, worker, command; empty where nobody has said
+    via: str = ""  # the API token that acts for the actor, as its owner calls it
     denial_recorded: bool = False  # audit.record.deny sets it, so that one refusal makes one row
 
 

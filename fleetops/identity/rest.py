@@ -1,0 +1,358 @@
+"""What each api.py stands on: who calls, with which scopes, how often; how lists are paged; what errors read like."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.core.cache import cache
+from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db.models import QuerySet
+from django.http import Http404, JsonResponse
+from django.views.decorators.debug import sensitive_variables
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from redis.exceptions import RedisError
+from rest_framework import exceptions, serializers
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.authentication import SessionAuthentication as DjangoSessionAuthentication
+from rest_framework.pagination import BasePagination
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import BasePermission
+from rest_framework.renderers import JSONRenderer
+from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
+from rest_framework.views import APIView
+
+from fleetops.audit.record import Target, deny
+from fleetops.clock import now
+from fleetops.errors import Denied, UserError
+from fleetops.web.context import current
+from fleetops.web.shortcuts import require_permission
+
+from . import tokens
+from .models import ApiToken
+
+logger = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"  # RFC 9457
+PAGE_SIZE = 100
+MOST_ROWS = 500  # of one page
+ANY_SCOPE = ""  # for what every token may: say who it is, end itself
+
+
+# --- Who calls -------------------------------------------------------------------------------------------------------
+
+
+class TokenAuthentication(BaseAuthentication):
+    """`Authorization: Bearer fo_…`. The user it gives can do no more than the token's scopes let through."""
+
+    @sensitive_variables("header", "words")
+    def authenticate(self, request):
+        header = get_authorization_header(request)
+        if not header:
+            return None
+        words = header.decode("latin-1").split()
+        if words[0].lower() != "bearer" or len(words) != 2:
+            raise exceptions.AuthenticationFailed("Send the token as “Authorization: Bearer fo_…”, and nothing else.")
+        context = current.get()
+        try:
+            token = tokens.admit(words[1], address=context.source_address)
+        except tokens.TokenRefused as refusal:
+            raise exceptions.AuthenticationFailed(str(refusal)) from None
+        context.source, context.via = "api", f"{token.name} ({token.prefix}…)"
+        return token.user, token
+
+    def authenticate_header(self, request) -> str:
+        return 'Bearer realm="FleetOps"'
+
+
+class SessionAuthentication(DjangoSessionAuthentication):
+    """The pages' own log-in, with their CSRF token in X-CSRFToken."""
+
+
+class TokenScheme(OpenApiAuthenticationExtension):
+    """How the schema tells of tokens."""
+
+    target_class = TokenAuthentication
+    name = "token"
+
+    def get_security_definition(self, auto_schema) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "A token, made under “API tokens” or by /login/."}
+
+
+class ScopeMissing(Denied):
+    """The token is not for this."""
+
+    def __init__(self, scope: str, token: ApiToken):
+        self.permission = f"scope {scope}"
+        super().__init__(
+            f"The token “{token.name}” lacks the scope {scope}; it has {', '.join(token.scopes)}. "
+            "Make a token with that scope, as far as your roles allow it."
+        )
+
+
+class ScopedPermission(BasePermission):
+    """Somebody is known, their token has the method's scope, and they have one of the method's permissions, today."""
+
+    def has_permission(self, request, view) -> bool:
+        if not request.user or not request.user.is_authenticated:
+            raise exceptions.NotAuthenticated("Log in first: send a token as “Authorization: Bearer fo_…”.")
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in view.scopes:
+            return True  # the view has no such method: 405
+        scope = view.scopes[method]
+        if isinstance(request.auth, ApiToken) and scope != ANY_SCOPE and scope not in request.auth.scopes:
+            raise ScopeMissing(scope, request.auth)
+        if permissions := view.permissions.get(method):
+            require_permission(request.user, *permissions)
+        return True
+
+
+# --- How often -------------------------------------------------------------------------------------------------------
+
+
+def take_call(who: str, limit: int) -> int:
+    """Count one call of `who` in this minute; returns 0, or in how many seconds the next one is let through.
+
+    Without Valkey nothing is counted and all are let through: whoever can still be served is.
+    """
+    second = int(now().timestamp())
+    key = f"api-calls:{who}:{second // 60}"
+    try:
+        cache.add(key, 0, timeout=120)
+        count = cache.incr(key)
+    except (RedisError, ValueError):  # ValueError: the key went between the two
+        logger.warning("calls of the API are not counted: Valkey cannot be reached")
+        return 0
+    return 0 if count <= limit else 60 - second % 60
+
+
+class CallThrottle(BaseThrottle):
+    """At most API_CALLS_PER_MINUTE for each token, and for each person who uses the pages' log-in."""
+
+    seconds = 0
+
+    def allow_request(self, request, view) -> bool:
+        who = request.auth.prefix if isinstance(request.auth, ApiToken) else f"user-{request.user.pk}"
+        self.seconds = take_call(who, settings.API_CALLS_PER_MINUTE)
+        return not self.seconds
+
+    def wait(self) -> int:
+        return self.seconds
+
+
+# --- Pages of a list -------------------------------------------------------------------------------------------------
+
+
+class Cursor(BasePagination):
+    """By key: `next` goes on after the last row that was given, whatever is added or removed meanwhile.
+
+    The view's `newest_first` says which way; keys are UUIDv7, so that means by time.
+    """
+
+    def paginate_queryset(self, queryset: QuerySet, request, view=None) -> list[Any]:
+        self.size = self._size(request.query_params.get("page_size", ""))
+        descending = getattr(view, "newest_first", True)
+        if after := request.query_params.get("after", ""):
+            try:
+                queryset = queryset.filter(**{f"pk__{'lt' if descending else 'gt'}": after})
+            except (ValueError, DjangoValidationError):
+                raise exceptions.ValidationError({"after": ["This is no row's id; take it from “next”."]}) from None
+        rows = list(queryset.order_by("-pk" if descending else "pk")[: self.size + 1])
+        self.next = None
+        if len(rows) > self.size:
+            rows = rows[: self.size]
+            query = {**request.query_params.dict(), "after": str(rows[-1].pk)}
+            self.next = request.build_absolute_uri(f"{request.path}?{urlencode(query)}")
+        return rows
+
+    @staticmethod
+    def _size(text: str) -> int:
+        if not text:
+            return PAGE_SIZE
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_ROWS:
+            raise exceptions.ValidationError({"page_size": [f"Write a number from 1 to {MOST_ROWS}."]})
+        return int(text)
+
+    def get_paginated_response(self, data) -> Response:
+        return Response({"results": data, "next": self.next})
+
+    def get_paginated_response_schema(self, schema) -> dict:
+        return {
+            "type": "object",
+            "required": ["results", "next"],
+            "properties": {
+                "results": schema,
+                "next": {"type": "string", "format": "uri", "nullable": True, "description": "null: no more rows"},
+            },
+        }
+
+    def get_schema_operation_parameters(self, view) -> list[dict]:
+        return [
+            {
+                "name": "page_size",
+                "in": "query",
+                "required": False,
+                "description": f"Rows of one page, 1 to {MOST_ROWS}; {PAGE_SIZE} if it is left out.",
+                "schema": {"type": "integer", "minimum": 1, "maximum": MOST_ROWS},
+            },
+            {
+                "name": "after",
+                "in": "query",
+                "required": False,
+                "description": "The id of the last row of the page before; `next` has it.",
+                "schema": {"type": "string"},
+            },
+        ]
+
+
+# --- Errors ----------------------------------------------------------------------------------------------------------
+
+
+class ProblemSerializer(serializers.Serializer):
+    """What went wrong, after RFC 9457."""
+
+    type = serializers.CharField(help_text="about:blank: what `status` says")
+    title = serializers.CharField(help_text="the kind of problem, in two or three words")
+    status = serializers.IntegerField()
+    detail = serializers.CharField(help_text="what happened and how to mend it, for a person")
+    request_id = serializers.CharField(help_text="finds the request in the audit log and the server's log")
+    errors = serializers.DictField(
+        child=serializers.ListField(child=serializers.CharField()),
+        required=False,
+        help_text="what is wrong with each field",
+    )
+
+
+TITLES = {
+    400: "Not understood",
+    401: "Not logged in",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not possible here",
+    406: "Not available in this form",
+    409: "Not done",
+    413: "Too large",
+    415: "Not JSON",
+    429: "Too many calls",
+    500: "FleetOps's mistake",
+}
+
+
+def problem(status: int, detail: str, **more: Any) -> Response:
+    """An error as the API says it."""
+    return Response(_problem(status, detail, **more), status=status, content_type=PROBLEM)
+
+
+def plain_problem(status: int, detail: str) -> JsonResponse:
+    """The same from outside of DRF's views."""
+    return JsonResponse(_problem(status, detail), status=status, content_type=PROBLEM)
+
+
+def _problem(status: int, detail: str, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "about:blank",
+        "title": TITLES.get(status, "Not done"),
+        "status": status,
+        "detail": detail,
+        "request_id": current.get().request_id,
+        **more,
+    }
+
+
+def on_error(exception: Exception, context: dict) -> Response:
+    """DRF's exception handler: every error is a problem in JSON, every denial is audited once."""
+    request = context["request"]
+    if isinstance(exception, Denied | DjangoPermissionDenied | exceptions.PermissionDenied):
+        _record_denial(request, exception)
+        return problem(403, str(getattr(exception, "detail", exception)) or "You may not do this.")
+    if isinstance(exception, UserError):
+        logger.info("not done path=%s reason=%s", request.path, exception)
+        return problem(409, str(exception))
+    if isinstance(exception, Http404 | exceptions.NotFound):
+        return problem(404, "There is no such thing here, or it is not for you to see.")
+    if isinstance(exception, exceptions.ValidationError):
+        errors = _errors(exception.detail)
+        said = "; ".join(f"{name}: {' '.join(texts)}" if name else " ".join(texts) for name, texts in errors.items())
+        return problem(400, said, errors=errors)
+    if isinstance(exception, exceptions.Throttled):
+        answer = problem(429, f"That were too many calls in one minute; go on in {exception.wait} s.")
+        answer["Retry-After"] = str(exception.wait)
+        return answer
+    if isinstance(exception, exceptions.APIException):
+        answer = problem(exception.status_code, str(exception.detail))
+        if header := getattr(exception, "auth_header", None):
+            answer["WWW-Authenticate"] = header
+        return answer
+    logger.error("api failed request=%s path=%s", current.get().request_id, request.path, exc_info=exception)
+    return problem(500, "FleetOps made a mistake, and it is written down under this request_id. Nothing else was done.")
+
+
+def _errors(detail: Any) -> dict[str, list[str]]:
+    if not isinstance(detail, dict):
+        return {"": [str(each) for each in detail]}
+    found: dict[str, list[str]] = {}
+    for name, inner in detail.items():
+        name = "" if name == "non_field_errors" else str(name)
+        if isinstance(inner, dict):
+            found |= {f"{name}.{key}".strip("."): texts for key, texts in _errors(inner).items()}
+        else:
+            found[name] = [str(each) for each in inner]
+    return found
+
+
+def _record_denial(request, exception: Exception) -> None:
+    if current.get().denial_recorded:
+        return
+    permission = getattr(exception, "permission", "")
+    deny(
+        "web.permission.refuse",
+        actor=request.user if request.user and request.user.is_authenticated else None,
+        target=Target("web.api", request.path, request.path),
+        reason=f"lacks {permission}" if permission else str(getattr(exception, "detail", exception)),
+        permission=permission,
+        method=request.method,
+    )
+
+
+# --- Views -----------------------------------------------------------------------------------------------------------
+
+
+class Schema(AutoSchema):
+    """The schema of one view: besides what DRF knows, its scope and the problems that it may answer."""
+
+    def get_description(self) -> str:
+        text = super().get_description() or ""
+        scope = self.view.scopes.get(self.method, ANY_SCOPE)
+        need = f"Scope: `{scope}`." if scope else "" if self.view.is_open else "Any token will do."
+        return "\n\n".join(each for each in (text, need) if each)
+
+    def _get_response_bodies(self, *args, **kwargs):
+        bodies = super()._get_response_bodies(*args, **kwargs)
+        body = self._get_response_for_code(ProblemSerializer, "default", media_types=[PROBLEM])
+        return bodies | {"default": body | {"description": "What went wrong."}}
+
+
+class ApiView(APIView):
+    """A view of the API. `scopes` says for each of its methods which scope a token needs, `permissions` which one of
+    several permissions its owner needs besides. Rows come from `visible_to`, deeds from the room's services."""
+
+    authentication_classes = (TokenAuthentication, SessionAuthentication)
+    permission_classes = (ScopedPermission,)
+    throttle_classes = (CallThrottle,)
+    renderer_classes = (JSONRenderer,)
+    parser_classes = (JSONParser,)
+    pagination_class = Cursor
+    metadata_class = None  # OPTIONS: 405; the schema tells
+    schema = Schema()
+
+    scopes: ClassVar[Mapping[str, str]] = {}
+    permissions: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    is_open = False  # to whom nobody knows
+    newest_first = True
+
+    def get_exception_handler(self):
+        return on_error

@@ -1,0 +1,40 @@
+"""What an API token may be made for. A scope never gives: it lets through what the token's owner may do anyway."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One thing that a token may be used for."""
+
+    title: str
+    grants: tuple[str, ...] = ()  # permissions that come through it, as far as the owner has them
+    needs: tuple[str, ...] = ()  # the owner must have one of them to give it; none: everybody may
+
+
+_SEE = "inventory.view_instance"
+_OPEN = "sessions_app.open_terminalsession"
+_REVIEW = "sessions_app.review_terminalsession"
+_END = "sessions_app.end_terminalsession"
+
+SCOPES: dict[str, Scope] = {
+    "fleet:read": Scope("Read instances, accounts and regions", (_SEE,), (_SEE,)),
+    "sessions:read": Scope("Read sessions: one's own, or everybody's with the permission to review", (_REVIEW,)),
+    "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
+    "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),
+    "recordings:read": Scope("Download recordings of the sessions that one may see", (_REVIEW,)),
+    "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
+    "tokens:manage": Scope("List and revoke one's own tokens"),
+}
+
+
+def permissions_of(scopes: Iterable[str]) -> frozenset[str]:
+    """All that comes through `scopes`; a scope that this version no longer knows lets nothing through."""
+    return frozenset(name for scope in scopes if scope in SCOPES for name in SCOPES[scope].grants)
+
+
+def may_have(scope: str, has_permission: Callable[[str], bool]) -> bool:
+    """Whether somebody with these permissions may give `scope` to a token of theirs."""
+    needs = SCOPES[scope].needs
+    return not needs or any(has_permission(name) for name in needs)
