@@ -155,12 +155,12 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
         await _unless(stopped, endpoint.moto.ready())
         if stopped.is_set():
             return 0
-        account = await Seeder(endpoint.moto, home, clock.now()).seed()
+        accounts = await Seeder(endpoint.moto, home, clock.now()).seed()
         await fleet.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        _write_handover(home, url, place, account)
+        _write_handover(home, url, place, accounts)
         if nodes is not None:
             (home / "nodes").mkdir(exist_ok=True)
             await nodes.start()
@@ -216,14 +216,14 @@ def _config(home: Path, app: Any) -> uvicorn.Config:
     return config
 
 
-def _write_handover(home: Path, url: str, place: str, account: dict[str, Any]) -> None:
+def _write_handover(home: Path, url: str, place: str, accounts: list[dict[str, Any]]) -> None:
     from fleetops.endpoint.keys import write_private
 
     handover = {
         "endpoint_url": url,
         "ca_file": str(home / "ca.pem"),
         "stream_hosts": [place],
-        "accounts": [account],
+        "accounts": accounts,
     }
     write_private(home / "handover.json", json.dumps(handover, indent=1).encode())
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from fleetops import clock
 from fleetops.awsapi import json11, models, query, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
-from fleetops.endpoint import resources, settings
+from fleetops.endpoint import regions, resources, settings
 from fleetops.endpoint.api import cloudtrail, ec2messages, moto, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
@@ -159,6 +159,8 @@ class App:
             await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
             return _json(await cloudtrail.lookup_events(call, endpoint.reader))
+        if service == "ec2" and call.operation == "DescribeRegions":
+            return Answer(200, regions.describe_regions(call.form, call.request_id), _XML)
         if service == "ec2" and call.operation == "DescribeInstances":
             header, content = await endpoint.moto.ask(
                 {

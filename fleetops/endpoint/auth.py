@@ -5,6 +5,7 @@ from typing import Any
 
 from fleetops.awsapi import iampolicy, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error
+from fleetops.endpoint import regions
 from fleetops.endpoint.calls import Call, Principal
 from fleetops.endpoint.credentials import BadToken, TokenVault
 from fleetops.endpoint.moto_client import MotoClient
@@ -60,6 +61,11 @@ class Authenticator:
         claim = call.claim
         if claim is None:
             raise identity_error("missing", call.protocol, "Missing Authentication Token")
+        if claim.region not in regions.known():
+            words = f"Credential should be scoped to a valid region, not '{claim.region}'."
+            raise identity_error("signature", call.protocol, words)
+        if regions.is_off(claim.region):
+            raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
         try:
             principal, secret = await self._holder(call, claim)
             sigv4.check_time(claim, call.now)

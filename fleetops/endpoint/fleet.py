@@ -39,27 +39,31 @@ class Fleet:
         self._endpoint = endpoint
         self._host = host
         self._home = home
-        self._given: dict[str, _Given] = {}
+        self._given: dict[NodeKey, _Given] = {}
         self._lock = asyncio.Lock()
-        self._regions: set[tuple[str, str]] = {(seed.ACCOUNT_ID, seed.REGION)}
+        self._demo = {machine.key[:2] for machine in seed.ALL_MACHINES}
+        self._regions: set[tuple[str, str]] = set(self._demo)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Make the hybrid nodes known, tell the host of every node, and begin to renew."""
-        for machine in seed.MACHINES:
+        for machine in seed.ALL_MACHINES:
             if not machine.zone:
                 await self._endpoint.nodes.register_hybrid(
-                    (seed.ACCOUNT_ID, seed.REGION, machine.instance_id),
+                    machine.key,
                     name=machine.name,
                     iam_role=seed.HYBRID_ROLE,
                     tags=machine.tags,
                     now=clock.now() - timedelta(days=machine.age_days),
                 )
-        facts = await self._facts(seed.ACCOUNT_ID, seed.REGION)
-        self._endpoint.nodes.set_ec2(seed.ACCOUNT_ID, seed.REGION, facts.values())
+        specs: list[NodeSpec] = []
+        for account, region in sorted(self._demo):
+            facts = await self._facts(account, region)
+            self._endpoint.nodes.set_ec2(account, region, facts.values())
+            specs += self._specs(account, region, facts)
+            await self._give(account, region, facts)
         if self._host is not None:
-            await self._give(facts)
-            await self._host.update(self._specs(facts))
+            await self._host.update(specs)
         self._endpoint.on_change = self.refresh
         self._task = asyncio.create_task(self._renew())
 
@@ -76,41 +80,42 @@ class Fleet:
             for account, name in regions:
                 facts = await self._facts(account, name)
                 self._endpoint.nodes.set_ec2(account, name, facts.values())
-                if self._host is not None and (account, name) == (seed.ACCOUNT_ID, seed.REGION):
-                    await self._give(facts)
+                if (account, name) in self._demo:
+                    await self._give(account, name, facts)
 
     async def _facts(self, account_id: str, region: str) -> dict[str, dict]:
         found = await self._endpoint.moto.result(ask="instance_facts", account=account_id, region=region)
         return {fact["instance_id"]: fact for fact in found}
 
-    async def _give(self, facts: dict[str, dict]) -> None:
-        """Tell the host what has changed for each demo node."""
-        assert self._host is not None
+    async def _give(self, account: str, region: str, facts: dict[str, dict]) -> None:
+        """Tell the host what has changed for each demo node of a region."""
+        if self._host is None:
+            return
         now = clock.now()
-        for machine in seed.MACHINES:
-            instance_id = machine.instance_id
-            fact = facts.get(instance_id)
+        for machine in _machines(account, region):
+            node = machine.key
+            fact = facts.get(machine.instance_id)
             if machine.zone:
                 running = fact is not None and fact["state"] == "running"
                 role = fact["role"] if fact is not None and running else None
             else:
                 running, role = True, seed.HYBRID_ROLE
-            self._host.set_running(instance_id, running)
-            given = self._given.get(instance_id)
+            self._host.set_running(node, running)
+            given = self._given.get(node)
             fresh = given is not None and (given.ends_at is None or given.ends_at - now > _RENEW_BEFORE)
             if given is not None and given.role == role and fresh:
                 continue
             keys = None
             if role is not None:
-                keys = await self._credentials((seed.ACCOUNT_ID, seed.REGION, instance_id), role)
-            self._given[instance_id] = _Given(role, keys.expires_at if keys is not None else None)
+                keys = await self._credentials(node, role)
+            self._given[node] = _Given(role, keys.expires_at if keys is not None else None)
             self._host.set_credentials(
-                instance_id,
+                node,
                 Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
                 if keys is not None
                 else None,
             )
-            logger.info("node credentials changed instance=%s role=%s", instance_id, role)
+            logger.info("node credentials changed account=%s region=%s instance=%s role=%s", *node, role)
 
     async def _credentials(self, node: NodeKey, role_name: str) -> credentials.Credentials | None:
         """Credentials as instance metadata gives them: of the role, for this one node. None without the role."""
@@ -131,17 +136,17 @@ class Fleet:
         )
         return self._endpoint.vault.issue(principal, _LIFETIME, clock.now())
 
-    def _specs(self, facts: dict[str, dict]) -> Iterable[NodeSpec]:
-        for machine in seed.MACHINES:
+    def _specs(self, account: str, region: str, facts: dict[str, dict]) -> Iterable[NodeSpec]:
+        for machine in _machines(account, region):
             fact = facts.get(machine.instance_id, {})
             name, version = seed.platform_of(machine)
             yield NodeSpec(
-                account_id=seed.ACCOUNT_ID,
-                region=seed.REGION,
+                account_id=account,
+                region=region,
                 instance_id=machine.instance_id,
                 hostname=machine.name,
                 name=machine.name,
-                home=str(self._home / "nodes" / machine.instance_id),
+                home=str(self._home / "nodes" / _directory(machine)),
                 tags=machine.tags,
                 platform_name=name,
                 platform_version=version,
@@ -155,8 +160,19 @@ class Fleet:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             try:
-                await self.refresh(seed.ACCOUNT_ID, seed.REGION)
+                for account, region in sorted(self._demo):
+                    await self.refresh(account, region)
             except ApiError as error:
                 logger.warning("node credentials not renewed reason=%s", error)
             except Exception:  # the outermost loop: without it all nodes would be lost within the hour
                 logger.exception("node credentials not renewed")
+
+
+def _machines(account: str, region: str) -> Iterable[seed.Machine]:
+    return (machine for machine in seed.ALL_MACHINES if machine.key[:2] == (account, region))
+
+
+def _directory(machine: seed.Machine) -> str:
+    """Of a node's home: two machines may have one id, and the first region's were there before there was another."""
+    is_first = machine.key[:2] == (seed.ACCOUNT_ID, seed.REGION)
+    return machine.instance_id if is_first else ".".join(machine.key)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fleetops.endpoint.calls import NodeKey
 from fleetops.node.spec import Credentials, NodeSpec
 
 __all__ = ["Credentials", "NodeHost", "NodeSpec"]
@@ -52,9 +53,10 @@ class NodeHost:
             "heartbeat_seconds": heartbeat_seconds,
             "retry_scale": retry_scale,
         }
-        self._specs: dict[str, NodeSpec] = {}
-        self._credentials: dict[str, dict[str, str] | None] = {}
-        self._running: dict[str, bool] = {}
+        # By the whole key: two accounts may each have a node of one id.
+        self._specs: dict[NodeKey, NodeSpec] = {}
+        self._credentials: dict[NodeKey, dict[str, str] | None] = {}
+        self._running: dict[NodeKey, bool] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self.sandbox = ""  # "bwrap", "namespaces" or "none", once the host has looked
@@ -77,34 +79,34 @@ class NodeHost:
 
     async def update(self, specs: Iterable[NodeSpec]) -> None:
         """Make these the nodes: new ones begin, changed ones begin anew, others end."""
-        wanted = {spec.instance_id: spec for spec in specs}
-        for instance_id in self._specs.keys() - wanted.keys():
-            self._credentials.pop(instance_id, None)
-            self._running.pop(instance_id, None)
-            self._order(op="remove", instance_id=instance_id)
-        changed = [spec for spec in wanted.values() if self._specs.get(spec.instance_id) != spec]
+        wanted = {spec.key: spec for spec in specs}
+        for node in self._specs.keys() - wanted.keys():
+            self._credentials.pop(node, None)
+            self._running.pop(node, None)
+            self._order(op="remove", node=node)
+        changed = [spec for spec in wanted.values() if self._specs.get(spec.key) != spec]
         self._specs = wanted
         for spec in changed:
             self._introduce(spec)
 
-    def set_credentials(self, instance_id: str, credentials: Mapping[str, str] | Credentials | None) -> None:
+    def set_credentials(self, node: NodeKey, credentials: Mapping[str, str] | Credentials | None) -> None:
         """Give a node its role's credentials, or take them away: it then goes offline."""
         if credentials is not None and not isinstance(credentials, Credentials):
             credentials = Credentials.from_json(credentials)
-        self._credentials[instance_id] = credentials.to_json() if credentials is not None else None
-        if instance_id in self._specs:  # else it goes along with the spec
-            self._order(op="credentials", instance_id=instance_id, credentials=self._credentials[instance_id])
+        self._credentials[node] = credentials.to_json() if credentials is not None else None
+        if node in self._specs:  # else it goes along with the spec
+            self._order(op="credentials", node=node, credentials=self._credentials[node])
 
-    def set_running(self, instance_id: str, running: bool) -> None:
+    def set_running(self, node: NodeKey, running: bool) -> None:
         """Start a node, or stop it: all its shells end, and it goes offline."""
-        self._running[instance_id] = running
-        if instance_id in self._specs:
-            self._order(op="state", instance_id=instance_id, running=running)
+        self._running[node] = running
+        if node in self._specs:
+            self._order(op="state", node=node, running=running)
 
     def _introduce(self, spec: NodeSpec) -> None:
         self._order(op="node", spec=spec.to_json())
-        self._order(op="state", instance_id=spec.instance_id, running=self._running.get(spec.instance_id, True))
-        self._order(op="credentials", instance_id=spec.instance_id, credentials=self._credentials.get(spec.instance_id))
+        self._order(op="state", node=spec.key, running=self._running.get(spec.key, True))
+        self._order(op="credentials", node=spec.key, credentials=self._credentials.get(spec.key))
 
     def _order(self, **order: Any) -> None:
         if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():

@@ -1,4 +1,4 @@
-"""The demo account: a small, believable fleet, and the identities that use it.
+"""The demo accounts: two small, believable fleets in two regions, and the identities that use them.
 
 Every call has a fixed request id, so a seed that was killed half way goes on where it was: moto's child answers what is
 in its journal already, and does the rest.
@@ -9,25 +9,29 @@ import hmac
 import json
 import logging
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.keys import key, write_private
 from fleetops.endpoint.moto_client import MotoClient
 
 logger = logging.getLogger(__name__)
 
 ACCOUNT_ID = "111122223333"
-ACCOUNT_NAME = "northwind-prod"
 REGION = "eu-west-1"
+_STAGING = "444455556666"
 PRODUCT_ROLE = "FleetOpsControlPlane"
 NODE_ROLE = "ssm-core"
 HYBRID_ROLE = "ssm-hybrid"
 _CORE_POLICY = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 _ADMIN_POLICY = "arn:aws:iam::aws:policy/AdministratorAccess"
+
+Place = tuple[str, str]  # account id, region
 
 _PLATFORMS = {  # platform: (PlatformName and PlatformVersion as the agent reports them, image)
     "al2023": ("Amazon Linux", "2023", "al2023-ami-2023"),
@@ -53,12 +57,18 @@ class Machine:
     age_days: int = 30
     is_stopped: bool = False
     has_profile: bool = True
-    extra_tags: dict[str, str] = field(default_factory=dict)
+    account_id: str = ACCOUNT_ID
+    region: str = REGION
+    own_id: str = ""  # instead of the one that follows from the name
 
     @property
     def instance_id(self) -> str:
-        digits = hashlib.sha256(f"{ACCOUNT_ID}/{REGION}/{self.name}".encode()).hexdigest()[:17]
-        return f"{'i' if self.zone else 'mi'}-{digits}"
+        digits = hashlib.sha256(f"{self.account_id}/{self.region}/{self.name}".encode()).hexdigest()[:17]
+        return self.own_id or f"{'i' if self.zone else 'mi'}-{digits}"
+
+    @property
+    def key(self) -> NodeKey:
+        return self.account_id, self.region, self.instance_id
 
     @property
     def tags(self) -> dict[str, str]:
@@ -68,7 +78,6 @@ class Machine:
             "cluster": self.cluster,
             "service": self.service,
             "team": self.team,
-            **self.extra_tags,
         }
 
 
@@ -88,6 +97,55 @@ MACHINES = (
     Machine("lagos-pos-gw-011", "bookworm", "", "prod", "lagos-pos", "point-of-sale", "retail", age_days=200),
     Machine("lagos-pos-gw-012", "jammy", "", "prod", "lagos-pos", "point-of-sale", "retail", age_days=200),
 )  # fmt: skip
+
+# The same account in another region.
+_MACHINES_US = (
+    Machine("pay-api-ue1a-01", "al2023", "a", "prod", "pay-api", "payments", "payments", "c6i.large", 19),
+    Machine("edge-cache-ue1b-01", "noble", "b", "prod", "edge-cache", "edge", "platform", "t3.medium", 52),
+)  # fmt: skip
+# A hybrid node's id is given out by each account and region on its own, so that one id may stand for two machines.
+# That never happens to most people; here it does, for whoever takes the id alone for a name to trip over it at once.
+SHARED_ID = MACHINES[-1].instance_id
+_MACHINES_STAGING = (
+    Machine("pay-api-stg-01", "al2023", "a", "staging", "pay-api-stg", "payments", "payments", "t3.medium", 6),
+    Machine("pg-ledger-stg-1", "bookworm", "b", "staging", "pg-ledger-stg", "ledger", "data", age_days=33),
+    Machine("lab-pos-gw-01", "bookworm", "", "staging", "lab-pos", "point-of-sale", "qa", "", 75, own_id=SHARED_ID),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DemoAccount:
+    """One account of the demo: who may assume its role, and the machines in its regions."""
+
+    account_id: str
+    name: str
+    external_id: str  # that its role's trust policy asks for; "" for one that asks for none
+    machines: tuple[Machine, ...]
+
+    @property
+    def regions(self) -> list[str]:
+        return list(dict.fromkeys(machine.region for machine in self.machines))
+
+    @property
+    def role_arn(self) -> str:
+        return f"arn:aws:iam::{self.account_id}:role/{PRODUCT_ROLE}"
+
+
+ACCOUNTS = (
+    DemoAccount(
+        ACCOUNT_ID,
+        "northwind-prod",
+        "",
+        MACHINES + tuple(replace(machine, region="us-east-1") for machine in _MACHINES_US),
+    ),
+    DemoAccount(
+        _STAGING,
+        "northwind-staging",
+        "northwind-fleetops-7d41",
+        tuple(replace(machine, account_id=_STAGING) for machine in _MACHINES_STAGING),
+    ),
+)
+ALL_MACHINES = tuple(machine for account in ACCOUNTS for machine in account.machines)
 
 # What each platform's demo node starts out with; some of it old on purpose.
 _PACKAGES = {
@@ -117,8 +175,10 @@ def packages_of(machine: Machine) -> dict[str, str]:
     return dict(_PACKAGES[machine.platform])
 
 
-def _trust(principal: dict[str, str], actions: list[str]) -> str:
-    statement = {"Effect": "Allow", "Principal": principal, "Action": actions}
+def _trust(principal: dict[str, str], actions: list[str], external_id: str = "") -> str:
+    statement: dict[str, Any] = {"Effect": "Allow", "Principal": principal, "Action": actions}
+    if external_id:
+        statement["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
@@ -129,16 +189,19 @@ def _product_policy() -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]})
 
 
-def _user_policy() -> str:
-    role = f"arn:aws:iam::{ACCOUNT_ID}:role/{PRODUCT_ROLE}"
+def _user_policy(role_arn: str) -> str:
     actions = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
     return json.dumps(
-        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": role}]}
+        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": role_arn}]}
     )
 
 
 class Seeder:
-    """Makes the demo account by calls to moto, each done once however often the seeder runs."""
+    """Makes the demo accounts by calls to moto, each done once however often the seeder runs.
+
+    What a home was given stays as its users left it: an instance is made once, and not again when it is gone. A home
+    from before a machine was added to the demo gains it at its next start.
+    """
 
     def __init__(self, moto: MotoClient, home: Path, now: datetime) -> None:
         self._moto = moto
@@ -146,70 +209,84 @@ class Seeder:
         self._now = now
         self._key = key(home / "keys", "seed.key")
 
-    async def seed(self) -> dict[str, Any]:
-        """Make what is not there yet; the account's part of the hand-over."""
-        path = self._home / "account.json"
-        if path.exists():
-            return json.loads(path.read_text())
-        logger.info("the demo account is being made account=%s", ACCOUNT_ID)
-        await self._identities()
-        product = await self._access_key("fleetops")
-        admin = await self._access_key("admin")
-        await self._instances()
-        account = {
-            "account_id": ACCOUNT_ID,
-            "name": ACCOUNT_NAME,
-            "regions": [REGION],
-            "role_arn": f"arn:aws:iam::{ACCOUNT_ID}:role/{PRODUCT_ROLE}",
-            "external_id": "",
-            "product_credentials": product,
-            "try_credentials": {"user": "admin", **admin},
-            "instance_ids": [machine.instance_id for machine in MACHINES],
-        }
-        write_private(path, json.dumps(account, indent=1).encode())
-        return account
+    async def seed(self) -> list[dict[str, Any]]:
+        """Make what is not there yet; the accounts' part of the hand-over."""
+        return [await self._seed_account(account) for account in ACCOUNTS]
 
-    async def _identities(self) -> None:
+    async def _seed_account(self, account: DemoAccount) -> dict[str, Any]:
+        # The first account's file has the name that it had when it was the only one.
+        path = self._home / ("account.json" if account is ACCOUNTS[0] else f"account-{account.account_id}.json")
+        told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        missing = [machine for machine in account.machines if machine.instance_id not in told.get("instance_ids", ())]
+        if told and not missing:
+            return told
+        logger.info("a demo account is being made account=%s machines=%s", account.account_id, len(missing))
+        if not told:
+            await self._identities(account)
+            told = {
+                "account_id": account.account_id,
+                "name": account.name,
+                "regions": [],
+                "role_arn": account.role_arn,
+                "external_id": account.external_id,
+                "product_credentials": await self._access_key(account, "fleetops"),
+                "try_credentials": {"user": "admin", **await self._access_key(account, "admin")},
+                "instance_ids": [],
+            }
+        for region in account.regions:
+            await self._instances(account, region, [machine for machine in missing if machine.region == region])
+        told |= {"regions": account.regions, "instance_ids": [machine.instance_id for machine in account.machines]}
+        write_private(path, json.dumps(told, indent=1).encode())
+        return told
+
+    async def _identities(self, account: DemoAccount) -> None:
+        async def iam(operation: str, **form: str) -> None:
+            await self._iam(account, operation, **form)
+
         for user in ("admin", "fleetops"):
-            await self._iam("CreateUser", UserName=user)
-        await self._iam("AttachUserPolicy", UserName="admin", PolicyArn=_ADMIN_POLICY)
-        await self._iam(
-            "PutUserPolicy", UserName="fleetops", PolicyName="assume-control-plane", PolicyDocument=_user_policy()
+            await iam("CreateUser", UserName=user)
+        await iam("AttachUserPolicy", UserName="admin", PolicyArn=_ADMIN_POLICY)
+        await iam(
+            "PutUserPolicy",
+            UserName="fleetops",
+            PolicyName="assume-control-plane",
+            PolicyDocument=_user_policy(account.role_arn),
         )
         trust = _trust(
-            {"AWS": f"arn:aws:iam::{ACCOUNT_ID}:user/fleetops"},
+            {"AWS": f"arn:aws:iam::{account.account_id}:user/fleetops"},
             ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"],
+            account.external_id,
         )
-        await self._iam("CreateRole", RoleName=PRODUCT_ROLE, AssumeRolePolicyDocument=trust, MaxSessionDuration="43200")
-        await self._iam(
-            "PutRolePolicy", RoleName=PRODUCT_ROLE, PolicyName="control-plane", PolicyDocument=_product_policy()
-        )
+        await iam("CreateRole", RoleName=PRODUCT_ROLE, AssumeRolePolicyDocument=trust, MaxSessionDuration="43200")
+        await iam("PutRolePolicy", RoleName=PRODUCT_ROLE, PolicyName="control-plane", PolicyDocument=_product_policy())
         for role, service in ((NODE_ROLE, "ec2.amazonaws.com"), (HYBRID_ROLE, "ssm.amazonaws.com")):
-            await self._iam(
+            await iam(
                 "CreateRole", RoleName=role, AssumeRolePolicyDocument=_trust({"Service": service}, ["sts:AssumeRole"])
             )
-            await self._iam("AttachRolePolicy", RoleName=role, PolicyArn=_CORE_POLICY)
-        await self._iam("CreateInstanceProfile", InstanceProfileName=NODE_ROLE)
-        await self._iam("AddRoleToInstanceProfile", InstanceProfileName=NODE_ROLE, RoleName=NODE_ROLE)
+            await iam("AttachRolePolicy", RoleName=role, PolicyArn=_CORE_POLICY)
+        await iam("CreateInstanceProfile", InstanceProfileName=NODE_ROLE)
+        await iam("AddRoleToInstanceProfile", InstanceProfileName=NODE_ROLE, RoleName=NODE_ROLE)
 
-    async def _access_key(self, user: str) -> dict[str, str]:
-        body = await self._iam("CreateAccessKey", UserName=user)
+    async def _access_key(self, account: DemoAccount, user: str) -> dict[str, str]:
+        body = await self._iam(account, "CreateAccessKey", UserName=user)
         return {"access_key_id": _first("AccessKeyId", body), "secret_access_key": _first("SecretAccessKey", body)}
 
-    async def _instances(self) -> None:
+    async def _instances(self, account: DemoAccount, region: str, machines: Sequence[Machine]) -> None:
+        machines = [machine for machine in machines if machine.zone]
+        if not machines:
+            return
+        place = (account.account_id, region)
         images = json.loads(Path(__file__).with_name("amis.json").read_text())
-        subnets = await self._subnets()
+        subnets = await self._subnets(place)
         stopped = []
-        for machine in MACHINES:
-            if not machine.zone:
-                continue
+        for machine in machines:
             image = next(item for item in images if item["name"].startswith(_PLATFORMS[machine.platform][2]))
             form = {
                 "ImageId": image["ami_id"],
                 "InstanceType": machine.instance_type,
                 "MinCount": "1",
                 "MaxCount": "1",
-                "SubnetId": subnets[f"{REGION}{machine.zone}"],
+                "SubnetId": subnets[f"{region}{machine.zone}"],
                 "MetadataOptions.HttpTokens": "required",
                 "TagSpecification.1.ResourceType": "instance",
             }
@@ -219,43 +296,47 @@ class Seeder:
             if machine.has_profile:
                 form["IamInstanceProfile.Name"] = NODE_ROLE
             launched = self._now - timedelta(days=machine.age_days, minutes=7 * len(machine.name))
-            await self._call("ec2", "ec2", "RunInstances", form, now=launched, instance_ids=[machine.instance_id])
+            await self._call(place, "ec2", "RunInstances", form, now=launched, instance_ids=[machine.instance_id])
             if machine.is_stopped:
                 stopped.append(machine.instance_id)
         for instance_id in stopped:
-            await self._call("ec2", "ec2", "StopInstances", {"InstanceId.1": instance_id})
+            await self._call(place, "ec2", "StopInstances", {"InstanceId.1": instance_id})
 
-    async def _subnets(self) -> dict[str, str]:
-        body = await self._call("ec2", "ec2", "DescribeSubnets", {})
+    async def _subnets(self, place: Place) -> dict[str, str]:
+        body = await self._call(place, "ec2", "DescribeSubnets", {})
         found = {}
         for item in body.split("<item>")[1:]:
             if "<subnetId>" in item and "<availabilityZone>" in item:
                 found[_first("availabilityZone", item)] = _first("subnetId", item)
         return found
 
-    async def _iam(self, operation: str, **form: str) -> str:
-        return await self._call("iam", "query", operation, form)
+    async def _iam(self, account: DemoAccount, operation: str, **form: str) -> str:
+        return await self._call((account.account_id, "us-east-1"), "iam", operation, form)
 
     async def _call(
         self,
+        place: Place,
         service: str,
-        protocol: str,
         operation: str,
         form: dict[str, str],
         *,
         now: datetime | None = None,
         instance_ids: list[str] | None = None,
     ) -> str:
-        version = {"iam": "2010-05-08", "ec2": "2016-11-15"}[service]
+        account_id, region = place
+        version, protocol = {"iam": ("2010-05-08", "query"), "ec2": ("2016-11-15", "ec2")}[service]
         body = urlencode({"Action": operation, "Version": version, **form}).encode()
-        request_id = "seed-" + hashlib.sha256(body).hexdigest()[:32]
+        # The first place's ids are as they were when there was no other, and moto knows the answers to its calls.
+        is_first = account_id == ACCOUNT_ID and (service == "iam" or region == REGION)
+        named = body if is_first else f"{account_id}/{region}/".encode() + body
+        request_id = "seed-" + hashlib.sha256(named).hexdigest()[:32]
         call = {
             "request_id": request_id,
             "now": (now or self._now).timestamp(),
             "seed": hmac.digest(self._key, request_id.encode(), "sha256").hex(),
-            "account": ACCOUNT_ID,
+            "account": account_id,
             "service": service,
-            "region": REGION if service == "ec2" else "us-east-1",
+            "region": region,
             "access_key": "AKIASEED",
             "method": "POST",
             "path": "/",

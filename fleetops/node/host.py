@@ -1,8 +1,8 @@
 """Several nodes in one process, told over standard input what becomes of them.
 
-Each line is one JSON object: {"op":"node","spec":{...}} makes a node or changes it, {"op":"remove","instance_id":..},
-{"op":"credentials","instance_id":..,"credentials":{...}|null}, {"op":"state","instance_id":..,"running":bool}. The end
-of input ends the process, and with it all shells.
+Each line is one JSON object: {"op":"node","spec":{...}} makes a node or changes it, {"op":"remove","node":KEY},
+{"op":"credentials","node":KEY,"credentials":{...}|null}, {"op":"state","node":KEY,"running":bool}. A KEY is
+[account id, region, instance id]. The end of input ends the process, and with it all shells.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Host:
         self._options = options
         self._launcher = launcher
         self._context = ssl.create_default_context(cafile=options.ca_file)
-        self._nodes: dict[str, tuple[Node, asyncio.Task[None]]] = {}
+        self._nodes: dict[tuple[str, ...], tuple[Node, asyncio.Task[None]]] = {}
 
     def obey(self, order: dict[str, Any]) -> None:
         """Carry out one line. Raises KeyError or TypeError for one that is wrong."""
@@ -42,21 +42,21 @@ class Host:
             case "node":
                 self._add(NodeSpec.from_json(order["spec"]))
             case "remove":
-                node = self._nodes.pop(order["instance_id"], None)
+                node = self._nodes.pop(tuple(order["node"]), None)
                 if node is not None:
                     node[1].cancel()
             case "credentials":
                 credentials = order["credentials"]
-                self._nodes[order["instance_id"]][0].set_credentials(
+                self._nodes[tuple(order["node"])][0].set_credentials(
                     Credentials.from_json(credentials) if credentials else None
                 )
             case "state":
-                self._nodes[order["instance_id"]][0].set_running(bool(order["running"]))
+                self._nodes[tuple(order["node"])][0].set_running(bool(order["running"]))
             case other:
                 raise KeyError(other)
 
     def _add(self, spec: NodeSpec) -> None:
-        known = self._nodes.get(spec.instance_id)
+        known = self._nodes.get(spec.key)
         if known is not None:
             if known[0].spec == spec:
                 return
@@ -64,7 +64,7 @@ class Host:
         node = Node(spec, self._options, self._context, self._launcher)
         task = asyncio.create_task(node.run())
         task.add_done_callback(lambda done: _report(spec.instance_id, done))
-        self._nodes[spec.instance_id] = (node, task)
+        self._nodes[spec.key] = (node, task)
 
     async def stop(self) -> None:
         tasks = [task for _, task in self._nodes.values()]

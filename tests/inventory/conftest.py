@@ -25,11 +25,25 @@ def endpoint(tmp_path_factory):
 
 @pytest.fixture
 def linked(db, endpoint):
-    """The endpoint's account, linked; its region has never been read."""
-    credentials = Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"])
-    (account,) = services.link_endpoint(endpoint.home / "handover.json", credentials, actor="tests")
+    """The endpoint's first account with its first region, linked; it has never been read."""
+    account, *others = link_all(endpoint)
+    account.regions.exclude(name="eu-west-1").delete()
+    for other in others:
+        other.delete()
     yield account
     forget_clients()
+
+
+@pytest.fixture
+def all_linked(db, endpoint):
+    """The endpoint's two accounts with their three regions, linked; none has ever been read."""
+    yield link_all(endpoint)
+    forget_clients()
+
+
+def link_all(endpoint):
+    credentials = Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"])
+    return services.link_endpoint(endpoint.home / "handover.json", credentials, actor="tests")
 
 
 @pytest.fixture

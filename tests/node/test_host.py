@@ -29,7 +29,7 @@ async def host(gateway):
         config_file=gateway.home / "nodes.json",
         retry_scale=0.02,
     )
-    host.set_credentials(NODE, key_for(NODE))
+    host.set_credentials(node_key(NODE), key_for(NODE))
     await host.update([make_spec(gateway.home)])
     await host.start()
     await gateway.until_connected(NODE)
@@ -79,17 +79,17 @@ async def test_stop_leaves_no_process(gateway, host):
 
 async def test_nodes_come_and_go_and_lose_their_credentials(gateway, host):
     second = make_spec(gateway.home, "i-0bbbbbbbbbbbbbbbb", "pg-ledger-eu1a-1")
-    host.set_credentials(second.instance_id, {"access_key_id": second.instance_id, "secret_access_key": "s"})
+    host.set_credentials(second.key, {"access_key_id": second.instance_id, "secret_access_key": "s"})
     await host.update([make_spec(gateway.home), second])
     await gateway.until_connected(second.instance_id)
     assert gateway.hub.is_connected(node_key(NODE))
     homes = [Path(make_spec(gateway.home).home) / "home", Path(second.home) / "home"]
     assert len({home.stat().st_uid for home in homes}) == (2 if os.getuid() == 0 else 1)
-    host.set_credentials(NODE, None)
+    host.set_credentials(node_key(NODE), None)
     await eventually(lambda: not gateway.hub.is_connected(node_key(NODE)))
-    host.set_running(second.instance_id, False)
+    host.set_running(second.key, False)
     await eventually(lambda: not gateway.hub.is_connected(node_key(second.instance_id)))
-    host.set_running(second.instance_id, True)
+    host.set_running(second.key, True)
     await gateway.until_connected(second.instance_id)
     await host.update([make_spec(gateway.home)])
     await eventually(lambda: not gateway.hub.is_connected(node_key(second.instance_id)))

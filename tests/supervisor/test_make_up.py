@@ -126,8 +126,9 @@ def test_fleetops_status_tells_how_to_try_the_aws_cli(stack):
     assert now["running"]
     assert now["state"] == "ready"
     assert now["addresses"]["web"] == stack.url
-    (account,) = now["endpoint"]["accounts"]
-    assert account["instance_ids"]
+    account, other = now["endpoint"]["accounts"]
+    assert account["instance_ids"] and other["instance_ids"]
+    assert (account["regions"], other["regions"]) == (["eu-west-1", "us-east-1"], ["eu-west-1"])
     aws = [
         Path(sys.executable).with_name("aws"),
         "sts",
@@ -152,7 +153,7 @@ def test_fleetops_status_tells_how_to_try_the_aws_cli(stack):
     assert words.returncode == 0
     for name, value in now["try"].items():
         assert f"export {name}={value}" in words.stdout
-    assert all(instance_id in words.stdout for instance_id in account["instance_ids"])
+    assert all(each in words.stdout for told in (account, other) for each in (told["name"], *told["instance_ids"]))
 
 
 def test_fleetops_manage_acts_on_this_home(stack):

@@ -40,6 +40,11 @@ class RunningEndpoint:
         return self.handover["accounts"][0]
 
     @property
+    def staging(self) -> dict[str, Any]:
+        """The second account, whose role asks for an external id."""
+        return self.handover["accounts"][1]
+
+    @property
     def url(self) -> str:
         return self.handover["endpoint_url"]
 
@@ -76,6 +81,12 @@ class RunningEndpoint:
             client.meta.events.register("after-call.ssm", _check_answer)
         return client
 
+    def staging_client(self, service: str, *, user: str = "admin", region: str = "eu-west-1") -> Any:
+        """A client in the second account."""
+        pair = self.staging["try_credentials" if user == "admin" else "product_credentials"]
+        keys = {f"aws_{name}": pair[name] for name in ("access_key_id", "secret_access_key")}
+        return self.client(service, region=region, user=f"staging {user}", **keys)
+
     def as_role(self, session_name: str = "maria", **parameters: Any) -> dict[str, str]:
         """Keys of FleetOps's own role, assumed as the product does it."""
         answer = self.client("sts", user="fleetops").assume_role(
@@ -90,9 +101,9 @@ class RunningEndpoint:
 
     def instance_id(self, name: str) -> str:
         """The id of a demo instance by its name."""
-        from fleetops.endpoint.seed import MACHINES
+        from fleetops.endpoint.seed import ALL_MACHINES
 
-        return next(machine.instance_id for machine in MACHINES if machine.name == name)
+        return next(machine.instance_id for machine in ALL_MACHINES if machine.name == name)
 
     def child(self, module: str) -> int | None:
         """The pid of a child process that runs `module`; None if there is none."""
