@@ -202,15 +202,8 @@ class Relay:
         while is_open:
             frames: list[bytes] = []
             before_pause: list[bytes] = []
-            for message in await peer.receive_all():
-                if message["type"] != "websocket.receive":
-                    is_open = False
-                    break
-                frame = message.get("bytes") or b""
-                try:
-                    message_type, payload_type, sequence, _ = peek(frame)
-                except RemoteProtocolError:
-                    message_type = ""
+            heads, is_open = await self._read(peer)
+            for frame, message_type, payload_type, sequence in heads:
                 if message_type in _TO_CLIENT:
                     frames.append(frame)
                     if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
@@ -237,15 +230,8 @@ class Relay:
         is_open = True
         while is_open:
             frames: list[bytes] = []
-            for message in await peer.receive_all():
-                if message["type"] != "websocket.receive":
-                    is_open = False
-                    break
-                frame = message.get("bytes") or b""
-                try:
-                    message_type, _, sequence, _ = peek(frame)
-                except RemoteProtocolError:
-                    message_type = ""
+            heads, is_open = await self._read(peer)
+            for frame, message_type, _, sequence in heads:
                 if message_type in _TO_AGENT:
                     frames.append(frame)
                     if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
@@ -255,6 +241,23 @@ class Relay:
                     self.dropped += 1
             if frames:
                 await self.to_agent.pass_on(frames)
+
+    async def _read(self, peer: Peer) -> tuple[list[tuple[bytes, str, int, int]], bool]:
+        """The frames of one read, each with its message type ("" if it is malformed), payload type and sequence number.
+
+        False with them once `peer` is gone.
+        """
+        heads: list[tuple[bytes, str, int, int]] = []
+        for message in await peer.receive_all():
+            if message["type"] != "websocket.receive":
+                return heads, False
+            frame = message.get("bytes") or b""
+            try:
+                message_type, payload_type, sequence, _ = peek(frame)
+            except RemoteProtocolError:
+                message_type, payload_type, sequence = "", 0, 0
+            heads.append((frame, message_type, payload_type, sequence))
+        return heads, True
 
 
 async def _cancel(task: asyncio.Task[None] | None) -> None:
