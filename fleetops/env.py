@@ -1,6 +1,7 @@
 """Settings as the environment gives them: typed, and refused with the way to mend them."""
 
 import contextlib
+import ipaddress
 import os
 import secrets
 from pathlib import Path
@@ -42,6 +43,19 @@ def env_bool(name: str, default: bool) -> bool:
 def env_list(name: str, default: tuple[str, ...] = ()) -> list[str]:
     text = os.environ.get(name, "")
     return [item.strip() for item in text.split(",") if item.strip()] if text else list(default)
+
+
+def env_networks(name: str) -> list[str]:
+    """Networks in CIDR notation, with commas; an address alone is a network of one."""
+    networks = []
+    for item in env_list(name):
+        try:
+            networks.append(str(ipaddress.ip_network(item)))
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{name}: {item!r} is no network; write it as 10.1.0.0/16, without host bits."
+            ) from None
+    return networks
 
 
 SHORTEST_SECRET = 32  # characters; what is shorter can be guessed from one signed cookie

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_int, env_list, env_secret, env_str
+from fleetops.env import env_int, env_list, env_networks, env_secret, env_str
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -246,6 +246,11 @@ INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between 
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)
+
+# --- What users may point FleetOps at: webhooks, calendars ------------------------------------------------------------
+# Networks inside which such an address may lie all the same, and for which http:// is enough.
+FETCH_ALLOWED_NETWORKS = env_networks("FLEETOPS_FETCH_ALLOWED_NETWORKS")
+FETCH_CA_FILE = env_str("FLEETOPS_FETCH_CA_FILE")
 
 # --- Pages -----------------------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"

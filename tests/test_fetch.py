@@ -1,0 +1,288 @@
+"""What a user names is asked only where it lies outside, once it has been looked at, and for so much and so long."""
+
+import datetime
+import http.server
+import ipaddress
+import socket
+import ssl
+import threading
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetops.fetch import FetchFailed, FetchRefused, check, fetch, is_public
+
+
+def resolving(*addresses: str):
+    def resolve(host, port, **_):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    return resolve
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.server.seen.append((self.command, self.path, dict(self.headers), b""))
+        status, headers, body = self.server.answers.get(self.path, (200, {}, b"fine"))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path == "/slow":
+            self.server.released.wait(30)
+        if self.path == "/drip":  # a byte now and then keeps every single read alive
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b"x")
+            return
+        self.wfile.write(body)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((self.command, self.path, dict(self.headers), body))
+        status, headers, answer = self.server.answers.get(self.path, (200, {}, b""))
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(answer))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def receiver():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    server.daemon_threads = True
+    server.seen, server.answers, server.released = [], {}, threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def inside(settings):
+    """Loopback is allowed, as an administrator may do for a receiver of their own network."""
+    settings.FETCH_ALLOWED_NETWORKS = ["127.0.0.0/8"]
+
+
+def url_of(server, path="/", scheme="http", host="127.0.0.1"):
+    return f"{scheme}://{host}:{server.server_port}{path}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1/",
+        "https://localhost/",
+        "https://[::1]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[64:ff9b::a9fe:a9fe]/",
+        "https://[2002:7f00:1::]/",
+        "http://169.254.169.254/latest/meta-data/",
+        "https://10.0.0.8/",
+        "https://100.64.1.1/",
+        "https://192.168.1.1:8443/x",
+        "https://0.0.0.0/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://224.0.0.1/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+    ],
+)
+def test_an_address_inside_is_refused_however_it_is_written(address):
+    with pytest.raises(FetchRefused, match="private network"):
+        check(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ftp://example.com/", "neither https"),
+        ("file:///etc/passwd", "neither https"),
+        ("gopher://example.com/", "neither https"),
+        ("example.com/hook", "neither https"),
+        ("https:///path", "names no host"),
+        ("https://user:pass@example.com/", "before @"),
+        ("https://example.com:99999/", "is no address"),
+        ("https://example.com:0/", "port 0"),
+        ("https://exa mple.com/", "names no host"),
+        ("https://[::1/", "is no address"),
+    ],
+)
+def test_what_is_no_address_is_told_so(address, words):
+    with pytest.raises(FetchRefused, match=words):
+        check(address, resolve=resolving("93.184.215.14"))
+
+
+def test_one_inner_address_among_outer_ones_is_enough_to_refuse():
+    with pytest.raises(FetchRefused, match=r"10\.0\.0\.1"):
+        check("https://both.example/", resolve=resolving("93.184.215.14", "10.0.0.1"))
+
+
+def test_clear_text_stays_inside():
+    with pytest.raises(FetchRefused, match="use https"):
+        check("http://outside.example/", resolve=resolving("93.184.215.14"))
+
+
+def test_a_name_that_nobody_knows_is_told_so():
+    def nobody(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(FetchFailed, match="cannot be resolved"):
+        check("https://nowhere.invalid/", resolve=nobody)
+
+
+@given(st.ip_addresses())
+def test_nothing_private_is_public(address):
+    if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
+        assert not is_public(address) or address in ipaddress.ip_network("64:ff9b::/96")
+
+
+def test_an_answer_comes_whole_whatever_its_status(receiver, inside):
+    receiver.answers["/gone"] = (410, {"X-Why": "moved out"}, b"gone")
+    answer = fetch(url_of(receiver, "/gone"))
+    assert (answer.status, answer.body, answer.headers["x-why"]) == (410, b"gone", "moved out")
+
+
+def test_a_post_carries_its_body_and_headers(receiver, inside):
+    fetch(url_of(receiver, "/hook?key=1"), method="POST", body=b"{}", headers={"Content-Type": "application/json"})
+    method, path, headers, body = receiver.seen[0]
+    assert (method, path, body, headers["Content-Type"]) == ("POST", "/hook?key=1", b"{}", "application/json")
+
+
+def test_what_was_looked_at_is_what_is_connected_to(receiver, inside):
+    """A name that resolves to another address a moment later (DNS rebinding) is not asked twice."""
+    asked = []
+
+    def turning(host, port, **_):
+        asked.append(host)
+        address = "127.0.0.1" if len(asked) == 1 else "10.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    answer = fetch(f"http://turning.example:{receiver.server_port}/", resolve=turning)
+    assert answer.body == b"fine"
+    assert asked == ["turning.example"]
+    assert receiver.seen[0][2]["Host"] == f"turning.example:{receiver.server_port}"
+
+
+def test_a_redirect_inwards_is_refused(receiver, inside):
+    receiver.answers["/"] = (302, {"Location": "http://169.254.169.254/latest/"}, b"")
+    with pytest.raises(FetchRefused, match=r"169\.254\.169\.254"):
+        fetch(url_of(receiver))
+
+
+def test_a_redirect_to_another_host_takes_no_header_along(receiver, inside):
+    receiver.answers["/"] = (302, {"Location": f"http://localhost:{receiver.server_port}/there"}, b"")
+    answer = fetch(url_of(receiver), headers={"Authorization": "Bearer one"}, resolve=resolving("127.0.0.1"))
+    assert answer.url.endswith("/there")
+    assert receiver.seen[0][2]["Authorization"] == "Bearer one"
+    assert "Authorization" not in receiver.seen[1][2]
+
+
+def test_redirects_have_an_end(receiver, inside):
+    receiver.answers["/"] = (302, {"Location": "/"}, b"")
+    with pytest.raises(FetchFailed, match="more than 3 times"):
+        fetch(url_of(receiver))
+    assert len(receiver.seen) == 4
+
+
+def test_a_post_is_not_sent_on(receiver, inside):
+    receiver.answers["/"] = (307, {"Location": "/there"}, b"")
+    with pytest.raises(FetchFailed, match="give the address that it points to"):
+        fetch(url_of(receiver), method="POST", body=b"x")
+    assert len(receiver.seen) == 1
+
+
+def test_an_answer_has_a_bound(receiver, inside):
+    receiver.answers["/"] = (200, {}, b"x" * 2000)
+    with pytest.raises(FetchFailed, match="more than 1,000 bytes"):
+        fetch(url_of(receiver), max_bytes=1000)
+
+
+def test_an_answer_that_does_not_come_is_given_up(receiver, inside):
+    with pytest.raises(FetchFailed, match=r"broke off|in time"):
+        fetch(url_of(receiver, "/slow"), timeout_seconds=0.2)
+
+
+def test_an_answer_that_drips_is_given_up_too(receiver, inside):
+    receiver.answers["/drip"] = (200, {}, b"x" * 100_000)
+    with pytest.raises(FetchFailed, match="too long"):
+        fetch(url_of(receiver, "/drip"), timeout_seconds=0.3)
+
+
+def test_nobody_there_is_told(inside):
+    with socket.socket() as listener:  # bound, and not listening
+        listener.bind(("127.0.0.1", 0))
+        with pytest.raises(FetchFailed, match="does not answer"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_seconds=2)
+
+
+def certificate(directory, name: str):
+    """A self-signed certificate for `name`; the path of certificate and key together, and of the certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public = made.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (directory / "both.pem").write_bytes(public + private)
+    (directory / "ca.pem").write_bytes(public)
+    return directory / "both.pem", directory / "ca.pem"
+
+
+@pytest.fixture
+def secure(receiver, tmp_path):
+    both, ca = certificate(tmp_path, "hooks.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    receiver.socket = context.wrap_socket(receiver.socket, server_side=True)
+    receiver.handle_error = lambda *_: None  # a client that does not trust it hangs up
+    return receiver, ca
+
+
+def test_the_certificate_is_held_against_the_name_and_not_the_address(secure, inside, settings):
+    receiver, ca = secure
+    settings.FETCH_CA_FILE = str(ca)
+    url = url_of(receiver, scheme="https", host="hooks.example")
+    assert fetch(url, resolve=resolving("127.0.0.1")).body == b"fine"
+    with pytest.raises(FetchFailed, match="not trusted"):
+        fetch(url_of(receiver, scheme="https", host="other.example"), resolve=resolving("127.0.0.1"))
+
+
+def test_a_certificate_of_nobodys_is_refused(secure, inside):
+    receiver, _ = secure
+    with pytest.raises(FetchFailed, match="not trusted"):
+        fetch(url_of(receiver, scheme="https", host="hooks.example"), resolve=resolving("127.0.0.1"))
+
+
+def test_no_proxy_of_the_environment_is_used(receiver, inside, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert fetch(url_of(receiver)).body == b"fine"
