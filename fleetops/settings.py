@@ -5,6 +5,7 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from fleetops.env import env_int, env_list, env_networks, env_secret, env_str
+from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -21,6 +22,9 @@ _SECRETS = HOME / "secrets"
 SECRET_KEY = env_secret("FLEETOPS_SECRET_KEY", generated_file=_SECRETS / "django.key" if _EMBEDDED else None)
 # Keys the digest of every audit row; outside the database, so that whoever can write rows cannot forge them.
 AUDIT_KEY = env_secret("FLEETOPS_AUDIT_KEY", generated_file=_SECRETS / "audit.key" if _EMBEDDED else None)
+# The key ring that wraps the keys of all secrets in the database; see fleetops/vault.py.
+_MASTER_KEY_FILE = env_str("FLEETOPS_MASTER_KEY_FILE", str(_SECRETS / "master.key") if _EMBEDDED else "")
+MASTER_KEY_FILE = required_key_ring(Path(_MASTER_KEY_FILE) if _MASTER_KEY_FILE else None, may_make=_EMBEDDED)
 
 ALLOWED_HOSTS = env_list("FLEETOPS_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]") if _EMBEDDED else ())
 if not ALLOWED_HOSTS:
@@ -217,7 +221,7 @@ CONFIRM_SECONDS = env_int("FLEETOPS_CONFIRM_MINUTES", 10, low=1, high=720) * 60
 TOKEN_LONGEST_DAYS = env_int("FLEETOPS_TOKEN_LONGEST_DAYS", 365, low=1, high=3650)
 API_CALLS_PER_MINUTE = env_int("FLEETOPS_API_CALLS_PER_MINUTE", 600, low=1)  # of one token
 API_LOGINS_PER_MINUTE = env_int("FLEETOPS_API_LOGINS_PER_MINUTE", 20, low=1)  # from one address
-REST_FRAMEWORK = {"UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser"}
+REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "fleetops.identity.rest.Schema"}  # the rest is in its ApiView
 SPECTACULAR_SETTINGS = {
     "TITLE": "FleetOps",
     "DESCRIPTION": "The REST API of FleetOps. Send a token as “Authorization: Bearer fo_…”.",

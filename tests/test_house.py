@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "review": _WINGS | WINGS | {"wire", "awsapi"},
     "cli": {"wire", "errors"},
     # The roof.
-    "settings": {"env"},
+    "settings": {"env", "vault"},
     "urls": {
         "web",
         "identity",
