@@ -40,6 +40,7 @@ ACTIONS = (
     "identity.second_factor.reset",
     "identity.second_factor.refuse",
     "identity.recovery_codes.renew",
+    "identity.vault.rotate",
     "web.permission.refuse",
     "inventory.account.link",
     "inventory.region.refresh.fail",

@@ -26,6 +26,7 @@ VERBS = {
     "identity.second_factor.reset": "reset the second factor of",
     "identity.second_factor.refuse": "gave a wrong code",
     "identity.recovery_codes.renew": "made new recovery codes",
+    "identity.vault.rotate": "wrapped all secrets anew under a master key",
     "web.permission.refuse": "was denied",
     "inventory.account.link": "linked the account",
     "inventory.region.refresh.fail": "could not read",
