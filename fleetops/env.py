@@ -29,6 +29,20 @@ def env_int(name: str, default: int, *, low: int = 0, high: int = 2**31) -> int:
     return value
 
 
+def env_number(name: str, default: float, *, low: float, high: float) -> float:
+    """As env_int, and fractions too: 0.5."""
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name}={text!r} is not a number; unset it to use {default:g}.") from None
+    if not low <= value <= high:  # as "nan" is not, either
+        raise ImproperlyConfigured(f"{name}={text} is outside {low:g} to {high:g}.")
+    return value
+
+
 def env_bool(name: str, default: bool) -> bool:
     text = os.environ.get(name, "").lower()
     if not text:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_int, env_list, env_networks, env_secret, env_str
+from fleetops.env import env_int, env_list, env_networks, env_number, env_secret, env_str
 from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -240,10 +240,16 @@ SESSION_QUOTA_BYTES = env_int("FLEETOPS_SESSION_QUOTA_MIB", 512, low=8) * 2**20 
 RECORDING_DIR = Path(env_str("FLEETOPS_RECORDING_DIR", str(HOME / "recordings")))
 SEAL_SECONDS = env_int("FLEETOPS_SEAL_SECONDS", 5, low=1, high=60)
 SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
-SESSION_IDLE_SECONDS = env_int("FLEETOPS_SESSION_IDLE_MINUTES", 20, low=1, high=60) * 60
-SESSION_LONGEST_SECONDS = env_int("FLEETOPS_SESSION_LONGEST_MINUTES", 720, low=1, high=1440) * 60
+# Fractions of a minute are for who wants to see it happen; 0.02 is about a second, as often as it is looked.
+SESSION_IDLE_SECONDS = env_number("FLEETOPS_SESSION_IDLE_MINUTES", 20, low=0.02, high=60) * 60
+SESSION_LONGEST_SECONDS = env_number("FLEETOPS_SESSION_LONGEST_MINUTES", 720, low=0.02, high=1440) * 60
 # How long a session without any browser is kept before it is ended.
-SESSION_DETACHED_SECONDS = env_int("FLEETOPS_SESSION_DETACHED_MINUTES", 30, low=1) * 60
+SESSION_DETACHED_SECONDS = env_number("FLEETOPS_SESSION_DETACHED_MINUTES", 30, low=0.02, high=1440) * 60
+# Without the database nobody can be checked: keystrokes wait after so long, and sessions end. Never later than this.
+DATABASE_HOLD_SECONDS = env_number("FLEETOPS_DATABASE_HOLD_SECONDS", 5, low=1, high=5)
+DATABASE_GONE_SECONDS = env_number("FLEETOPS_DATABASE_GONE_SECONDS", 60, low=2, high=60)
+if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
+    raise ImproperlyConfigured("FLEETOPS_DATABASE_GONE_SECONDS is less than FLEETOPS_DATABASE_HOLD_SECONDS; raise it.")
 
 # --- Fleet -----------------------------------------------------------------------------------------------------------
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
