@@ -317,6 +317,12 @@ def comparison(key: str, *values: str, tag: str = "") -> Expression:
     return Expression(made)
 
 
+def side_by_side(*expressions: Expression) -> Expression:
+    """One for expressions that stand side by side in the filter box: all must hold, of one key's values any will do."""
+    conditions = [part for each in expressions for part in each.conditions if not isinstance(part, All)]
+    return Expression(_joined(And, _alternatives(conditions)) if conditions else All())
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -736,13 +742,22 @@ def _joined(kind: type[And] | type[Or], parts: Iterable[Node]) -> Node:
     return kind((only, *rest)) if rest else only
 
 
-def _alternatives(run: list[Node]) -> list[Node]:
+def _alternatives(run: Iterable[Node]) -> list[Node]:
     """What stands side by side in the filter box: of comparisons with one key any will do, the rest must all hold."""
     groups: dict[object, list[Node]] = {}
     for part in run:
-        group = (part.key, part.tag) if isinstance(part, Comparison) else part
-        groups.setdefault(group, []).append(part)
+        groups.setdefault(_fact_of(part) or part, []).append(part)
     return [_joined(Or, parts) for parts in groups.values()]
+
+
+def _fact_of(node: Node) -> tuple[str, str] | None:
+    """The one fact that `node` tells values of: of a comparison, or of several joined by or."""
+    if isinstance(node, Comparison):
+        return node.key, node.tag
+    if isinstance(node, Or):
+        facts = {_fact_of(part) for part in node.parts}
+        return facts.pop() if len(facts) == 1 else None
+    return None
 
 
 def _around(pattern: Pattern, how: str) -> Pattern:
@@ -790,6 +805,72 @@ def _quoted(text: str) -> str:
 
 def _named(raw: str) -> str:
     return f"“{raw if len(raw) <= 40 else raw[:40] + '…'}”"
+
+
+# --- what is being typed --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """What somebody is typing: its place in the text, and whether it is a key, a value of one, or a joiner."""
+
+    role: str  # "key", "value", "joiner", or "" where nothing can be told
+    start: int
+    end: int
+    typed: str  # without quotes
+    key: str = ""  # for a value: of KEYS, or "tag"
+    tag: str = ""
+    may_join: bool = False  # a key, where a joiner may stand as well
+
+
+def fragment(text: str, at: int, *, words: bool = False) -> Fragment:
+    """What is being typed at character `at` of an unfinished text; never fails."""
+    at = max(0, min(at, len(text), MOST_CHARACTERS))
+    try:
+        try:
+            tokens = _tokens(text[:at])[:-1]
+        except ExpressionError:
+            tokens = _tokens(text[:at] + '"')[:-1]  # a quote that is being typed is as good as closed
+    except ExpressionError:
+        return Fragment("", at, at, "")
+    last = (
+        tokens[-1] if tokens and tokens[-1].kind == "text" and tokens[-1].position + len(tokens[-1].raw) >= at else None
+    )
+    if last is not None:
+        tokens = tokens[:-1]
+    start, typed = (last.position, last.text) if last is not None else (at, "")
+    previous = tokens[-1] if tokens else None
+    owner = _owner(tokens)
+    if owner is None and words and last is not None and (colon := last.colon()) > 0:
+        key = fold(last.text[:colon])
+        if key in KEYS:
+            return Fragment("value", last.position + colon + 1, at, last.text[colon + 1 :], key)
+    if owner is not None:
+        name, colon = owner.text, owner.colon()
+        if colon >= 0 and fold(name[:colon]) == "tag":
+            return Fragment("value", start, at, typed, "tag", name[colon + 1 :])
+        key = fold(name)
+        is_key = key in KEYS and '"' not in owner.raw
+        return Fragment("value", start, at, typed, key if is_key else "tag", "" if is_key else name)
+    opens = previous is None or previous.kind == "(" or previous.keyword in _JOINERS
+    return Fragment("key" if opens or words else "joiner", start, at, typed, may_join=not opens)
+
+
+def _owner(tokens: Sequence[_Token]) -> _Token | None:
+    """The token that names the key, if what comes behind `tokens` is a value of it."""
+    if not tokens:
+        return None
+    if tokens[-1].kind in {"=", "!="}:
+        return tokens[-2] if len(tokens) > 1 and tokens[-2].kind == "text" else None
+    index = len(tokens) - 1
+    if tokens[index].kind not in {"(", ","}:
+        return None
+    while index > 0 and tokens[index].kind in {",", "text"}:
+        index -= 1
+    if tokens[index].kind != "(" or index < 2 or tokens[index - 1].keyword != "in":
+        return None
+    index -= 3 if tokens[index - 2].keyword == "not" else 2
+    return tokens[index] if index >= 0 and tokens[index].kind == "text" else None
 
 
 # --- weighing --------------------------------------------------------------------------------------------------------

@@ -371,3 +371,49 @@ def test_any_text_is_an_expression_or_an_expression_error(text, words, each):
 def test_a_star_stands_for_any_run_of_characters(value, pattern):
     expected = re.fullmatch(pattern.replace("*", ".*"), value) is not None
     assert parse(f'k="{pattern}"').matches(TargetFacts("i-1", tags={"k": value})) is expected
+
+
+# --- what is being typed ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        ("", False, ("key", 0, "", "", "")),
+        ("en", False, ("key", 0, "en", "", "")),
+        ("env=", False, ("value", 4, "", "tag", "env")),
+        ("env=pr", False, ("value", 4, "pr", "tag", "env")),
+        ("env = pr", False, ("value", 6, "pr", "tag", "env")),
+        ("env!=pr", False, ("value", 5, "pr", "tag", "env")),
+        ('env="a b', False, ("value", 4, "a b", "tag", "env")),
+        ('env="', False, ("value", 4, "", "tag", "env")),
+        ("tag:name=x", False, ("value", 9, "x", "tag", "name")),
+        ("region=eu", False, ("value", 7, "eu", "region", "")),
+        ("env in (a, b", False, ("value", 11, "b", "tag", "env")),
+        ("region not in (", False, ("value", 15, "", "region", "")),
+        ("env=prod ", False, ("joiner", 9, "", "", "")),
+        ("env=prod a", False, ("joiner", 9, "a", "", "")),
+        ("env=prod and clu", False, ("key", 13, "clu", "", "")),
+        ("(clu", False, ("key", 1, "clu", "", "")),
+        ("status:on", True, ("value", 7, "on", "status", "")),
+        ("pay en", True, ("key", 4, "en", "", "")),
+        ("a=\x00", False, ("", 3, "", "", "")),
+        ("env=a\\", False, ("value", 4, 'a"', "tag", "env")),
+    ],
+)
+def test_what_is_being_typed_is_told(text, words, expected):
+    found = targets.fragment(text, len(text), words=words)
+    assert (found.role, found.start, found.typed, found.key, found.tag) == expected
+    assert found.end == len(text)
+
+
+@given(st.text(alphabet=st.sampled_from('ab =()",!:\\*'), max_size=30), st.integers(-5, 40), st.booleans())
+def test_whatever_is_being_typed_its_place_is_in_the_text(text, at, words):
+    found = targets.fragment(text, at, words=words)
+    assert 0 <= found.start <= found.end <= len(text)
+
+
+def test_what_stands_side_by_side_must_hold_but_of_one_key_any_value_will_do():
+    joined = targets.side_by_side(parse("env=a and team=x"), parse("env=b or env=c"), parse("not team=y"), parse("all"))
+    assert str(joined) == "(env=a or env=b or env=c) and team=x and team!=y"
+    assert targets.side_by_side() == parse("all")

@@ -19,6 +19,7 @@ ROOMS = [
     "tests/identity",
     "tests/review",
     "tests/inventory/test_services.py",
+    "tests/inventory/test_selection.py",
     "tests/inventory/test_link_account.py",
 ]
 
