@@ -6,7 +6,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
     "operator": (*_VIEWER, "sessions_app.open_terminalsession"),
     "patch_owner": _VIEWER,
-    "auditor": (*_VIEWER, "audit.view_auditevent", "sessions_app.review_terminalsession"),
+    "auditor": (*_VIEWER, "audit.view_auditevent", "policy.view_rule", "sessions_app.review_terminalsession"),
     "administrator": (
         *_VIEWER,
         "inventory.add_account",
@@ -18,6 +18,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "sessions_app.end_terminalsession",
         "audit.view_auditevent",
         "identity.administer",
+        "policy.view_rule",
+        "policy.change_rule",
     ),
 }
 
@@ -29,3 +31,6 @@ ROLE_TEXTS = {
     "auditor": ("Auditor", "reads the audit log and everybody's recordings; opens no shell"),
     "administrator": ("Administrator", "everything, and who may do what"),
 }
+
+# Dotted names of functions of rooms above, called when the roles have been made: they add theirs in apps.py's ready().
+AFTER_SYNC: list[str] = []

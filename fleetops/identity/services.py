@@ -5,18 +5,21 @@ from collections.abc import Iterable
 
 from django.contrib.auth.models import Group, Permission
 from django.db import transaction
+from django.utils.module_loading import import_string
 
 from fleetops.audit.record import record
 from fleetops.errors import UserError
 
 from .models import User
-from .roles import ROLES
+from .roles import AFTER_SYNC, ROLES
 
 logger = logging.getLogger(__name__)
 
 
 def sync_roles() -> dict[str, list[str]]:
     """Give each role exactly the permissions of ROLES; returns, for each role that was not so, what changed.
+
+    Then what other rooms make of roles is made: see AFTER_SYNC.
 
     Recorded only when something did, since it runs at each start.
     """
@@ -38,6 +41,8 @@ def sync_roles() -> dict[str, list[str]]:
                 ]
         if changes:
             record("identity.roles.sync", actor="fleetops", changes=changes)
+        for path in AFTER_SYNC:
+            import_string(path)()
     return changes
 
 

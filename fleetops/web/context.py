@@ -1,6 +1,6 @@
 """Who asks: what an audit row or a log line says of the request that it belongs to, wherever the code runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ class RequestContext:
     source_address: str = ""
     source: str = ""  # browser, api, terminal, worker, command; empty where nobody has said
     via: str = ""  # the API token that acts for the actor, as its owner calls it
+    # Unix seconds at which the user of that id gave a second factor in the log-in that this belongs to, if they did.
+    second_factor: Callable[[str], float | None] = lambda user_id: None
     denial_recorded: bool = False  # audit.record.deny sets it, so that one refusal makes one row
 
 

@@ -1,9 +1,10 @@
 """Request context for logs and audit, and what a refused or mistaken user gets to see."""
 
 import logging
+from functools import partial
 
 from django.conf import settings
-from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth import REDIRECT_FIELD_NAME, SESSION_KEY
 from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoLoginRequiredMiddleware
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import resolve_url
@@ -46,11 +47,18 @@ class RequestContextMiddleware:
         # REMOTE_ADDR is the client's: uvicorn takes a proxy's word only from FORWARDED_ALLOW_IPS.
         with within("browser", source_address=request.META.get("REMOTE_ADDR", "")) as context:
             request.audit_context, request.request_id = context, context.request_id
+            context.second_factor = partial(_second_factor, request)
             response = self.get_response(request)
             response["X-Request-Id"] = context.request_id
             # What one person was shown is nobody else's, in no proxy's cache and not by "Back" after a log-out.
             response.setdefault("Cache-Control", "private, no-store")
             return response
+
+
+def _second_factor(request, user_id: str) -> float | None:
+    """When this log-in's user gave a second factor; a request with a token has none by another's cookie."""
+    session = getattr(request, "session", {})
+    return session.get("mfa_at") if session.get(SESSION_KEY) == user_id else None
 
 
 class LoginRequiredMiddleware(DjangoLoginRequiredMiddleware):

@@ -1,0 +1,466 @@
+"""May this person do this deed, on this, now, and why? From facts alone: no database, no clock.
+
+What the rules mean, all of it:
+
+- A rule is *in force* if it is enabled and the moment lies within its validity.
+- It *applies* if it is in force, names the deed, names the person (everybody, the user, or a group they are in), and
+  holds what is acted on: its targets match the instance, its documents the document, its OS users the OS user, and the
+  session is whose it says.
+- A **deny** applies within its hours and from its networks alone, if it has any. One that applies decides: denied. Deny
+  wins over every allow, however narrow.
+- An **allow** that applies grants if all its conditions are met: hours, network, second factor, reason, approvals. One
+  that grants is enough. Of several that grant, the one that asks for least counts, then the first by name: its IAM role
+  and its demands are the decision's.
+- Where none grants, the answer is no, and says what each allow that applies still lacks. Where none applies, no rule
+  allows it, and the answer is no.
+- What is not known counts against the person: an allow holds for an unknown instance only if it is for `all`, and from
+  an unknown address only if it names no network; a deny holds in both cases. So does one whose expression can no longer
+  be read.
+
+Rules have no order: nothing here looks at where one stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, time, tzinfo
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from fleetops.targets import Expression, Pattern, TargetFacts
+
+
+class Deed(StrEnum):
+    """What may be allowed or denied. The values are stored in rules."""
+
+    SHELL = "shell"
+    RUN_AS = "run_as"
+    FORWARD = "forward"
+    TRANSFER = "transfer"
+    RUN_DOCUMENT = "run_document"
+    PATCH = "patch"
+    ASSOCIATE = "associate"
+    ATTACH_ROLE = "attach_role"
+    READ_RECORDING = "read_recording"
+    WATCH_SESSION = "watch_session"
+    END_SESSION = "end_session"
+
+
+# How a deed reads after "may" and "to".
+DEED_WORDS: Final[dict[Deed, str]] = {
+    Deed.SHELL: "open a shell",
+    Deed.RUN_AS: "run a shell as a named OS user",
+    Deed.FORWARD: "forward a port",
+    Deed.TRANSFER: "transfer files",
+    Deed.RUN_DOCUMENT: "run a document",
+    Deed.PATCH: "patch",
+    Deed.ASSOCIATE: "create an association",
+    Deed.ATTACH_ROLE: "attach an IAM role",
+    Deed.READ_RECORDING: "read a recording",
+    Deed.WATCH_SESSION: "watch a session",
+    Deed.END_SESSION: "end a session",
+}
+# Deeds on a session that somebody owns.
+OF_SESSIONS: Final = frozenset({Deed.READ_RECORDING, Deed.WATCH_SESSION, Deed.END_SESSION})
+# Deeds that take a document, or an OS user.
+WITH_DOCUMENT: Final = frozenset({Deed.RUN_DOCUMENT, Deed.ASSOCIATE})
+WITH_USER: Final = frozenset({Deed.RUN_AS})
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Times of the week by the clock on a wall: `days` (0 is Monday) are those on which a span begins.
+
+    It ends before `end`, on the next day if that is not later than `start`; both midnight is the whole day. An hour
+    that a clock skips is in no span, and one that it shows twice is in the span both times.
+    """
+
+    days: frozenset[int]
+    start: time
+    end: time
+    zone: tzinfo | None  # None: the stored name is none that this machine knows
+
+    def hold(self, at: datetime) -> bool | None:
+        """Whether `at` is within; None if that cannot be told."""
+        if self.zone is None:
+            return None
+        local = at.astimezone(self.zone)
+        clock, day = local.time().replace(tzinfo=None, fold=0), local.weekday()
+        if self.start < self.end:
+            return day in self.days and self.start <= clock < self.end
+        return (day in self.days and clock >= self.start) or ((day - 1) % 7 in self.days and clock < self.end)
+
+    def __str__(self) -> str:
+        span = "" if self.start == self.end == time() else f" {self.start:%H:%M}–{self.end:%H:%M}"
+        return f"{_days(self.days)}{span} {self.zone if self.zone is not None else 'in an unknown time zone'}"
+
+
+def _days(days: frozenset[int]) -> str:
+    """ "Mon–Fri", "Mon, Wed", "every day"."""
+    if len(days) == 7:
+        return "every day"
+    runs: list[list[int]] = []
+    for day in sorted(days):
+        if runs and runs[-1][-1] == day - 1:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(
+        f"{_DAYS[run[0]]}–{_DAYS[run[-1]]}" if len(run) > 2 else ", ".join(_DAYS[day] for day in run) for run in runs
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFacts:
+    """A rule, as it decides."""
+
+    id: str
+    name: str
+    effect: str  # allow or deny
+    deeds: frozenset[str]
+    targets: Expression | None  # None: the stored expression can no longer be read
+    everybody: bool = False
+    users: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    whose: str = "any"  # of sessions: any, own, others
+    documents: tuple[str, ...] = ()  # with * for any run of characters
+    run_as: tuple[str, ...] = ()
+    hours: Hours | None = None
+    networks: tuple[Network, ...] = ()
+    needs_mfa: bool = False
+    needs_reason: bool = False
+    approvals: int = 0
+    role_arn: str = ""
+    enabled: bool = True
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    note: str = ""  # why the rule is there; a denial shows it
+
+    @property
+    def is_deny(self) -> bool:
+        return self.effect == "deny"
+
+    @property
+    def demands(self) -> int:
+        """How many conditions an allow sets."""
+        return sum((self.hours is not None, bool(self.networks), self.needs_mfa, self.needs_reason)) + self.approvals
+
+
+@dataclass(frozen=True, slots=True)
+class ActorFacts:
+    """Who asks. Ids of user and groups as text."""
+
+    id: str
+    name: str
+    groups: frozenset[str] = frozenset()
+    is_active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """When, whence and with what it is asked."""
+
+    at: datetime
+    source_address: str = ""
+    mfa_at: float | None = None  # Unix seconds of the second factor in this log-in; None without one
+    reason: str = ""
+    approvals: int = 0  # people who approved this very deed
+
+
+@dataclass(frozen=True, slots=True)
+class DeedRequest:
+    """One question. `target` is None for a deed on no instance, or on one that is no longer known."""
+
+    actor: ActorFacts
+    deed: str
+    context: Context
+    target: TargetFacts | None = None
+    document: str = ""
+    run_as: str = ""
+    owner: str = ""  # id of the user whose session it is
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One part of an answer. `kind`: denied, allowed, lacks (an allow's conditions are not met), none, inactive."""
+
+    kind: str
+    text: str
+    rule_id: str = ""
+    rule_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Obligations:
+    """What the rule that grants demands; of a denial, what the nearest allow would."""
+
+    needs_reason: bool = False
+    needs_mfa: bool = False
+    approvals: int = 0
+    role_arn: str = ""
+    run_as: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, with its reasons. `unmet`: what the nearest allow lacks, of hours, network, mfa, reason, approval."""
+
+    allowed: bool
+    reasons: tuple[Reason, ...]
+    obligations: Obligations = field(default=Obligations())
+    unmet: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return " ".join(reason.text for reason in self.reasons)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Names of the rules that the reasons speak of."""
+        return tuple(reason.rule_name for reason in self.reasons if reason.rule_name)
+
+    @property
+    def rule_ids(self) -> tuple[str, ...]:
+        return tuple(reason.rule_id for reason in self.reasons if reason.rule_id)
+
+    @property
+    def wants_only_a_reason(self) -> bool:
+        """It would be allowed if the person said why."""
+        return not self.allowed and self.unmet == ("reason",)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one rule says to one question. `verdict`: denies, allows, lacks, silent."""
+
+    rule: RuleFacts
+    verdict: str
+    text: str
+
+
+def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
+    """Deny wins; then an allow whose conditions are all met; else no."""
+    if not request.actor.is_active:
+        return Decision(False, (Reason("inactive", f"The account of {request.actor.name} may no longer log in."),))
+    denying: list[RuleFacts] = []
+    allowing: list[tuple[RuleFacts, tuple[str, ...]]] = []
+    for rule in rules:
+        if _miss(rule, request):
+            continue
+        if rule.is_deny:
+            denying.append(rule)
+        else:
+            allowing.append((rule, _unmet(rule, request.context)))
+    if denying:
+        return Decision(False, tuple(_denial(rule, request) for rule in sorted(denying, key=_order)))
+    granting = sorted((rule for rule, unmet in allowing if not unmet), key=_least)
+    if granting:
+        rule = granting[0]
+        return Decision(True, (Reason("allowed", f"Rule “{rule.name}” allows it.", rule.id, rule.name),), _asks(rule))
+    if allowing:
+        allowing.sort(key=lambda pair: (len(pair[1]), pair[1], _least(pair[0])))
+        nearest, unmet = allowing[0]
+        reasons = tuple(
+            Reason(
+                "lacks",
+                f"Rule “{rule.name}” would allow it, but {_lacks(rule, request.context, each)}.",
+                rule.id,
+                rule.name,
+            )
+            for rule, each in allowing
+        )
+        return Decision(False, reasons, _asks(nearest), unmet)
+    return Decision(False, (Reason("none", f"No rule allows {request.actor.name} to {deed_on(request)}."),))
+
+
+def explain(request: DeedRequest, rules: Iterable[RuleFacts]) -> list[Contribution]:
+    """What each rule says to the question, those that decide first; `decide` answers from the same."""
+    found = []
+    for rule in rules:
+        if miss := _miss(rule, request):
+            found.append(Contribution(rule, "silent", _miss_text(rule, request, miss)))
+        elif rule.is_deny:
+            found.append(Contribution(rule, "denies", _denial(rule, request).text))
+        elif unmet := _unmet(rule, request.context):
+            found.append(Contribution(rule, "lacks", f"Would allow it, but {_lacks(rule, request.context, unmet)}."))
+        else:
+            found.append(Contribution(rule, "allows", "Allows it: all its conditions are met."))
+    ranks = {"denies": 0, "allows": 1, "lacks": 2, "silent": 3}
+    return sorted(found, key=lambda each: (ranks[each.verdict], _order(each.rule)))
+
+
+def concerns(rule: RuleFacts, actor: ActorFacts) -> bool:
+    """Whether the rule names this person."""
+    return rule.everybody or actor.id in rule.users or not rule.groups.isdisjoint(actor.groups)
+
+
+def in_force(rule: RuleFacts, at: datetime) -> bool:
+    return (
+        rule.enabled
+        and (rule.valid_from is None or rule.valid_from <= at)
+        and (rule.valid_until is None or at < rule.valid_until)
+    )
+
+
+def deed_on(request: DeedRequest) -> str:
+    """ "open a shell on web-1"."""
+    words = DEED_WORDS[Deed(request.deed)] if request.deed in DEED_WORDS else request.deed
+    if request.run_as:
+        words += f" ({request.run_as})"
+    if request.document:
+        words += f" ({request.document})"
+    return words if request.target is None else f"{words} on {_named(request.target)}"
+
+
+# --- does a rule apply -----------------------------------------------------------------------------------------------
+
+
+def _miss(rule: RuleFacts, request: DeedRequest) -> str:
+    """Why the rule does not apply, as a word; empty if it does."""
+    deny = rule.is_deny
+    if not in_force(rule, request.context.at):
+        return "force"
+    if request.deed not in rule.deeds:
+        return "deed"
+    if not concerns(rule, request.actor):
+        return "who"
+    if rule.whose != "any" and (rule.whose == "own") != (request.owner == request.actor.id != ""):
+        return "whose"
+    if not _holds_target(rule, request.target):
+        return "target"
+    if request.deed in WITH_DOCUMENT and not _holds_text(rule.documents, request.document, deny):
+        return "document"
+    if request.deed in WITH_USER and not _holds_text(rule.run_as, request.run_as, deny):
+        return "run_as"
+    if deny and rule.hours is not None and rule.hours.hold(request.context.at) is False:
+        return "hours"
+    if deny and rule.networks and _is_from(rule.networks, request.context.source_address) is False:
+        return "network"
+    return ""
+
+
+def _holds_target(rule: RuleFacts, target: TargetFacts | None) -> bool:
+    if rule.targets is None:
+        return rule.is_deny
+    if target is None:
+        return rule.is_deny or rule.targets.matches_everything
+    return rule.targets.matches(target)
+
+
+def _holds_text(globs: tuple[str, ...], text: str, deny: bool) -> bool:
+    """An allow has to name what it allows, with * for anything; a deny that names nothing denies all of it."""
+    if not globs:
+        return deny
+    return any(Pattern(tuple(glob.split("*"))).matches(text) for glob in globs)
+
+
+def _is_from(networks: tuple[Network, ...], address: str) -> bool | None:
+    """Whether the address lies in one of the networks; None if there is none that can be read."""
+    try:
+        found: IPv4Address | IPv6Address = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return any(found in network for network in networks)
+
+
+# --- what an allow lacks ---------------------------------------------------------------------------------------------
+
+
+def _unmet(rule: RuleFacts, context: Context) -> tuple[str, ...]:
+    found = []
+    if rule.hours is not None and not rule.hours.hold(context.at):
+        found.append("hours")
+    if rule.networks and not _is_from(rule.networks, context.source_address):
+        found.append("network")
+    if rule.needs_mfa and context.mfa_at is None:
+        found.append("mfa")
+    if rule.approvals > context.approvals:
+        found.append("approval")
+    if rule.needs_reason and not context.reason.strip():
+        found.append("reason")
+    return tuple(found)
+
+
+def _lacks(rule: RuleFacts, context: Context, unmet: tuple[str, ...]) -> str:
+    parts = []
+    for each in unmet:
+        match each:
+            case "hours":
+                parts.append(f"holds only {rule.hours}")
+            case "network":
+                whence = f" (this comes from {context.source_address})" if context.source_address else ""
+                parts.append(f"holds only from {', '.join(map(str, rule.networks))}{whence}")
+            case "mfa":
+                parts.append("needs a log-in with a second factor")
+            case "approval":
+                people = "1 other person" if rule.approvals == 1 else f"{rule.approvals} other people"
+                parts.append(f"needs a request that {people} approved")
+            case "reason":
+                parts.append("needs a reason")
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _asks(rule: RuleFacts) -> Obligations:
+    return Obligations(rule.needs_reason, rule.needs_mfa, rule.approvals, rule.role_arn, rule.run_as)
+
+
+def _order(rule: RuleFacts) -> tuple[str, str]:
+    return rule.name, rule.id
+
+
+def _least(rule: RuleFacts) -> tuple[int, str, str]:
+    return rule.demands, rule.name, rule.id
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _denial(rule: RuleFacts, request: DeedRequest) -> Reason:
+    if rule.targets is None:
+        doubt = ", since its expression can no longer be read"
+    elif request.target is None and not rule.targets.matches_everything:
+        doubt = ", since it is not known on which instance"
+    else:
+        doubt = ""
+    note = f": {rule.note.rstrip('.')}" if rule.note and not doubt else ""
+    return Reason("denied", f"Rule “{rule.name}” denies it{doubt}{note}.", rule.id, rule.name)
+
+
+def _named(target: TargetFacts | None) -> str:
+    return "an instance that is not known" if target is None else target.name or target.instance_id
+
+
+def _miss_text(rule: RuleFacts, request: DeedRequest, miss: str) -> str:
+    name = request.actor.name
+    match miss:
+        case "force":
+            if not rule.enabled:
+                return "Is switched off."
+            is_early = rule.valid_from is not None and request.context.at < rule.valid_from
+            moment = rule.valid_from if is_early else rule.valid_until
+            return f"{'Holds from' if is_early else 'Held until'} {moment:%d %b %Y, %H:%M} UTC."
+        case "deed":
+            return "Is not about this deed."
+        case "who":
+            return f"Does not name {name}, nor a group of theirs."
+        case "whose":
+            return f"Is only about {'one’s own sessions' if rule.whose == 'own' else 'sessions of others'}."
+        case "target":
+            if rule.targets is None:
+                return "Its expression can no longer be read, so it allows nothing."
+            return f"Its instances, {rule.targets}, do not include {_named(request.target)}."
+        case "document":
+            return f"Is only about the documents {', '.join(rule.documents) or 'that it names: none'}."
+        case "run_as":
+            return f"Is only about the OS users {', '.join(rule.run_as) or 'that it names: none'}."
+        case "hours":
+            return f"Denies only {rule.hours}."
+        case _:
+            return f"Denies only from {', '.join(map(str, rule.networks))}."

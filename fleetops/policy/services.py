@@ -1,0 +1,566 @@
+"""Asking the policy, and changing it. Every door asks here, each with one query more while no rule changes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_network
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.db.models import F, Q
+
+from fleetops.audit.record import record
+from fleetops.clock import monotonic, now, uuid7
+from fleetops.errors import Denied, UserError
+from fleetops.identity.models import User
+from fleetops.targets import ExpressionError, TargetFacts, parse
+from fleetops.web.context import current
+
+from .decide import (
+    DEED_WORDS,
+    OF_SESSIONS,
+    WITH_DOCUMENT,
+    WITH_USER,
+    ActorFacts,
+    Context,
+    Contribution,
+    Decision,
+    Deed,
+    DeedRequest,
+    RuleFacts,
+    decide,
+    deed_on,
+    explain,
+)
+from .models import Effect, PolicyState, Rule, RuleRevision, Whose, zone_of
+
+logger = logging.getLogger(__name__)
+
+VIEW_PERMISSION = "policy.view_rule"
+CHANGE_PERMISSION = "policy.change_rule"
+# A door writes down that a rule decided at most so often; the review asks for months.
+USE_NOTED_SECONDS = 60
+MOST_APPROVALS = 9
+MOST_NAMES = 50  # of documents, OS users or networks in one rule
+
+
+class PolicyDenied(Denied):
+    """The policy says no; the text has its reasons, `decision` has all of them."""
+
+    def __init__(self, request: DeedRequest, answer: Decision) -> None:
+        way_out = "" if answer.unmet else " Who administers the access policy can change that."
+        super().__init__(f"You may not {deed_on(request)}. {answer.text}{way_out}")
+        self.decision = answer
+
+
+class ReasonNeeded(PolicyDenied):
+    """It would be allowed to whoever says why: ask for it. Not yet a refusal, so nothing is audited."""
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Read:
+    stamp: UUID | None
+    rules: tuple[RuleFacts, ...]
+
+
+_kept = _Read(None, ())
+_lock = threading.Lock()
+_used: dict[str, float] = {}  # rule → when this process last wrote down that it decided
+
+
+def rules() -> tuple[RuleFacts, ...]:
+    """All rules, as they decide. One query; four after a change."""
+    global _kept
+    # The stamp first: rules that change in between are read again next time, never missed.
+    stamp = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
+    kept = _kept
+    if stamp is not None and kept.stamp == stamp:
+        return kept.rules
+    found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups"))
+    with _lock:
+        _kept = _Read(stamp, found)
+    return found
+
+
+def facts_of(rule: Rule) -> RuleFacts:
+    """A row, read into what decides."""
+    try:
+        targets = parse(rule.targets)
+    except ExpressionError:  # written by another version
+        logger.warning("a rule's expression cannot be read any more rule=%s", rule.pk)
+        targets = None
+    return RuleFacts(
+        id=str(rule.pk),
+        name=rule.name,
+        effect=rule.effect,
+        deeds=frozenset(rule.deeds),
+        targets=targets,
+        everybody=rule.everybody,
+        users=frozenset(str(user.pk) for user in rule.users.all()),
+        groups=frozenset(str(group.pk) for group in rule.groups.all()),
+        whose=rule.whose,
+        documents=tuple(rule.documents),
+        run_as=tuple(rule.run_as),
+        hours=rule.hours,
+        networks=tuple(ip_network(each) for each in rule.networks),
+        needs_mfa=rule.needs_mfa,
+        needs_reason=rule.needs_reason,
+        approvals=rule.approvals,
+        role_arn=rule.role_arn,
+        enabled=rule.enabled,
+        valid_from=rule.valid_from,
+        valid_until=rule.valid_until,
+        note=rule.note,
+    )
+
+
+def actor_facts(user: User) -> ActorFacts:
+    """Who asks. One query, none if their groups were prefetched."""
+    groups = frozenset(str(group.pk) for group in user.groups.all())
+    return ActorFacts(str(user.pk), user.username, groups, user.is_active)
+
+
+def context(actor: User, *, reason: str = "", approvals: int = 0) -> Context:
+    """The circumstances of a deed that `actor` does in this request, now."""
+    request = current.get()
+    return Context(now(), request.source_address, request.second_factor(str(actor.pk)), reason, approvals)
+
+
+def decision(
+    actor: User,
+    deed: str,
+    *,
+    target: TargetFacts | None = None,
+    document: str = "",
+    run_as: str = "",
+    owner: UUID | str = "",
+    context: Context,
+) -> Decision:
+    """May `actor` do `deed`, and why? `owner` is the user whose session it is. Two queries."""
+    return decide(_request(actor, deed, target, document, run_as, owner, context), rules())
+
+
+def decisions(
+    actor: User, deed: str, targets: Sequence[TargetFacts], *, context: Context, owner: UUID | str = ""
+) -> list[Decision]:
+    """The same of many instances, for a list; two queries, however many."""
+    found, who = rules(), actor_facts(actor)
+    mine = [rule for rule in found if deed in rule.deeds]
+    return [decide(DeedRequest(who, deed, context, target, owner=str(owner)), mine) for target in targets]
+
+
+def require(
+    actor: User,
+    deed: str,
+    *,
+    target: TargetFacts | None = None,
+    document: str = "",
+    run_as: str = "",
+    owner: UUID | str = "",
+    context: Context,
+) -> Decision:
+    """Let `actor` through a door, or raise PolicyDenied, which the caller audits by its own `….refuse`.
+
+    Raises ReasonNeeded if saying why would do. Two queries, and now and then an update of when a rule last decided; so
+    call it outside of transactions that might be rolled back.
+    """
+    request = _request(actor, deed, target, document, run_as, owner, context)
+    answer = decide(request, rules())
+    if answer.wants_only_a_reason:
+        raise ReasonNeeded(request, answer)
+    _note_use(answer.rule_ids)
+    if not answer.allowed:
+        raise PolicyDenied(request, answer)
+    return answer
+
+
+def simulate(
+    actor: User,
+    deed: str,
+    *,
+    target: TargetFacts | None = None,
+    document: str = "",
+    run_as: str = "",
+    owner: UUID | str = "",
+    context: Context,
+) -> tuple[Decision, list[Contribution]]:
+    """The decision, and what each rule says to it."""
+    request, found = _request(actor, deed, target, document, run_as, owner, context), rules()
+    return decide(request, found), explain(request, found)
+
+
+def who_may(
+    deed: str, *, target: TargetFacts | None, context: Context, owner: UUID | str = ""
+) -> list[tuple[User, Decision]]:
+    """Every user who may log in, with the decision on them; those who may come first. Three queries."""
+    found = rules()
+    people = User.objects.filter(is_active=True).prefetch_related("groups").order_by("username")
+    answers = [
+        (user, decide(DeedRequest(actor_facts(user), deed, context, target, owner=str(owner)), found))
+        for user in people
+    ]
+    return sorted(answers, key=lambda pair: not pair[1].allowed)
+
+
+def _request(
+    actor: User,
+    deed: str,
+    target: TargetFacts | None,
+    document: str,
+    run_as: str,
+    owner: UUID | str,
+    context: Context,
+) -> DeedRequest:
+    return DeedRequest(actor_facts(actor), deed, context, target, document, run_as, str(owner))
+
+
+def _note_use(rule_ids: Iterable[str]) -> None:
+    moment = monotonic()
+    due = [each for each in rule_ids if moment - _used.get(each, -1e9) > USE_NOTED_SECONDS]
+    if not due:
+        return
+    _used.update(dict.fromkeys(due, moment))
+    at = now()
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=at - timedelta(seconds=USE_NOTED_SECONDS))
+    Rule.objects.filter(stale, pk__in=due).update(last_used_at=at)
+
+
+# --- changing --------------------------------------------------------------------------------------------------------
+
+# What a rule consists of, and what each is where nothing is said.
+FIELDS: Mapping[str, Any] = {
+    "name": "",
+    "note": "",
+    "effect": Effect.ALLOW.value,
+    "everybody": False,
+    "users": (),
+    "groups": (),
+    "deeds": (),
+    "whose": Whose.ANY.value,
+    "targets": "",
+    "documents": (),
+    "run_as": (),
+    "days": (),
+    "starts_at": None,
+    "ends_at": None,
+    "zone": "",
+    "networks": (),
+    "needs_mfa": False,
+    "needs_reason": False,
+    "approvals": 0,
+    "role_arn": "",
+    "valid_from": None,
+    "valid_until": None,
+}
+_PEOPLE = ("users", "groups")
+
+
+class RuleProblems(UserError):
+    """The rule cannot be saved; `fields` says for each field why not."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__(" ".join(fields.values()))
+        self.fields = fields
+
+
+def problems(fields: Mapping[str, Any], *, confirmed: bool) -> dict[str, str]:
+    """What keeps these fields from being a rule, by field, in words."""
+    given = {**FIELDS, **fields}
+    found: dict[str, str] = {}
+    if not given["name"].strip():
+        found["name"] = "Give the rule a name: denials show it."
+    deeds = list(given["deeds"])
+    if not deeds or set(deeds) - set(DEED_WORDS):
+        found["deeds"] = "Choose at least one deed."
+    if not given["everybody"] and not given["users"] and not given["groups"]:
+        found["everybody"] = "Choose a group or a person, or everybody."
+    if given["everybody"] and (given["users"] or given["groups"]):
+        found["everybody"] = "It is for everybody, or for the people and groups chosen: not both."
+    found |= _expression_problem(given["targets"], confirmed)
+    if given["whose"] != Whose.ANY and set(deeds) - OF_SESSIONS:
+        found["whose"] = "Whose session it is can be asked of recordings, watching and ending alone. Make two rules."
+    if given["effect"] == Effect.ALLOW:
+        if WITH_USER & set(deeds) and not given["run_as"]:
+            found["run_as"] = "Name the OS users that may be used, or write * for any, root too."
+        if WITH_DOCUMENT & set(deeds) and not given["documents"]:
+            found["documents"] = "Name the documents that may be run, or write * for any."
+    elif given["needs_mfa"] or given["needs_reason"] or given["approvals"] or given["role_arn"]:
+        found["effect"] = "A deny denies: it asks for no second factor, reason, approval or role. Take them out."
+    return found | _time_problems(given) | _other_problems(given)
+
+
+def _expression_problem(text: str, confirmed: bool) -> dict[str, str]:
+    if not text.strip():
+        return {"targets": "Write which instances it is for, such as env=prod, or all."}
+    try:
+        expression = parse(text)
+    except ExpressionError as error:
+        return {"targets": str(error)}
+    if expression.matches_everything:
+        if str(expression) != "all":
+            return {"targets": f"“{text.strip()}” holds for every instance there is. Write all if that is meant."}
+        if not confirmed:
+            return {"confirm_all": "This rule is for every instance, also of accounts to come. Confirm that below."}
+    elif expression.matches_nothing:
+        return {"targets": f"“{text.strip()}” can hold for no instance at all. Change it."}
+    return {}
+
+
+def _time_problems(given: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if set(given["days"]) - set(range(7)):
+        found["days"] = "A day is a number from 0, Monday, to 6."
+    has_times = given["starts_at"] is not None or given["ends_at"] is not None
+    if given["days"] and (given["starts_at"] is None or given["ends_at"] is None):
+        found["starts_at"] = "Give both times; 00:00 to 00:00 is the whole day."
+    elif has_times and not given["days"]:
+        found["days"] = "Choose the days on which these hours begin."
+    if given["days"] and zone_of(given["zone"]) is None:
+        found["zone"] = "Write an IANA time zone, such as Europe/Berlin or UTC."
+    if given["valid_from"] and given["valid_until"] and given["valid_from"] >= given["valid_until"]:
+        found["valid_until"] = "It would end before it begins."
+    return found
+
+
+def _other_problems(given: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for each in given["networks"]:
+        try:
+            ip_network(each)
+        except ValueError:
+            found["networks"] = f"{each} is no network. Write one like 10.20.0.0/16 or 2001:db8::/32."
+    for name in ("documents", "run_as", "networks"):
+        if len(given[name]) > MOST_NAMES:
+            found[name] = f"At most {MOST_NAMES} in one rule. Use a * or make a second rule."
+    if not 0 <= given["approvals"] <= MOST_APPROVALS:
+        found["approvals"] = f"From 0 to {MOST_APPROVALS} people."
+    arn = given["role_arn"]
+    if arn and not (arn.startswith("arn:") and ":iam::" in arn and ":role/" in arn and not set(arn) & set(" \t\n")):
+        found["role_arn"] = "Write the role's ARN: arn:aws:iam::111122223333:role/name."
+    if arn and Deed.SHELL not in given["deeds"]:
+        found["role_arn"] = "An IAM role can be given for opening a shell alone."
+    return found
+
+
+def create_rule(*, actor: User | str, enabled: bool = True, confirmed: bool = False, **fields: Any) -> Rule:
+    """Make a rule; it holds within a second, everywhere. `confirmed`: it may be for every instance.
+
+    Raises RuleProblems, UserError if the name is taken.
+    """
+    given = _checked(fields, confirmed)
+    with transaction.atomic():
+        if Rule.objects.filter(name=given["name"]).exists():
+            raise RuleProblems({"name": f"There is a rule “{given['name']}” already. Choose another name."})
+        rule = Rule(enabled=enabled)
+        after = _write(rule, given, actor)
+        _changed(rule, "create", actor, {}, after)
+    logger.info("rule created rule=%s", rule.pk)
+    return rule
+
+
+def change_rule(rule: Rule, *, actor: User, version: int, confirmed: bool = False, **fields: Any) -> None:
+    """Give the rule all of `fields`, if it still is the `version` that the person saw.
+
+    Raises RuleProblems; UserError if it was changed or deleted meanwhile.
+    """
+    given = _checked(fields, confirmed)
+    with transaction.atomic():
+        held = _held(rule, version)
+        if Rule.objects.filter(name=given["name"]).exclude(pk=held.pk).exists():
+            raise RuleProblems({"name": f"There is a rule “{given['name']}” already. Choose another name."})
+        before = snapshot(held)
+        after = _write(held, given, actor)
+        if before == after:
+            return
+        _changed(held, "update", actor, before, after)
+    logger.info("rule changed rule=%s", rule.pk)
+
+
+def set_enabled(rule: Rule, enabled: bool, *, actor: User) -> None:
+    """Switch the rule on or off. Doing it again does nothing."""
+    with transaction.atomic():
+        held = _held(rule)
+        if held.enabled == enabled:
+            return
+        before = snapshot(held)
+        held.enabled = enabled
+        _stamped(held, actor)
+        held.save(update_fields=["enabled", "version", "changed_at", "changed_by"])
+        _changed(held, "enable" if enabled else "disable", actor, before, snapshot(held))
+    logger.info("rule %s rule=%s", "enabled" if enabled else "disabled", rule.pk)
+
+
+def delete_rule(rule: Rule, *, actor: User) -> None:
+    """Delete the rule; its history stays."""
+    with transaction.atomic():
+        held = _held(rule)
+        before, pk = snapshot(held), held.pk
+        held.delete()
+        held.pk = pk  # the audit event and the revision name it
+        _changed(held, "delete", actor, before, {})
+    logger.info("rule deleted rule=%s", pk)
+
+
+def snapshot(rule: Rule) -> dict[str, Any]:
+    """All of the rule, in JSON and as a person reads it."""
+    return {
+        "name": rule.name,
+        "effect": rule.effect,
+        "enabled": rule.enabled,
+        "note": rule.note,
+        "everybody": rule.everybody,
+        "users": sorted(user.username for user in rule.users.all()),
+        "groups": sorted(group.name for group in rule.groups.all()),
+        "deeds": sorted(rule.deeds),
+        "whose": rule.whose,
+        "targets": rule.targets,
+        "documents": list(rule.documents),
+        "run_as": list(rule.run_as),
+        "hours": str(rule.hours or ""),
+        "networks": list(rule.networks),
+        "needs_mfa": rule.needs_mfa,
+        "needs_reason": rule.needs_reason,
+        "approvals": rule.approvals,
+        "role_arn": rule.role_arn,
+        "valid_from": rule.valid_from.isoformat() if rule.valid_from else "",
+        "valid_until": rule.valid_until.isoformat() if rule.valid_until else "",
+    }
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The fields that differ: name, before, after."""
+    return [
+        (name, before.get(name), after.get(name))
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _checked(fields: Mapping[str, Any], confirmed: bool) -> dict[str, Any]:
+    if unknown := fields.keys() - FIELDS.keys():
+        raise LookupError(f"a rule has no {', '.join(sorted(unknown))}")
+    if found := problems(fields, confirmed=confirmed):
+        raise RuleProblems(found)
+    given = {**FIELDS, **fields}
+    given["targets"] = str(parse(given["targets"]))
+    given["networks"] = [str(ip_network(each)) for each in given["networks"]]
+    if not given["days"]:
+        given |= {"starts_at": None, "ends_at": None, "zone": ""}
+    for name in ("deeds", "documents", "run_as", "days"):
+        given[name] = sorted(set(given[name]))
+    given["name"], given["note"] = " ".join(given["name"].split()), given["note"].strip()
+    return given
+
+
+def _held(rule: Rule, version: int | None = None) -> Rule:
+    """The row, locked. Raises UserError if it is gone or another than was seen."""
+    held = Rule.objects.select_for_update().filter(pk=rule.pk).first()
+    if held is None:
+        raise UserError(f"Rule “{rule.name}” was deleted meanwhile. Its history is on the page of changes.")
+    if version is not None and held.version != version:
+        raise UserError(
+            f"{held.changed_by or 'Somebody'} changed rule “{held.name}” meanwhile. "
+            "Open it again, and repeat your change."
+        )
+    return held
+
+
+def _write(rule: Rule, given: Mapping[str, Any], actor: User | str) -> dict[str, Any]:
+    for name, value in given.items():
+        if name not in _PEOPLE:
+            setattr(rule, name, value)
+    _stamped(rule, actor)
+    rule.save()
+    rule.users.set(given["users"])
+    rule.groups.set(given["groups"])
+    return snapshot(rule)
+
+
+def _stamped(rule: Rule, actor: User | str) -> None:
+    if not rule._state.adding:
+        rule.version += 1
+    rule.changed_at, rule.changed_by = now(), str(actor)
+
+
+def _changed(rule: Rule, change: str, actor: User | str, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Keep the revision, write the audit event, and let every process know."""
+    RuleRevision.objects.create(
+        rule_id=rule.pk, rule_name=rule.name, change=change, by=str(actor), before=before, after=after
+    )
+    differing = difference(before, after)
+    record(
+        f"policy.rule.{change}",
+        actor=actor,
+        target=rule,
+        before={name: old for name, old, _ in differing if before},
+        after={name: new for name, _, new in differing if after},
+    )
+    _state()
+    PolicyState.objects.filter(pk=1).update(stamp=uuid7(), version=F("version") + 1)
+
+
+def _state() -> PolicyState:
+    return PolicyState.objects.get_or_create(pk=1)[0]
+
+
+# --- what there is from the start ------------------------------------------------------------------------------------
+
+# Key → the rule, with the names of roles for its groups. A key that was made once is never made again.
+DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "shells": {
+        "name": "Operators and administrators open shells",
+        "groups": ("operator", "administrator"),
+        "deeds": [Deed.SHELL.value],
+    },
+    "recordings": {
+        "name": "Auditors and administrators read recordings and watch",
+        "groups": ("auditor", "administrator"),
+        "deeds": [Deed.READ_RECORDING.value, Deed.WATCH_SESSION.value],
+    },
+    "own_sessions": {
+        "name": "Everybody has their own sessions and recordings",
+        "everybody": True,
+        "whose": Whose.OWN.value,
+        "deeds": [Deed.READ_RECORDING.value, Deed.WATCH_SESSION.value, Deed.END_SESSION.value],
+    },
+    "end_sessions": {
+        "name": "Administrators end sessions",
+        "groups": ("administrator",),
+        "deeds": [Deed.END_SESSION.value],
+    },
+}
+
+
+def make_defaults() -> list[str]:
+    """Make the rules of DEFAULTS that never were made; returns their names. One that was deleted stays so."""
+    made, handled = [], set()
+    with transaction.atomic():
+        _state()
+        state = PolicyState.objects.select_for_update().get(pk=1)
+        groups = {group.name: group for group in Group.objects.all()}
+        for key, fields in DEFAULTS.items():
+            if key in state.defaults_made:
+                continue
+            handled.add(key)
+            if Rule.objects.filter(name=fields["name"]).exists():
+                continue
+            named = [groups[name] for name in fields.get("groups", ()) if name in groups]
+            create_rule(
+                actor="fleetops", confirmed=True, **{**fields, "groups": named, "targets": "all", "note": _DEFAULT_NOTE}
+            )
+            made.append(fields["name"])
+        if handled:
+            PolicyState.objects.filter(pk=1).update(defaults_made=sorted({*state.defaults_made, *handled}))
+    return made
+
+
+_DEFAULT_NOTE = "As FleetOps comes: change or delete it as you like."
