@@ -190,7 +190,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Two processes that start, or two rotations, take turns: no key that one has just written is lost to the other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _unwritable(path, error) from None
     try:

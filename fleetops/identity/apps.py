@@ -1,6 +1,11 @@
 from django.apps import AppConfig
 
+from fleetops import vault
+
 
 class IdentityConfig(AppConfig):
     name = "fleetops.identity"
     label = "identity"
+
+    def ready(self):
+        vault.register("identity.SecondFactor", "sealed_secret")

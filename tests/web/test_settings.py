@@ -22,6 +22,14 @@ PRODUCTION = {
 COOKIES = "from django.conf import settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, s.DEBUG)"
 
 
+@pytest.fixture(scope="session")
+def master_key(tmp_path_factory):
+    """A key ring as an administrator makes it."""
+    path = tmp_path_factory.mktemp("vault") / "master.key"
+    subprocess.run([sys.executable, "-m", "fleetops.vault", path], cwd=ROOT, check=True)
+    return {"FLEETOPS_MASTER_KEY_FILE": str(path)}
+
+
 def start(home: Path, code: str = COOKIES, **variables: str) -> tuple[int, str]:
     """Run `code` with these variables and no others of ours; exit code and all that was printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETOPS_")}
@@ -30,8 +38,8 @@ def start(home: Path, code: str = COOKIES, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(tmp_path):
-    assert start(tmp_path, **PRODUCTION) == (0, "True True False\n")
+def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(tmp_path, master_key):
+    assert start(tmp_path, **PRODUCTION, **master_key) == (0, "True True False\n")
     assert list(tmp_path.iterdir()) == []  # it made nothing up
 
 
@@ -48,13 +56,27 @@ def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(t
         ({"FLEETOPS_DATABASE_URL": "sqlite:////tmp/x.sqlite3"}, "production does not run on SQLite"),
         ({"FLEETOPS_DATABASE_URL": "mysql://fleetops:hidden-word@db/x"}, "FLEETOPS_DATABASE_URL is neither"),
         ({"FLEETOPS_VALKEY_URL": ""}, "Set FLEETOPS_VALKEY_URL"),
+        ({"FLEETOPS_MASTER_KEY_FILE": ""}, "Set FLEETOPS_MASTER_KEY_FILE to a key ring"),
+        ({"FLEETOPS_MASTER_KEY_FILE": "/nowhere/master.key"}, "/nowhere/master.key cannot be read: No such file"),
         ({"FLEETOPS_PROFILE": "Production"}, "is none of embedded, production"),
     ],
 )
-def test_production_refuses_what_is_not_fit_for_it(tmp_path, changed, words):
-    code, said = start(tmp_path, **(PRODUCTION | changed))
+def test_production_refuses_what_is_not_fit_for_it(tmp_path, master_key, changed, words):
+    code, said = start(tmp_path, **(PRODUCTION | master_key | changed))
     assert code == 1 and words in said.splitlines()[-1]
     assert "hidden-word" not in said
+
+
+def test_production_refuses_a_key_ring_that_others_read_or_that_an_embedded_start_has_made(tmp_path):
+    assert start(tmp_path)[0] == 0
+    made = tmp_path / "secrets" / "master.key"
+    code, said = start(tmp_path, **PRODUCTION, FLEETOPS_MASTER_KEY_FILE=str(made))
+    assert code == 1 and "was made by an embedded start" in said.splitlines()[-1]
+    subprocess.run([sys.executable, "-m", "fleetops.vault", made], cwd=ROOT, check=True)
+    assert start(tmp_path, **PRODUCTION, FLEETOPS_MASTER_KEY_FILE=str(made))[0] == 0
+    made.chmod(0o640)
+    code, said = start(tmp_path, **PRODUCTION, FLEETOPS_MASTER_KEY_FILE=str(made))
+    assert code == 1 and f"chmod 600 {made}" in said.splitlines()[-1]
 
 
 def test_pages_hand_their_tasks_to_our_broker_in_every_thread(tmp_path):
@@ -69,6 +91,6 @@ def test_pages_hand_their_tasks_to_our_broker_in_every_thread(tmp_path):
 def test_the_embedded_default_makes_its_secrets_for_itself_alone(tmp_path):
     assert start(tmp_path) == (0, "False False False\n")
     keys = sorted((tmp_path / "secrets").iterdir())
-    assert [key.name for key in keys] == ["audit.key", "django.key"]
+    assert [key.name for key in keys] == ["audit.key", "django.key", "master.key"]
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
-    assert len({key.read_text() for key in keys}) == 2 and all(len(key.read_text()) > 60 for key in keys)
+    assert len({key.read_text() for key in keys}) == 3 and all(len(key.read_text()) > 60 for key in keys)
