@@ -7,6 +7,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="inventory:fleet"), name="home"),
     path("", include("fleetops.web.urls")),
     path("", include("fleetops.identity.urls")),
+    path("api/v1/", include("fleetops.api")),
     path("settings/policy/", include("fleetops.policy.urls")),
     path("settings/notify/", include("fleetops.notify.urls")),
     path("approvals/", include("fleetops.approvals.urls")),

@@ -89,6 +89,13 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
     return session
 
 
+def endable_by(user: User) -> QuerySet[TerminalSession]:
+    """The sessions of which `user` may know, to ask for their end."""
+    if user.has_perm(END_PERMISSION):
+        return TerminalSession.objects.all()
+    return TerminalSession.objects.visible_to(user)
+
+
 def request_end(session: TerminalSession, *, actor: User) -> None:
     """Ask the owner of `session` to end it. It does so at once, or within a second if the message is lost.
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Iterator
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import Q
-from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from fleetops.inventory.models import Account, Instance
 
-from . import recording, services
+from . import downloads, recording, services
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
@@ -142,10 +139,7 @@ def _terminal_address(request) -> str:
 @require_POST
 def end(request, pk):
     """Ask for the end of a session, then show its replay page. Own sessions, or all with the permission."""
-    visible = TerminalSession.objects.visible_to(request.user)
-    if request.user.has_perm(services.END_PERMISSION):
-        visible = TerminalSession.objects.all()
-    session = get_object_or_404(visible, pk=pk)
+    session = get_object_or_404(services.endable_by(request.user), pk=pk)
     services.request_end(session, actor=request.user)
     if getattr(request, "htmx", False):
         return HttpResponse(status=204)
@@ -187,17 +181,10 @@ def cast(request, pk):
     """
     version = 3 if request.GET.get("version") == "3" else 2
     session, chunks = _recorded(request, pk)
-    response = StreamingHttpResponse(
-        _in_threads(recording.cast(session, chunks, version=version)), content_type="application/x-asciicast"
-    )
     if request.GET.get("play") == "1":
         services.record_look(session, actor=request.user)
-    else:
-        services.record_download(session, actor=request.user, version=version)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{session.instance_name}-{session.created_at:%Y%m%d-%H%M%S}")
-        response["Content-Disposition"] = f'attachment; filename="{name}.cast"'
-    response["Cache-Control"] = "no-store"
-    return response
+        return downloads.stream(session, chunks, version=version)
+    return downloads.download(session, chunks, actor=request.user, version=version)
 
 
 @require_safe
@@ -232,10 +219,3 @@ def _json(content: dict) -> JsonResponse:
     response = JsonResponse(content)
     response["Cache-Control"] = "no-store"
     return response
-
-
-async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Give out `pieces`, each made in a thread: reading and decompressing must not hold up the event loop."""
-    take = sync_to_async(lambda: next(pieces, None), thread_sensitive=False)
-    while (piece := await take()) is not None:
-        yield piece

@@ -83,6 +83,16 @@ class TokenScheme(OpenApiAuthenticationExtension):
         return {"type": "http", "scheme": "bearer", "description": "A token, made under “API tokens” or by /login/."}
 
 
+class LogInScheme(OpenApiAuthenticationExtension):
+    """How the schema tells of the pages' log-in."""
+
+    target_class = SessionAuthentication
+    name = "log-in"
+
+    def get_security_definition(self, auto_schema) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": settings.SESSION_COOKIE_NAME}
+
+
 class ScopeMissing(Denied):
     """The token is not for this."""
 

@@ -175,8 +175,9 @@ def _why_not(token: ApiToken, address: str) -> tuple[str, str] | None:
 
 
 def _record_refusal(token: ApiToken, reason: str) -> None:
+    key = f"token-refused:{token.pk}:{reason.replace(' ', '-')}"
     try:
-        is_first = cache.add(f"token-refused:{token.pk}:{reason}", 1, timeout=REFUSAL_WRITTEN_SECONDS)
+        is_first = cache.add(key, 1, timeout=REFUSAL_WRITTEN_SECONDS)
     except RedisError:
         is_first = True  # rather too many rows than none
     if is_first:

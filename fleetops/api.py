@@ -1,0 +1,62 @@
+"""The roof of the REST API: each room's routes below /api/v1/, their schema, and a page for people that lists them."""
+
+from django.shortcuts import render
+from django.urls import include, path, re_path
+from django.views.decorators.http import require_safe
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.exceptions import NotFound
+
+import fleetops.identity.api
+import fleetops.inventory.api
+import fleetops.review.api
+import sessions_app.api
+from fleetops.identity.rest import ANY_SCOPE, ApiView
+from fleetops.identity.scopes import SCOPES
+
+app_name = "api"
+# In the order in which the page lists them.
+ROOMS = {
+    "Yourself": fleetops.identity.api.urlpatterns,
+    "Fleet": fleetops.inventory.api.urlpatterns,
+    "Sessions": sessions_app.api.urlpatterns,
+    "Audit": fleetops.review.api.urlpatterns,
+}
+
+
+@extend_schema(exclude=True)
+class SchemaFile(ApiView, SpectacularAPIView):
+    """The OpenAPI 3 description of all this, as YAML, or as JSON with `?format=json`."""
+
+    scopes = {"GET": ANY_SCOPE}
+    renderer_classes = SpectacularAPIView.renderer_classes
+
+
+@extend_schema(exclude=True)
+class Nothing(ApiView):
+    """What no route is for: a problem in JSON, where a page would tell a program nothing."""
+
+    is_open = True
+
+    def initial(self, request, *args, **kwargs):
+        raise NotFound
+
+
+@require_safe
+def index(request):
+    """The routes, for people, out of the same schema. Context: `rooms` (title, operations), `scopes`."""
+    described = SchemaGenerator(patterns=[path("api/v1/", include((urlpatterns, app_name)))]).get_schema(public=True)
+    rooms: dict[str, list[dict]] = {}
+    for where, methods in described["paths"].items():
+        for method, operation in methods.items():
+            rooms.setdefault(operation["tags"][0], []).append({"path": where, "method": method.upper(), **operation})
+    return render(request, "identity/api.html", {"rooms": rooms.items(), "scopes": SCOPES.items()})
+
+
+urlpatterns = [
+    path("", index, name="index"),
+    path("schema/", SchemaFile.as_view(), name="schema"),
+    *(pattern for patterns in ROOMS.values() for pattern in patterns),
+    re_path("", Nothing.as_view(), name="nothing"),
+]

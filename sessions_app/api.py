@@ -1,0 +1,161 @@
+"""Terminal sessions over the API: list them, open one, end one, take a recording away."""
+
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.shortcuts import get_object_or_404
+from django.urls import path
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics, serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.response import Response
+
+from fleetops.identity.rest import ApiView
+from fleetops.inventory.models import Instance
+
+from . import downloads, services
+from .models import TerminalSession
+from .states import SessionState
+
+
+class SessionSerializer(serializers.ModelSerializer):
+    """One Session Manager session."""
+
+    user = serializers.CharField(source="user_name", read_only=True)
+    instance = serializers.UUIDField(source="instance_row_id", read_only=True, allow_null=True)
+    state = serializers.ChoiceField(choices=SessionState.values, read_only=True)
+    is_whole = serializers.SerializerMethodField(help_text="ended, and its recording is sealed to its end")
+    url = serializers.SerializerMethodField(help_text="its terminal, or its replay once it has ended")
+
+    class Meta:
+        model = TerminalSession
+        fields = (
+            "id",
+            "user",
+            "instance",
+            "instance_id",
+            "instance_name",
+            "account_id",
+            "region",
+            "reason",
+            "state",
+            "source_address",
+            "created_at",
+            "started_at",
+            "ended_at",
+            "end_reason",
+            "end_requested_by",
+            "output_bytes",
+            "chain_head",
+            "is_whole",
+            "url",
+        )
+        read_only_fields = fields
+
+    def get_is_whole(self, session: TerminalSession) -> bool:
+        return session.sealed_at is not None
+
+    def get_url(self, session: TerminalSession) -> str:
+        return self.context["request"].build_absolute_uri(session.get_absolute_url())
+
+
+class OpenSerializer(serializers.Serializer):
+    """On which instance to open a shell, and why."""
+
+    instance = serializers.UUIDField(help_text="the instance's `id`")
+    reason = serializers.CharField(max_length=256, required=False, allow_blank=True, default="")
+
+
+class Sessions(ApiView, generics.ListAPIView):
+    """Sessions, the newest first: your own, or everybody's if you may review them."""
+
+    scopes = {"GET": "sessions:read", "POST": "sessions:open"}
+    serializer_class = SessionSerializer
+    queryset = TerminalSession.objects.none()
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("state", str, enum=["live", "past"]),
+            OpenApiParameter("user", str, description="A username."),
+            OpenApiParameter("instance", OpenApiTypes.UUID, description="An instance's `id`."),
+        ]
+    )
+    def get(self, request, *args, **kwargs):
+        return super().get(request, *args, **kwargs)
+
+    def get_queryset(self):
+        asked = self.request.query_params
+        found = TerminalSession.objects.visible_to(self.request.user)
+        if state := asked.get("state", ""):
+            if state not in {"live", "past"}:
+                raise ValidationError({"state": ["Write live or past."]})
+            live = [SessionState.OPENING, SessionState.OPEN]
+            found = found.filter(state__in=live) if state == "live" else found.exclude(state__in=live)
+        if user := asked.get("user", ""):
+            found = found.filter(user_name=user.replace("\x00", ""))
+        if instance := asked.get("instance", ""):
+            try:
+                found = found.filter(instance_row_id=instance)
+            except (DjangoValidationError, ValueError):
+                raise ValidationError({"instance": ["This is no instance's id."]}) from None
+        return found
+
+    @extend_schema(operation_id="sessions_open", request=OpenSerializer, responses={201: SessionSerializer})
+    def post(self, request):
+        """Open a session. Its shell starts when its owner opens `url`, in a browser that is logged in to FleetOps."""
+        asked = OpenSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        visible = Instance.objects.visible_to(request.user).select_related("account", "region")
+        instance = get_object_or_404(visible, pk=asked.validated_data["instance"])
+        session = services.open_session(instance, actor=request.user, reason=asked.validated_data["reason"])
+        return Response(SessionSerializer(session, context={"request": request}).data, status=201)
+
+
+class Session(ApiView):
+    """One session."""
+
+    scopes = {"GET": "sessions:read"}
+
+    @extend_schema(operation_id="sessions_get", responses=SessionSerializer)
+    def get(self, request, pk):
+        session = get_object_or_404(TerminalSession.objects.visible_to(request.user), pk=pk)
+        return Response(SessionSerializer(session, context={"request": request}).data)
+
+
+class EndSession(ApiView):
+    """The end of a session."""
+
+    scopes = {"POST": "sessions:end"}
+
+    @extend_schema(operation_id="sessions_end", request=None, responses={202: SessionSerializer})
+    def post(self, request, pk):
+        """Ask for the end: your own session's, or anybody's with the permission. The shell is gone within seconds."""
+        session = get_object_or_404(services.endable_by(request.user), pk=pk)
+        services.request_end(session, actor=request.user)
+        return Response(SessionSerializer(session, context={"request": request}).data, status=202)
+
+
+class Recording(ApiView):
+    """The recording of a session."""
+
+    scopes = {"GET": "recordings:read"}
+
+    @extend_schema(
+        operation_id="sessions_recording",
+        parameters=[
+            OpenApiParameter("version", int, enum=[2, 3], description="Of the asciicast format; 2 if left out.")
+        ],
+        responses={(200, "application/x-asciicast"): OpenApiTypes.BINARY},
+    )
+    def get(self, request, pk):
+        """Download it as an asciicast, as far as it is sealed. That is audited."""
+        version = 3 if request.query_params.get("version") == "3" else 2
+        session = get_object_or_404(TerminalSession.objects.visible_to(request.user), pk=pk)
+        return downloads.download(session, list(session.chunks.order_by("number")), actor=request.user, version=version)
+
+
+urlpatterns = [
+    path("sessions/", Sessions.as_view(), name="sessions"),
+    path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
+    path("sessions/<uuid:pk>/end/", EndSession.as_view(), name="end_session"),
+    path("sessions/<uuid:pk>/recording/", Recording.as_view(), name="recording"),
+]
