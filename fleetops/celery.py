@@ -12,6 +12,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
     "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
+    "approvals.expire_due": {
+        "task": "fleetops.approvals.tasks.expire_due",
+        "schedule": 15.0,
+        "options": {"expires": 30},
+    },
     "audit.seal": {"task": "fleetops.audit.tasks.seal", "schedule": 1.0, "options": {"expires": 10}},
     "audit.verify": {"task": "fleetops.audit.tasks.verify", "schedule": 3600.0, "options": {"expires": 600}},
     "sessions.ship_chunks": {"task": "sessions_app.tasks.ship_chunks", "schedule": 5.0, "options": {"expires": 20}},

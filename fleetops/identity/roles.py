@@ -4,9 +4,15 @@ _VIEWER = ("inventory.view_instance",)
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
-    "operator": (*_VIEWER, "sessions_app.open_terminalsession"),
-    "patch_owner": _VIEWER,
-    "auditor": (*_VIEWER, "audit.view_auditevent", "policy.view_rule", "sessions_app.review_terminalsession"),
+    "operator": (*_VIEWER, "sessions_app.open_terminalsession", "approvals.vote_approvalrequest"),
+    "patch_owner": (*_VIEWER, "approvals.vote_approvalrequest"),
+    "auditor": (
+        *_VIEWER,
+        "approvals.view_approvalrequest",
+        "audit.view_auditevent",
+        "policy.view_rule",
+        "sessions_app.review_terminalsession",
+    ),
     "administrator": (
         *_VIEWER,
         "inventory.add_account",
@@ -18,6 +24,8 @@ ROLES: dict[str, tuple[str, ...]] = {
         "sessions_app.end_terminalsession",
         "audit.view_auditevent",
         "identity.administer",
+        "approvals.view_approvalrequest",
+        "approvals.vote_approvalrequest",
         "policy.view_rule",
         "policy.change_rule",
     ),

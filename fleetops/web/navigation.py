@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from django.urls import reverse
 
 _SESSIONS = ("sessions_app.open_terminalsession", "sessions_app.review_terminalsession")
+_APPROVALS = ("approvals.vote_approvalrequest", "approvals.view_approvalrequest", *_SESSIONS)
 # Group; then label, URL name, icon, permissions of which one suffices.
 NAVIGATION = (
     (
@@ -12,6 +13,7 @@ NAVIGATION = (
         (
             ("Fleet", "inventory:fleet", "server", ("inventory.view_instance",)),
             ("Sessions", "sessions:list", "prompt", _SESSIONS),
+            ("Approvals", "approvals:list", "hand", _APPROVALS),
         ),
     ),
     ("Prove", (("Audit", "review:audit", "history", ("audit.view_auditevent",)),)),
