@@ -3,12 +3,15 @@
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from django.test import Client
 from django.urls import get_resolver, reverse
 
+from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
+from fleetops.clock import now
 from fleetops.identity.roles import ROLES
 from tests.factories import make_instance, make_session, make_user
 
@@ -61,11 +64,21 @@ DOORS: dict[str, dict[str, Rule]] = {
     "identity:user": page(ADMINISTER) | deed(ADMINISTER),
     "identity:set_active": deed(ADMINISTER),
     "identity:set_password": deed(ADMINISTER, 400),
+    "approvals:list": page(ALL),  # of one's own, where one may not answer
+    "approvals:request": page(REVIEW, 200, 404),
+    "approvals:vote": deed(ADMINISTER, 302, 404, auditor=403),
+    "approvals:withdraw": deed(NOBODY, 302, 404, auditor=403, administrator=403),
     "inventory:fleet": page(SEE_FLEET),
     "inventory:live": page(SEE_FLEET, 400),  # without what an open page asks with
     "inventory:refresh": deed(OPEN_SHELLS),
     "inventory:palette": page(SEE_FLEET),
     "inventory:instance": page(SEE_FLEET),
+    "inventory:complete": page(SEE_FLEET),
+    "inventory:preview": page(SEE_FLEET),
+    "inventory:filters": page(SEE_FLEET) | deed(SEE_FLEET, 400),
+    "inventory:change_filter": deed(ADMINISTER, 409),  # another's, which is shared; the form is empty
+    "inventory:delete_filter": deed(ADMINISTER),
+    "inventory:star_filter": deed(SEE_FLEET),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
@@ -101,7 +114,17 @@ def house(roles, valkey):
     someone = make_user("someone")
     session = make_session(user=make_user("other", role="operator"), instance=instance)
     event = record("identity.login", actor=someone)
-    rows = {"identity": someone.pk, "inventory": instance.pk, "sessions": session.pk, "review": event.pk}
+    make_user("chief", role="administrator")  # could approve
+    approval = approvals.ask(
+        deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
+    )
+    rows = {
+        "identity": someone.pk,
+        "approvals": approval.pk,
+        "inventory": instance.pk,
+        "sessions": session.pk,
+        "review": event.pk,
+    }
 
     def address(name: str) -> str:
         pk = instance.pk if name == "sessions:panel" else rows.get(name.partition(":")[0])
@@ -109,6 +132,7 @@ def house(roles, valkey):
         return reverse(name, args=[pk] if takes_pk else [])
 
     forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
+    forms["approvals:vote"] = {"answer": "approve"}
     forms["identity:user"] = {"first_name": "Sam"}
     return address, forms
 
