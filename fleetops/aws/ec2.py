@@ -26,3 +26,11 @@ def instance_pages(access: AccountAccess, region: str, *, session_name: str) -> 
         if not page.get("NextToken"):
             return
         request["NextToken"] = page["NextToken"]
+
+
+def region_states(access: AccountAccess, region: str, *, session_name: str) -> dict[str, bool]:
+    """Each region that AWS offers, and whether it is on in the account."""
+    ec2 = client("ec2", access, region, session_name=session_name)
+    with aws_call("ec2:DescribeRegions", where=f"{access.account_id} {region}"):
+        answer = ec2.describe_regions(AllRegions=True)
+    return {each["RegionName"]: each.get("OptInStatus") != "not-opted-in" for each in answer.get("Regions", [])}

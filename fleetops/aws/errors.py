@@ -49,11 +49,14 @@ _BAD_CREDENTIALS = frozenset(
         "InvalidSignatureException",
         "MissingAuthenticationToken",
         "OptInRequired",
+        "RegionDisabledException",
+        "RequestExpired",
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
     }
 )
+_CLOCK_CODES = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
 _CLOCK_WORDS = re.compile(r"Signature (?:not yet current|expired)", re.IGNORECASE)
 # "User: arn:… is not authorized to perform: sts:SetSourceIdentity on resource: arn:…", in all of AWS's services.
 _PERMISSION = re.compile(r"not authorized to perform:? ([\w-]+:\w+)(?: on resource:? (\S+))?")
@@ -66,7 +69,11 @@ class AwsError(UserError):
     code        AWS's code, or botocore's class of error where AWS was not reached
     message     AWS's words, cut to 400 characters
     operation   as IAM writes it: "ssm:StartSession"
+    cause       what is wrong, where it is known: "clock", "credentials" (or a region that is off: AWS tells the two not
+                apart), "no credentials", "permission", "certificate", "unreachable"; else empty
     """
+
+    cause = ""
 
     def __init__(self, code: str, message: str, *, operation: str = "", text: str = "") -> None:
         self.code = code
@@ -133,14 +140,18 @@ def _from_answer(response: dict[str, Any], operation: str, where: str) -> AwsErr
             "Its page shows what is missing.",
         )
     if code in _BAD_CREDENTIALS:
+        is_clock = code in _CLOCK_CODES or bool(_CLOCK_WORDS.search(message))
         mend = (
             "set this machine's clock right: a signature is good for a few minutes only"
-            if code == "RequestTimeTooSkewed" or _CLOCK_WORDS.search(message)
-            else "check the access key of the account's profile in the AWS credentials file"
+            if is_clock
+            else "check the access key of the account's profile in the AWS credentials file, and that the region is "
+            "turned on in the account"
         )
         text = f"AWS does not accept the credentials for {operation}{at} ({code}); {mend}."
         # Without AWS's message: it may quote the canonical request, and that holds the session token.
-        return AccessDenied(code, "", operation=operation, text=text)
+        refused = AccessDenied(code, "", operation=operation, text=text)
+        refused.cause = "clock" if is_clock else "credentials"
+        return refused
     if code in _DENIED or status == 403:
         return _denied(code, message, operation, where)
     if code in THROTTLED:
@@ -177,7 +188,7 @@ def _denied(code: str, message: str, operation: str, where: str) -> AccessDenied
     error = AccessDenied(
         code, message, operation=operation, text=_sentence(f"AWS refused {permission}{on} ({code}); {mend}", message)
     )
-    error.permission = permission
+    error.permission, error.cause = permission, "permission"
     return error
 
 
@@ -187,28 +198,34 @@ def _from_transport(error: Exception, operation: str, where: str) -> AwsError:
     if isinstance(error, boto.ProfileNotFound | boto.NoCredentialsError | boto.PartialCredentialsError):
         profile = getattr(error, "kwargs", {}).get("profile", "")
         which = f"profile {profile!r} is" if profile else "credentials are"
-        return AccessDenied(
+        missing = AccessDenied(
             name,
             "",
             operation=operation,
             text=f"No {which} to be had for {operation}{at}; add them to the AWS credentials file.",
         )
+        missing.cause = "no credentials"
+        return missing
     if isinstance(error, boto.SSLError):
         text = (
             f"The certificate shown for {operation}{at} is not signed by the account's CA; "
             "check the account's CA and its endpoint address."
         )
-        return Unavailable(name, "", operation=operation, text=text)
+        untrusted = Unavailable(name, "", operation=operation, text=text)
+        untrusted.cause = "certificate"
+        return untrusted
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError | boto.ProxyConnectionError):
         endpoint = getattr(error, "kwargs", {}).get("endpoint_url", "")
         host = re.sub(r"^(\w+://[^/?]+).*", r"\1", str(endpoint))
-        return Unavailable(
+        unreachable = Unavailable(
             name,
             "",
             operation=operation,
             text=f"{host or 'AWS'} cannot be reached for {operation}{at} ({name}); "
             "check the network and the account's endpoint address.",
         )
+        unreachable.cause = "unreachable"
+        return unreachable
     if isinstance(error, boto.HTTPClientError | ResponseParserError):
         unavailable = Unavailable(
             name,

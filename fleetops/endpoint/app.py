@@ -112,6 +112,11 @@ class App:
             result = await self._sts.handle(call, parameters)
             return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
         return await self._answer_from_moto(call)
+        if call.service.signing_name == "iam" and call.operation in iam.OPERATIONS:
+            operation = call.service.operation(call.operation)
+            call.parameters = parameters = query.parse(operation, call.form, ec2=False)
+            result = await iam.handle(self._endpoint, call, parameters)
+            return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
 
     def _find_operation(self, call: Call) -> None:
         """Name the operation of a request and whether it only reads. Raises ApiError."""

@@ -311,13 +311,13 @@ class Ssm:
     # --- Tags -------------------------------------------------------------------------------------------------------
 
     async def list_tags_for_resource(self, call: Call, parameters: Result) -> Result:
-        await self._allow(call)
+        await self._allow(call, self._tagged_arns(call, parameters))
         node = self._tagged(call, parameters)
         tags = sorted(node.tags.items()) if node is not None else []
         return {"TagList": [{"Key": key, "Value": value} for key, value in tags]}
 
     async def add_tags_to_resource(self, call: Call, parameters: Result) -> Result:
-        await self._allow(call)
+        await self._allow(call, self._tagged_arns(call, parameters))
         node = self._tagged(call, parameters)
         if node is None:
             raise not_implemented(f"tags of a {parameters['ResourceType']}")
@@ -328,7 +328,7 @@ class Ssm:
         return {}
 
     async def remove_tags_from_resource(self, call: Call, parameters: Result) -> Result:
-        await self._allow(call)
+        await self._allow(call, self._tagged_arns(call, parameters))
         node = self._tagged(call, parameters)
         if node is not None:
             gone = set(parameters["TagKeys"])
@@ -441,6 +441,11 @@ class Ssm:
 
     async def _allow(self, call: Call, resources: list[str] | None = None) -> None:
         await self._endpoint.authorizer.allow(call, f"ssm:{call.operation}", resources or ["*"])
+
+    def _tagged_arns(self, call: Call, parameters: Result) -> list[str]:
+        if parameters["ResourceType"] != "ManagedInstance":
+            return []
+        return [f"arn:aws:ssm:{call.region}:{call.account_id}:managed-instance/{parameters['ResourceId']}"]
 
     def _target_arn(self, call: Call, target: str) -> str:
         if target.startswith("mi-"):

@@ -1,0 +1,63 @@
+"""IAM: what a role's policies would say, asked without doing anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .clients import AccountAccess, client
+from .errors import aws_call
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """IAM's answer for one action on one resource."""
+
+    action: str
+    resource: str
+    decision: str  # allowed, explicitDeny, implicitDeny
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.decision == "allowed"
+
+
+def simulate(
+    access: AccountAccess,
+    region: str,
+    *,
+    principal_arn: str,
+    action: str,
+    resources: Sequence[str],
+    context: Mapping[str, str] | None = None,
+    session_name: str,
+) -> list[Verdict]:
+    """Ask whether the policies of the user or role `principal_arn` allow `action` on each of `resources`.
+
+    Policies of other kinds (the organisation's, a resource's own) are only partly in the answer [IAM user guide,
+    "Testing IAM policies with the IAM policy simulator"]. Raises AccessDenied where the caller may not ask.
+    """
+    iam = client("iam", access, region, session_name=session_name)
+    request: dict[str, Any] = {
+        "PolicySourceArn": principal_arn,
+        "ActionNames": [action],
+        "ResourceArns": list(resources),
+    }
+    if context:
+        request["ContextEntries"] = [
+            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+            for key, value in context.items()
+        ]
+    with aws_call("iam:SimulatePrincipalPolicy", where=access.account_id):
+        answer = iam.simulate_principal_policy(**request)
+    return [
+        Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])
+        for each in answer.get("EvaluationResults", [])
+    ]
+
+
+def principal_of(caller_arn: str) -> str:
+    """The user or role behind what GetCallerIdentity calls the caller; a role's path is not in it, and is left out."""
+    prefix, _, rest = caller_arn.partition(":assumed-role/")
+    if not rest:
+        return caller_arn
+    return f"{prefix.replace(':sts:', ':iam:')}:role/{rest.partition('/')[0]}"

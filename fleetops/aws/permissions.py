@@ -1,0 +1,275 @@
+"""What FleetOps needs to be allowed in an account, as data, and the policies and the template that follow from it.
+
+Each call that the code makes stands here once, with what it is for and how narrowly AWS lets it be allowed; a test
+walks the code and fails if one is missing, or listed and never made. Sources of the resource types and condition keys:
+AWS's Service Authorization Reference for EC2, Systems Manager, STS and IAM, and the Systems Manager user guide,
+"Additional sample IAM policies for Session Manager".
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+ROLE_NAME: Final = "FleetOpsControlPlane"
+ASSUME_ACTIONS: Final = ("sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession")
+SESSION_DOCUMENT: Final = "SSM-SessionManagerRunShell"
+# In the place of a principal that is not known yet.
+UNKNOWN_PRINCIPAL: Final = "arn:aws:iam::HUB-ACCOUNT:role/FLEETOPS"
+
+_INSTANCE = "arn:{partition}:ec2:{region}:{account}:instance/{instance}"
+_MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
+_SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
+_DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One action in IAM. `resources` are ARNs with places to be filled: {partition}, {region}, {account}, {role}, …"""
+
+    action: str
+    feature: str
+    purpose: str  # what FleetOps does with it
+    missing: str  # what does not work without it
+    resources: tuple[str, ...] = ("*",)
+    condition: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    is_optional: bool = False  # FleetOps works without it, and says less
+
+
+PERMISSIONS: Final = (
+    Permission(
+        "ec2:DescribeInstances",
+        "Fleet",
+        "reads the instances with their state, profile and tags",
+        "The fleet shows no EC2 facts: no tags, no state, no instance profile.",
+        # AWS knows no resource for the Describe calls of EC2.
+    ),
+    Permission(
+        "ssm:DescribeInstanceInformation",
+        "Fleet",
+        "reads which agents are online, and finds hybrid nodes",
+        "FleetOps cannot tell which instances can be reached, and shows no hybrid node.",
+    ),
+    Permission(
+        "ssm:ListTagsForResource",
+        "Fleet",
+        "reads the tags of hybrid nodes",
+        "Hybrid nodes have no tags, so no filter and no rule by tag finds them.",
+        (_MANAGED,),
+    ),
+    Permission(
+        "ssm:StartSession",
+        "Shells",
+        "opens a shell",
+        "No shell can be opened.",
+        (_INSTANCE, _MANAGED, _DOCUMENT),
+        # Without it IAM looks at the document only where a caller names one.
+        {"BoolIfExists": {"ssm:SessionDocumentAccessCheck": "true"}},
+    ),
+    Permission(
+        "ssm:ResumeSession",
+        "Shells",
+        "takes a shell up again after a lost network or a restart",
+        "A shell ends when the network between FleetOps and AWS is lost.",
+        (_SESSION,),
+    ),
+    Permission(
+        "ssm:TerminateSession",
+        "Shells",
+        "ends a shell",
+        "FleetOps closes its own end of a shell; AWS keeps the session until its time-out.",
+        (_SESSION,),
+    ),
+    Permission(
+        "ssm:DescribeSessions",
+        "Shells",
+        "finds a session whose answer was lost",
+        "A session whose start was never answered may stay open unseen.",
+    ),
+    Permission(
+        "ec2:DescribeRegions",
+        "Connection check",
+        "tells which regions are on",
+        "The check cannot tell a region that is off from credentials that are wrong.",
+        is_optional=True,
+    ),
+    Permission(
+        "iam:SimulatePrincipalPolicy",
+        "Connection check",
+        "asks whether a permission is there without using it",
+        "Permissions that change something show themselves only when they are used.",
+        ("{role}",),
+        is_optional=True,
+    ),
+)
+# Made, and never denied: AWS answers it to whoever signs right.
+NEEDS_NO_PERMISSION: Final = frozenset({"sts:GetCallerIdentity"})
+
+Document = dict[str, Any]
+
+
+def fill(pattern: str, *, partition: str = "aws", account: str = "*", role: str = "", **places: str) -> str:
+    """An ARN of a permission; every place that is not given is "*"."""
+    role = role or f"arn:{partition}:iam::{account}:role/{ROLE_NAME}"
+    given = {"partition": partition, "account": account, "role": role, **places}
+    return re.sub(r"\{(\w+)\}", lambda found: given.get(found[1], "*"), pattern)
+
+
+def policy(
+    account: str = "*", *, role: str = "", partition: str = "aws", actions: Iterable[str] | None = None
+) -> Document:
+    """The least that the account's role needs; of `actions` alone, if they are given."""
+    wanted = None if actions is None else set(actions)
+    chosen = [each for each in PERMISSIONS if wanted is None or each.action in wanted]
+    places = {"account": account, "role": role, "partition": partition}
+    return _policy(chosen, lambda pattern: fill(pattern, **places))
+
+
+def trust_policy(principal: str, external_id: str = "") -> Document:
+    """Who may assume the role: `principal`, with the external id, naming the person and tagging the session."""
+    statement: Document = {
+        "Sid": "FleetOps",
+        "Effect": "Allow",
+        "Principal": {"AWS": principal},
+        "Action": list(ASSUME_ACTIONS),
+    }
+    if external_id:
+        statement["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def caller_policy(role_arns: Iterable[str]) -> Document:
+    """What the identity needs as which FleetOps itself runs: to assume the accounts' roles, and nothing else."""
+    statement = {
+        "Sid": "AssumeTheRolesOfTheAccounts",
+        "Effect": "Allow",
+        "Action": list(ASSUME_ACTIONS),
+        "Resource": sorted(role_arns),
+    }
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def cloudformation(principal: str = "", external_id: str = "") -> str:
+    """A CloudFormation template (YAML) that makes the role; its trusted principal and external id are parameters."""
+
+    def substituted(pattern: str) -> Any:
+        role = "arn:${AWS::Partition}:iam::${AWS::AccountId}:role/${RoleName}"
+        filled = fill(pattern, partition="${AWS::Partition}", account="${AWS::AccountId}", role=role)
+        return {"Fn::Sub": filled} if "${" in filled else filled
+
+    trusted: Document = {
+        "Type": "String",
+        "Description": "ARN of the user or role as which FleetOps runs",
+        "AllowedPattern": r"arn:aws[a-z-]*:iam::\d{12}:(user|role)/[\w+=,.@/-]+",
+        "ConstraintDescription": "give the ARN of a user or a role",
+    }
+    secret: Document = {
+        "Type": "String",
+        "Description": "what FleetOps must say to assume the role; the account's page in FleetOps has it",
+        "MinLength": 2,
+        "MaxLength": 128,
+        "AllowedPattern": r"[\w+=,.@:/-]*",
+    }
+    if principal:
+        trusted["Default"] = principal
+    if external_id:
+        secret["Default"] = external_id
+    trust = trust_policy("")
+    trust["Statement"][0]["Principal"] = {"AWS": {"Ref": "TrustedPrincipal"}}
+    trust["Statement"][0]["Condition"] = {"StringEquals": {"sts:ExternalId": {"Ref": "ExternalId"}}}
+    template: Document = {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": "The role that FleetOps assumes in this account, with the least that it needs",
+        "Parameters": {
+            "TrustedPrincipal": trusted,
+            "ExternalId": secret,
+            "RoleName": {
+                "Type": "String",
+                "Default": ROLE_NAME,
+                "AllowedPattern": r"[\w+=,.@-]{1,64}",
+                "Description": "name of the role",
+            },
+        },
+        "Resources": {
+            "Role": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "RoleName": {"Ref": "RoleName"},
+                    "Description": "Assumed by FleetOps for each person and for its own reading",
+                    "MaxSessionDuration": 3600,
+                    "AssumeRolePolicyDocument": trust,
+                    "Policies": [
+                        {"PolicyName": "FleetOps", "PolicyDocument": _policy(PERMISSIONS, substituted)},
+                    ],
+                },
+            }
+        },
+        "Outputs": {
+            "RoleArn": {
+                "Description": "for the account's page in FleetOps",
+                "Value": {"Fn::GetAtt": ["Role", "Arn"]},
+            }
+        },
+    }
+    return _yaml(template)
+
+
+def as_json(document: Document) -> str:
+    return json.dumps(document, indent=2)
+
+
+def _policy(permissions: Iterable[Permission], filled: Any) -> Document:
+    """One statement for the permissions of a feature that have resources and condition in common."""
+    groups: dict[str, tuple[Permission, list[str]]] = {}
+    for each in permissions:
+        key = json.dumps([each.feature, each.resources, each.condition])
+        groups.setdefault(key, (each, []))[1].append(each.action)
+    statements: list[Document] = []
+    seen: dict[str, int] = {}
+    for permission, actions in groups.values():
+        name = "".join(word.capitalize() for word in permission.feature.split())
+        seen[name] = seen.get(name, 0) + 1
+        resources = [filled(pattern) for pattern in permission.resources]
+        statement: Document = {
+            "Sid": name + (str(seen[name]) if seen[name] > 1 else ""),
+            "Effect": "Allow",
+            "Action": sorted(actions),
+            "Resource": resources[0] if len(resources) == 1 else resources,
+        }
+        if permission.condition:
+            statement["Condition"] = {operator: dict(block) for operator, block in permission.condition.items()}
+        statements.append(statement)
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9 ,;/._-]*")  # what YAML takes for a string without quotes
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+def _yaml(value: Any, indent: int = 0) -> str:
+    """`value` as block-style YAML: mappings, lists, strings and numbers, and nothing else."""
+    pad = "  " * indent
+    if isinstance(value, dict):
+        return "".join(f"{pad}{_scalar(key)}:{_after(inner, indent)}" for key, inner in value.items())
+    lines = []
+    for inner in value:
+        text = _yaml(inner, indent + 1) if isinstance(inner, dict | list) else f"{pad}  {_scalar(inner)}\n"
+        lines.append(f"{pad}- {text[len(pad) + 2 :]}")
+    return "".join(lines)
+
+
+def _after(value: Any, indent: int) -> str:
+    return f"\n{_yaml(value, indent + 1)}" if isinstance(value, dict | list) else f" {_scalar(value)}\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, int):
+        return str(value)
+    text = str(value)
+    if "\\" in text and "'" not in text:
+        return f"'{text}'"
+    is_word = _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not text.endswith(" ")
+    is_plain = is_word or text.startswith("Fn::")
+    # JSON's strings are YAML's.
+    return text if is_plain else json.dumps(text)
