@@ -16,7 +16,7 @@ from fleetops import clock
 from fleetops.awsapi import json11, models, query, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
 from fleetops.endpoint import regions, resources, settings
-from fleetops.endpoint.api import cloudtrail, ec2messages, moto, ssmmessages
+from fleetops.endpoint.api import cloudtrail, ec2messages, iam, moto, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
 from fleetops.endpoint.calls import Answer, Call
@@ -111,12 +111,12 @@ class App:
             call.parameters = parameters = query.parse(operation, call.form, ec2=False)
             result = await self._sts.handle(call, parameters)
             return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
-        return await self._answer_from_moto(call)
         if call.service.signing_name == "iam" and call.operation in iam.OPERATIONS:
             operation = call.service.operation(call.operation)
             call.parameters = parameters = query.parse(operation, call.form, ec2=False)
             result = await iam.handle(self._endpoint, call, parameters)
             return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
+        return await self._answer_from_moto(call)
 
     def _find_operation(self, call: Call) -> None:
         """Name the operation of a request and whether it only reads. Raises ApiError."""
