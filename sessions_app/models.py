@@ -46,6 +46,9 @@ class TerminalSession(models.Model):
     end_reason = models.CharField(max_length=256, blank=True, help_text="in words, for the user")
     end_requested_at = models.DateTimeField(null=True, help_text="somebody asked for the end; the owner carries it out")
     end_requested_by = models.CharField(max_length=150, blank=True)
+    terminate_due_at = models.DateTimeField(
+        null=True, help_text="AWS has not confirmed the end yet; when it is asked again"
+    )
     # Who holds the data channel. The epoch grows with each owner, so that a late one knows that it is late.
     owner = models.CharField(max_length=128, blank=True, help_text="host:port:token of a terminal process")
     owner_host = models.CharField(max_length=128, blank=True, help_text="where the journal lies")
@@ -64,6 +67,11 @@ class TerminalSession(models.Model):
         indexes = [
             models.Index(fields=["state", "owner_seen_at"], name="session_state"),
             models.Index(fields=["user", "-created_at"], name="session_user"),
+            models.Index(
+                fields=["terminate_due_at"],
+                name="session_unconfirmed",
+                condition=models.Q(terminate_due_at__isnull=False),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(

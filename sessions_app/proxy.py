@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from django.conf import settings
+from django.db import DatabaseError
 
+from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
 from fleetops.clock import now, steady
 from fleetops.errors import UserError
@@ -56,13 +58,14 @@ STEADY_SECONDS = 5.0  # a websocket that lived so long was a good one: delays be
 MAX_PROTOCOL_ERRORS = 3  # of the gateway in one session; it is then no gateway
 FULL_RETRY_SECONDS = 0.2
 SEAL_APART_SECONDS = 0.25
-TERMINATE_TRIES = 6
+TERMINATE_DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds between tries; then it is the worker's, see upkeep.confirm_ends
 END_SECONDS = 2.0  # until browsers are told of an end that the database has not taken yet
+END_RETRY_SECONDS = 2.0
 MAX_COLS, MAX_ROWS = 1000, 500
 
 
 class Over(Exception):
-    """The session ends, for this reason in words. `terminate`: AWS does not know it yet."""
+    """The session ends, for this reason in words. `terminate`: AWS does not know it yet, or may not."""
 
     def __init__(self, reason: str, *, terminate: bool = True) -> None:
         super().__init__(reason)
@@ -127,6 +130,9 @@ class Proxy:
         self._timer: asyncio.TimerHandle | None = None
         self._protocol_errors = 0
         self._over: Over | None = None
+        self._access: AccountAccess | None = None  # known once AWS has answered
+        self._is_confirmed = False  # AWS knows of the end
+        self._end_is_written = asyncio.Event()
         self._is_starting = False
         self._is_let_go = False
         self.task: asyncio.Task[None] | None = None
@@ -492,7 +498,7 @@ class Proxy:
             except LateOwner:
                 logger.info("another process owns the session session=%s", self.session.pk)
                 return
-            except Exception:
+            except Exception:  # the outermost loop of a session: its people are told, and the others live on
                 logger.exception("the session's proxy failed session=%s", self.session.pk)
                 self._over = self._over or Over("FleetOps met a fault of its own; it is in the log.")
             await self._finish(self._over or Over("The session is over."))
@@ -504,6 +510,7 @@ class Proxy:
     def _stop(self) -> None:
         """Leave nothing behind; the journal's lock is free afterwards."""
         self._is_let_go = True
+        self._end_is_written.set()
         if self._live is not None:
             self._live.cancel()
         if self._timer is not None:
@@ -556,7 +563,7 @@ class Proxy:
             upstream = await dial(
                 stream.url,
                 stream.token,
-                ca_pem=stream.ca_pem,
+                ca_pem=stream.access.ca_pem,
                 client_id=self._client_id,
                 on_messages=self._receive,
                 on_lost=self._upstream_lost,
@@ -585,6 +592,7 @@ class Proxy:
         try:
             stream = await self._threads.aws(streams.start, session)
             session.ssm_session_id = stream.session_id
+            self._access = stream.access
             # A shell without a handshake takes its size before its first prompt, which then has the right width.
             self.channel = self._new_channel(State.OPEN if stream.is_embedded else None)
             try:
@@ -592,8 +600,12 @@ class Proxy:
             except LateOwner:
                 self._spawn(self._terminate())
                 raise
+        except DatabaseError:
+            logger.exception("a start could not be written session=%s", session.pk)
+            raise Over("FleetOps's database does not answer, so the session was not begun. Connect again.") from None
         except UserError as error:
-            raise Over(str(error), terminate=False) from error
+            is_unknown = isinstance(error, Unavailable) and error.is_outcome_unknown
+            raise Over(str(error), terminate=is_unknown) from error
         finally:
             self._is_starting = False
         return stream
@@ -603,8 +615,7 @@ class Proxy:
         session = self.session
         if session.state == SessionState.OPENING:
             # Whether StartSession had been called, and what it answered, died with the owner.
-            await self._threads.aws(streams.terminate_unknown, session)
-            raise Over("FleetOps was stopped while the session was being started. Connect again.", terminate=False)
+            raise Over("FleetOps was stopped while the session was being started. Connect again.")
         if self.journal.is_new:
             raise Over("The journal of this session is lost, so it cannot go on. What was recorded is kept.")
         await self._threads.database(services.resumed, session)
@@ -612,7 +623,12 @@ class Proxy:
     async def _resume(self) -> Stream | None:
         """Call ResumeSession; None if it should be tried again. Raises Over once AWS says that it is gone."""
         try:
-            return await self._threads.aws(streams.resume, self.session)
+            stream = await self._threads.aws(streams.resume, self.session)
+            self._access = stream.access
+            return stream
+        except DatabaseError as error:
+            logger.warning("the database does not answer session=%s: %s", self.session.pk, error)
+            return None
         except Unavailable as error:
             logger.warning("ResumeSession failed session=%s: %s", self.session.pk, error)
             return None
@@ -632,21 +648,9 @@ class Proxy:
         """Seal the rest, write the end down, and tell everybody. Raises LateOwner."""
         self._over = over
         self._drop_upstream()
-        session = self.session
-        if over.terminate and session.ssm_session_id:
+        if over.terminate:
             self._spawn(self._terminate())
-        if self._sealing is not None:
-            await asyncio.wait([self._sealing])
-        try:
-            while self.sealer.offset < self.journal.end:
-                await self._threads.sealing(self.sealer.seal, self.journal.end)
-            sealed = True
-        except OSError:
-            logger.exception("the last chunk could not be sealed session=%s", session.pk)
-            sealed = False
-        writing = self._loop.create_task(
-            self._until_written(services.ended, session, reason=over.reason, sealed=sealed)
-        )
+        writing = self._loop.create_task(self._write_end(over))
         # Who is told finds the end in the database, unless that is away: then it is told all the same.
         await asyncio.wait({writing}, timeout=END_SECONDS)
         self.end_reason = over.reason
@@ -655,30 +659,53 @@ class Proxy:
             listener.wake()
         await writing
 
-    async def _until_written(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Write to the database, however long it takes to come back. Raises LateOwner."""
+    async def _write_end(self, over: Over) -> None:
+        """Seal the rest and write the end, however long the database takes to come back. Raises LateOwner."""
+        session = self.session
         while True:
             try:
-                await self._threads.database(work, *args, **kwargs)
+                await self._threads.database(
+                    services.ended,
+                    session,
+                    reason=over.reason,
+                    sealed=await self._seal_rest(),
+                    is_unconfirmed=over.terminate and not self._is_confirmed,
+                )
+            except DatabaseError as error:
+                logger.warning("the end could not be written yet session=%s: %s", session.pk, error)
+                await asyncio.sleep(END_RETRY_SECONDS)
+            else:
+                self._end_is_written.set()
                 return
-            except LateOwner:
-                raise
-            except Exception:
-                logger.exception("the end could not be written yet session=%s", self.session.pk)
-                await asyncio.sleep(2)
+
+    async def _seal_rest(self) -> bool:
+        """Seal what is left; False if the disk does not take it. Raises LateOwner, DatabaseError."""
+        if self._sealing is not None:
+            await asyncio.wait([self._sealing])
+        try:
+            while self.sealer.offset < self.journal.end:
+                await self._threads.sealing(self.sealer.seal, self.journal.end)
+        except OSError:
+            logger.exception("the last chunk could not be sealed session=%s", self.session.pk)
+            return False
+        return True
 
     async def _terminate(self) -> None:
-        """Call TerminateSession until AWS confirms, for about a minute."""
-        for attempt in range(TERMINATE_TRIES):
+        """Tell AWS of the end; what it does not confirm in a quarter of a minute is left to the worker."""
+        for delay in (*TERMINATE_DELAYS, None):
             try:
-                await self._threads.aws(streams.terminate, self.session)
-                return
-            except Unavailable as error:
+                self._is_confirmed = await self._threads.aws(streams.terminate, self.session, self._access)
+                break
+            except (Unavailable, DatabaseError) as error:
                 logger.warning("TerminateSession failed session=%s: %s", self.session.pk, error)
-                await asyncio.sleep(2.0**attempt)
             except UserError as error:
-                logger.info("TerminateSession was refused session=%s: %s", self.session.pk, error)
-                return
+                logger.warning("TerminateSession was refused session=%s: %s", self.session.pk, error)
+                break
+            if delay is not None:
+                await asyncio.sleep(delay)
+        if self._is_confirmed:
+            await self._end_is_written.wait()
+            await self._threads.database(services.end_confirmed, self.session.pk)
 
     def _spawn(self, coroutine) -> None:
         task = self._loop.create_task(coroutine)
@@ -698,14 +725,14 @@ class Proxy:
         if self.status != "open":
             return
         if moment - self.active_at > settings.SESSION_IDLE_SECONDS:
-            self.end(f"Ended after {_length(settings.SESSION_IDLE_SECONDS)} without input or output.")
+            self.end(f"Ended after {in_words(settings.SESSION_IDLE_SECONDS)} without input or output.")
         elif self.detached_at is not None and moment - self.detached_at > settings.SESSION_DETACHED_SECONDS:
-            self.end(f"Ended after {_length(settings.SESSION_DETACHED_SECONDS)} without a browser.")
+            self.end(f"Ended after {in_words(settings.SESSION_DETACHED_SECONDS)} without a browser.")
         elif (
             self.session.started_at is not None
             and (now() - self.session.started_at).total_seconds() > settings.SESSION_LONGEST_SECONDS
         ):
-            self.end(f"Ended: a session lasts at most {_length(settings.SESSION_LONGEST_SECONDS)}.")
+            self.end(f"Ended: a session lasts at most {in_words(settings.SESSION_LONGEST_SECONDS)}.")
 
     def seal_if_due(self) -> None:
         """Seal a chunk if there is enough, or for long enough. Called four times a second."""
@@ -725,8 +752,9 @@ class Proxy:
         except LateOwner:
             self.let_go()
             return
-        except Exception:
-            # Nothing is lost: the journal has it, and the next try takes it along.
+        except DatabaseError as error:
+            logger.warning("sealing waits for the database session=%s: %s", self.session.pk, error)
+        except Exception:  # the outermost loop: the journal has it, and the next try takes it along
             logger.exception("sealing failed session=%s", self.session.pk)
         finally:
             self._sealing = None
@@ -739,10 +767,8 @@ class Proxy:
             self._tell({"type": "recorded", "bytes": self.sealer.output_bytes})
 
 
-def _length(seconds: int) -> str:
-    """A length of time in words."""
-    if seconds % 3600 == 0:
-        hours = seconds // 3600
-        return f"{hours} hour{'s' if hours != 1 else ''}"
-    minutes = seconds // 60
-    return f"{minutes} minute{'s' if minutes != 1 else ''}"
+def in_words(seconds: float) -> str:
+    """A length of time: "2 hours", "1 minute", "90 seconds"."""
+    units = ((3600, "hour"), (60, "minute"), (1, "second"))
+    size, unit = next((each for each in units if seconds >= each[0] and seconds % each[0] == 0), units[-1])
+    return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"

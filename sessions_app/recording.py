@@ -64,19 +64,26 @@ class Sealer:
     def __init__(self, session: TerminalSession, journal: Segments) -> None:
         self.session = session
         self.journal = journal
-        last = session.chunks.order_by("-number").first()
+        self._read()
+
+    def _read(self) -> None:
+        """Learn from the database how far it is sealed."""
+        chunks = self.session.chunks
+        last = chunks.order_by("-number").first()
         self.number = last.number if last else 0
         self.offset = last.last_offset if last else 0  # of the journal; all before it is sealed
-        self.head = last.chain_hash if last else str(session.pk)
-        totals = session.chunks.values_list("output_bytes", flat=True)
-        self.output_bytes = sum(totals)  # shown bytes in all chunks
+        self.head = last.chain_hash if last else str(self.session.pk)
+        self.output_bytes = sum(chunks.values_list("output_bytes", flat=True))  # shown bytes in all chunks
+        self._is_unsure = False  # whether the last chunk's row was written
 
     def seal(self, end: int) -> None:
         """Seal one chunk: what lies before journal offset `end`, a record boundary, and fits into MAX_CHUNK_BYTES.
 
         The file is written and synced first, then the row; a crash in between leaves a file that nobody names.
-        Raises LateOwner if the session has another owner, OSError if the disk does not take it.
+        Raises LateOwner if the session has another owner, OSError if the disk does not take it, DatabaseError.
         """
+        if self._is_unsure:  # a database that went away may have taken what it did not answer
+            self._read()
         if self.offset >= end:
             return
         number = self.number + 1
@@ -91,12 +98,14 @@ class Sealer:
         sync(directory)
         chunk.chain_hash = link(self.head, chunk)
         total = self.output_bytes + chunk.output_bytes
+        self._is_unsure = True
         with transaction.atomic():
             mine = TerminalSession.objects.filter(pk=self.session.pk, owner_epoch=self.session.owner_epoch)
             if not mine.update(chain_head=chunk.chain_hash, output_bytes=total):
                 raise LateOwner(str(self.session.pk))
             chunk.save(force_insert=True)
         self.number, self.offset, self.head, self.output_bytes = number, chunk.last_offset, chunk.chain_hash, total
+        self._is_unsure = False
 
     def _write(self, chunk: RecordingChunk, file: BinaryIO, end: int) -> None:
         """Compress records into `file`, and fill in the facts of `chunk`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -41,6 +41,14 @@ OWNER_STALE_SECONDS = 9
 HOST_GONE_SECONDS = 120
 # A row whose browser never came.
 NEVER_OPENED_SECONDS = 300
+# AWS has not confirmed an end: its owner has asked for 15 s by then, and may be dead. Later the worker asks after half
+# of the time that has passed, within these.
+TERMINATE_FIRST_DELAY = timedelta(seconds=20)
+TERMINATE_DELAYS = (timedelta(seconds=10), timedelta(minutes=10))
+# Where StartSession was not answered: what AWS's lists do not show for so long was never opened (decision 12).
+UNANSWERED_SHOWS = timedelta(seconds=60)
+# AWS ends a session by itself that nobody is attached to, at most 60 minutes later; a day leaves room for any clock.
+TERMINATE_GIVEN_UP = timedelta(days=1)
 # A replay page goes on fetching for so long in the name of its one audit event.
 LOOK_LASTS = timedelta(hours=1)
 
@@ -301,7 +309,7 @@ def release(owner: str) -> None:
 
 def started(session: TerminalSession, *, ssm_session_id: str) -> None:
     """StartSession has answered. Raises LateOwner."""
-    with transaction.atomic():
+    with _all_or_nothing(session):
         _fence(session)
         _move(session, SessionState.OPEN, ssm_session_id=ssm_session_id, started_at=now())
         _record("sessions.start", session, actor=session.user, ssm_session_id=ssm_session_id)
@@ -320,13 +328,21 @@ def resize(session_id: UUID, cols: int, rows: int) -> None:
     TerminalSession.objects.filter(pk=session_id).update(cols=cols, rows=rows)
 
 
-def ended(session: TerminalSession, *, reason: str, actor: User | str = "terminal", sealed: bool) -> None:
+def ended(
+    session: TerminalSession,
+    *,
+    reason: str,
+    actor: User | str = "terminal",
+    sealed: bool,
+    is_unconfirmed: bool = False,
+) -> None:
     """The session is over, for the reason given in words; `sealed`: its last chunk is.
 
-    A session that never became a shell has failed. Again it does nothing. Raises LateOwner.
+    `is_unconfirmed`: AWS has to end it too, and has not said yet that it has. A session that never became a shell has
+    failed. Raises LateOwner.
     """
     moment = now()
-    with transaction.atomic():
+    with _all_or_nothing(session):
         _fence(session)
         has_failed = session.state == SessionState.OPENING
         _move(
@@ -335,6 +351,7 @@ def ended(session: TerminalSession, *, reason: str, actor: User | str = "termina
             ended_at=moment,
             end_reason=reason[:256],
             sealed_at=moment if sealed else None,
+            terminate_due_at=moment + TERMINATE_FIRST_DELAY if is_unconfirmed else None,
         )
         session.refresh_from_db(fields=["chain_head", "output_bytes"])
         _record(
@@ -348,6 +365,41 @@ def ended(session: TerminalSession, *, reason: str, actor: User | str = "termina
             chunks=session.chunks.count(),
         )
     logger.info("session ended session=%s instance=%s reason=%s", session.pk, session.instance_id, reason)
+
+
+def end_confirmed(session_id: UUID) -> None:
+    """AWS has said to the owner of the session that it is over."""
+    TerminalSession.objects.filter(pk=session_id).update(terminate_due_at=None)
+
+
+def unconfirmed(moment: datetime) -> list[TerminalSession]:
+    """Sessions of whose end AWS has to be told again now, at most 200, the most urgent first."""
+    due = TerminalSession.objects.filter(terminate_due_at__lte=moment)
+    return list(due.order_by("terminate_due_at")[:200])
+
+
+def end_confirmed_late(session: TerminalSession) -> None:
+    """AWS has confirmed to a worker what the owner of the session could not make it confirm."""
+    with transaction.atomic():
+        if _unconfirmed_row(session).update(terminate_due_at=None):
+            _record("sessions.end.confirm", session, actor="worker", ssm_session_id=session.ssm_session_id)
+
+
+def end_not_confirmed(session: TerminalSession, moment: datetime, *, reason: str) -> None:
+    """AWS has not confirmed again, for `reason`: it is asked later, for a day."""
+    least, most = TERMINATE_DELAYS
+    age = moment - (session.ended_at or moment)
+    if age < TERMINATE_GIVEN_UP:
+        _unconfirmed_row(session).update(terminate_due_at=moment + max(least, min(age / 2, most)))
+        return
+    with transaction.atomic():
+        if _unconfirmed_row(session).update(terminate_due_at=None):
+            _record("sessions.end.confirm", session, actor="worker", outcome="failed", reason=reason[:256])
+
+
+def _unconfirmed_row(session: TerminalSession) -> QuerySet[TerminalSession]:
+    """The session's row, unless somebody else has asked AWS since it was read."""
+    return TerminalSession.objects.filter(pk=session.pk, terminate_due_at=session.terminate_due_at)
 
 
 def sealed_late(session: TerminalSession) -> None:
@@ -412,6 +464,18 @@ def _move(session: TerminalSession, to: SessionState, **changes) -> None:
         move(session, to, SESSION_MOVES, **changes)
     except LostRace as error:
         raise LateOwner(str(error)) from error
+
+
+@contextlib.contextmanager
+def _all_or_nothing(session: TerminalSession) -> Iterator[None]:
+    """A transaction; if the database does not take it, `session` is as it was, so that it can be tried again."""
+    before = dict(session.__dict__)
+    try:
+        with transaction.atomic():
+            yield
+    except BaseException:
+        session.__dict__.update(before)
+        raise
 
 
 def _fence(session: TerminalSession, *, is_live: bool = True) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from fleetops.aws import ssm
-from fleetops.aws.errors import AwsError, Unavailable
+from fleetops.aws.clients import AccountAccess
 
 from .models import TerminalSession
 from .services import account_of
@@ -21,8 +21,12 @@ class Stream:
     session_id: str
     url: str = field(repr=False)
     token: str = field(repr=False)
-    ca_pem: str = field(repr=False)
-    is_embedded: bool = False  # at an endpoint of ours, whose shells begin without a handshake
+    access: AccountAccess = field(repr=False)  # so that the session can be ended without asking the database
+
+    @property
+    def is_embedded(self) -> bool:
+        """At an endpoint of ours, whose shells begin without a handshake."""
+        return bool(self.access.endpoint_url)
 
 
 def marker(session: TerminalSession) -> str:
@@ -33,26 +37,19 @@ def marker(session: TerminalSession) -> str:
 def start(session: TerminalSession) -> Stream:
     """Call StartSession, once, in the name of the session's user.
 
-    If it is not known whether AWS opened the session, what it may have opened is ended. Raises UserError: the
-    account is gone; AwsError as ssm.start_session does.
+    Raises UserError: the account is gone; AwsError as ssm.start_session does. If that leaves open whether AWS opened
+    the session, `terminate` ends what it may have opened.
     """
     access = account_of(session).access()
-    try:
-        answer = ssm.start_session(
-            access,
-            session.region,
-            target=session.instance_id,
-            reason=f"{marker(session)} {session.reason}".strip(),
-            session_name=session.user_name,
-            source_identity=session.user_name,
-        )
-    except Unavailable as error:
-        if error.is_outcome_unknown:
-            terminate_unknown(session)
-        raise
-    return Stream(
-        answer.session_id, answer.stream_url, answer.token, access.ca_pem, is_embedded=bool(access.endpoint_url)
+    answer = ssm.start_session(
+        access,
+        session.region,
+        target=session.instance_id,
+        reason=f"{marker(session)} {session.reason}".strip(),
+        session_name=session.user_name,
+        source_identity=session.user_name,
     )
+    return Stream(answer.session_id, answer.stream_url, answer.token, access)
 
 
 def resume(session: TerminalSession) -> Stream:
@@ -65,39 +62,38 @@ def resume(session: TerminalSession) -> Stream:
         session_name=session.user_name,
         source_identity=session.user_name,
     )
-    return Stream(session.ssm_session_id, answer.stream_url, answer.token, access.ca_pem)
+    return Stream(session.ssm_session_id, answer.stream_url, answer.token, access)
 
 
-def terminate(session: TerminalSession) -> None:
-    """Call TerminateSession. Raises UserError, AwsError."""
-    ssm.terminate_session(
-        account_of(session).access(),
+def terminate(session: TerminalSession, access: AccountAccess | None = None) -> bool:
+    """Call TerminateSession; returns whether AWS has confirmed that the session is over. Raises UserError, AwsError.
+
+    Where StartSession was not answered, AWS's id is not known: then its list is searched, and nothing in it confirms
+    nothing yet. With `access`, of before, no database is needed.
+    """
+    access = access or account_of(session).access()
+    if session.ssm_session_id:
+        _terminate(access, session, session.ssm_session_id)
+        return True
+    found = ssm.describe_sessions(
+        access,
         session.region,
-        session_id=session.ssm_session_id,
+        session_name=session.user_name,
+        source_identity=session.user_name,
+        target=session.instance_id,
+    )
+    unanswered = [each.session_id for each in found if each.reason.split(" ")[0] == marker(session)]
+    for session_id in unanswered:
+        _terminate(access, session, session_id)
+        logger.warning("an unanswered session was ended session=%s", session.pk)
+    return bool(unanswered)
+
+
+def _terminate(access: AccountAccess, session: TerminalSession, session_id: str) -> None:
+    ssm.terminate_session(
+        access,
+        session.region,
+        session_id=session_id,
         session_name=session.user_name,
         source_identity=session.user_name,
     )
-
-
-def terminate_unknown(session: TerminalSession) -> None:
-    """End whatever session AWS may have opened for a StartSession that was not answered. Never raises AwsError."""
-    access = account_of(session).access()
-    try:
-        for found in ssm.describe_sessions(
-            access,
-            session.region,
-            session_name=session.user_name,
-            source_identity=session.user_name,
-            target=session.instance_id,
-        ):
-            if found.reason.split(" ")[0] == marker(session):
-                ssm.terminate_session(
-                    access,
-                    session.region,
-                    session_id=found.session_id,
-                    session_name=session.user_name,
-                    source_identity=session.user_name,
-                )
-                logger.warning("an unanswered session was ended session=%s", session.pk)
-    except AwsError as error:
-        logger.warning("an unanswered session may still be open at AWS session=%s: %s", session.pk, error)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 from django.conf import settings
+from django.db import DatabaseError
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -21,7 +22,7 @@ from fleetops.clock import now
 from . import services, spool
 from .journal import Journal, JournalBusy, JournalFull
 from .models import TerminalSession
-from .proxy import Proxy
+from .proxy import Proxy, in_words
 from .recording import Sealer
 from .services import LateOwner
 from .threads import Threads
@@ -36,8 +37,6 @@ JANITOR_FIRST_SECONDS = 2.0  # browsers that come back at once are served first
 JANITOR_SECONDS = 5.0
 SPOOL_LOOK_SECONDS = 10.0
 KEEP_BYTES = 2 << 20  # of each journal, when the spool is over its quota: the scroll-back of a reload
-DATABASE_HOLD_SECONDS = 5.0  # without the database, until keystrokes wait
-DATABASE_GONE_SECONDS = 60.0  # and until sessions end
 RELAY_PATH = "/relay"
 
 
@@ -88,12 +87,11 @@ class Terminals:
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
-        self._read_at = 0.0  # when the database last answered the beat
+        self._asked_at: float | None = None  # since when the database owes the beat an answer
 
     async def start(self) -> None:
         """Open the door for relayed browsers, and begin to look after sessions."""
         self.host = await self.threads.database(spool.host_name)
-        self._read_at = asyncio.get_running_loop().time()
         self._server = await serve(
             self._relayed,
             settings.TERMINAL_RELAY_HOST,
@@ -124,8 +122,10 @@ class Terminals:
             await asyncio.wait(tasks, timeout=3)
         if self._server is not None:
             self._server.close(close_connections=True)
-        with contextlib.suppress(Exception):
+        try:
             await self.threads.database(services.release, self.owner)
+        except DatabaseError as error:
+            logger.warning("the next process has to find out that this one has ended: %s", error)
         self.threads.close()
         logger.info("terminal process ends sessions_let_go=%d", len(proxies))
 
@@ -212,24 +212,28 @@ class Terminals:
             for proxy in list(self.proxies.values()):
                 proxy.check_limits()
             is_due = moment - beaten_at >= BEAT_SECONDS - 0.1
+            if self._asked_at is None:
+                self._asked_at = moment
             try:
                 await self._look(list(self.proxies), beat=is_due)
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                logger.exception("the database could not be read")
+            except DatabaseError as error:
+                logger.warning("the database does not answer the beat: %s", error)
                 continue
-            self._read_at = loop.time()
+            except Exception:  # the outermost loop: without its beat this process is taken for dead
+                logger.exception("the beat failed")
+                continue
+            self._asked_at = None
             if is_due:
                 beaten_at = moment
 
     def _check_database(self) -> None:
         """Without the database nobody can end a session or take a permission away: hold input, then end."""
-        silent = asyncio.get_running_loop().time() - self._read_at
+        silent = 0.0 if self._asked_at is None else asyncio.get_running_loop().time() - self._asked_at
         for proxy in list(self.proxies.values()):
-            proxy.hold_input(silent > DATABASE_HOLD_SECONDS)
-            if silent > DATABASE_GONE_SECONDS:
-                proxy.end("FleetOps could not reach its database for a minute, so nobody could be checked.")
+            proxy.hold_input(silent > settings.DATABASE_HOLD_SECONDS)
+            if silent > settings.DATABASE_GONE_SECONDS:
+                length = in_words(settings.DATABASE_GONE_SECONDS)
+                proxy.end(f"FleetOps could not reach its database for {length}, so nobody could be checked.")
 
     async def _look(self, session_ids: list[UUID], *, beat: bool) -> None:
         """Carry out what the database says of these sessions."""
@@ -265,9 +269,7 @@ class Terminals:
                     message = await layer.receive(channel)
                     if message.get("type") == "session.look":
                         await self._look([UUID(message["session"])], beat=False)
-            except asyncio.CancelledError:
-                raise
-            except Exception:
+            except Exception:  # the outermost loop; the channel layer lets its library's errors through as they are
                 logger.exception("control messages cannot be read")
                 await asyncio.sleep(5)
 
@@ -279,9 +281,9 @@ class Terminals:
                 for session_id in await self.threads.database(services.held_elsewhere, self.host, owner=self.owner):
                     if session_id not in self.proxies:
                         await self._take_orphan(session_id)
-            except asyncio.CancelledError:
-                raise
-            except Exception:
+            except DatabaseError as error:
+                logger.warning("orphaned sessions are not taken over yet: %s", error)
+            except Exception:  # the outermost loop
                 logger.exception("orphaned sessions could not be taken over")
             await asyncio.sleep(JANITOR_SECONDS)
 

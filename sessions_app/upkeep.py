@@ -6,11 +6,12 @@ All of it runs on the host whose spool has the journal, may be done twice, and t
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import Exists, OuterRef
 
-from fleetops.clock import now
+from fleetops.aws.errors import Unavailable
+from fleetops.clock import now, steady
 from fleetops.errors import UserError
 
 from . import services, spool, streams
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SHIP_AT_ONCE = 200  # chunks; the next round takes the next ones
 KEEP_SPOOL = timedelta(hours=1)  # after the end: a reload still finds the whole scroll-back
+ASK_SECONDS = 30.0  # of one round, for telling AWS of ends; the task that it is part of has 90
 
 
 def ship_chunks() -> int:
@@ -59,6 +61,7 @@ def tidy() -> None:
     ).select_related("user")[:100]:
         _seal_rest(session)
     _clear_spool()
+    confirm_ends(now())
 
 
 def _end_unopened(session: TerminalSession) -> None:
@@ -77,7 +80,6 @@ def _end_lost(session: TerminalSession) -> None:
         if is_here:
             journal = Journal(spool.session_directory(session.pk))
         services.claim(session, owner="", host=session.owner_host)
-        _terminate(session)
         if journal is not None:
             _seal_all(session, journal)
         services.ended(
@@ -87,6 +89,7 @@ def _end_lost(session: TerminalSession) -> None:
             else "The host that held the session is gone. What it had recorded until then is kept.",
             actor="worker",
             sealed=is_here,
+            is_unconfirmed=True,
         )
     except (JournalBusy, LateOwner):
         pass  # somebody has it, alive
@@ -95,14 +98,31 @@ def _end_lost(session: TerminalSession) -> None:
             journal.close()
 
 
-def _terminate(session: TerminalSession) -> None:
-    try:
-        if session.ssm_session_id:
-            streams.terminate(session)
+def confirm_ends(moment: datetime) -> None:
+    """Tell AWS again of ends that it has not confirmed; where it cannot be reached, once a round is enough."""
+    until = steady() + ASK_SECONDS
+    away: dict[tuple[str, str], str] = {}
+    for session in services.unconfirmed(moment):
+        place = (session.account_id, session.region)
+        if reason := away.get(place):
+            services.end_not_confirmed(session, moment, reason=reason)
+            continue
+        if steady() > until:
+            break
+        try:
+            is_confirmed = streams.terminate(session)
+        except UserError as error:
+            logger.warning("an ended session may still be open at AWS session=%s: %s", session.pk, error)
+            services.end_not_confirmed(session, moment, reason=str(error))
+            if isinstance(error, Unavailable):
+                away[place] = str(error)
+            continue
+        ended_at = session.ended_at or moment
+        if is_confirmed or (not session.ssm_session_id and moment - ended_at > services.UNANSWERED_SHOWS):
+            services.end_confirmed_late(session)
+            logger.info("AWS has confirmed an end late session=%s", session.pk)
         else:
-            streams.terminate_unknown(session)
-    except UserError as error:
-        logger.warning("a lost session may still be open at AWS session=%s: %s", session.pk, error)
+            services.end_not_confirmed(session, moment, reason="AWS does not show the session.")
 
 
 def _seal_rest(session: TerminalSession) -> None:

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from django.db import DatabaseError
+
 from . import services
 from .services import Pass
 from .threads import Threads
@@ -61,9 +63,10 @@ class Visitors:
                 continue
             try:
                 refused = await self._threads.beat(services.recheck, list(self._waiting))
-            except asyncio.CancelledError:
-                raise
-            except Exception:
+            except DatabaseError as error:
+                logger.warning("it cannot be asked who may still be here: %s", error)
+                continue
+            except Exception:  # the outermost loop
                 logger.exception("it could not be asked who may still be here")
                 continue
             for admitted, refusal in refused.items():

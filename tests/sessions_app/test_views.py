@@ -13,6 +13,7 @@ from sessions_app import services
 from sessions_app import spool as spools
 from sessions_app.journal import Journal
 from sessions_app.models import TerminalSession
+from sessions_app.proxy import in_words
 from sessions_app.recording import Sealer
 from sessions_app.states import SessionState
 from tests.factories import make_instance, make_session, make_user
@@ -222,9 +223,18 @@ def test_without_a_log_in_every_page_leads_to_it(client, people, replayable):
 
 
 def test_limits_of_a_session_are_said_in_words():
-    from sessions_app.proxy import _length
-
-    assert [_length(seconds) for seconds in (60, 1200, 3600, 43200)] == ["1 minute", "20 minutes", "1 hour", "12 hours"]
+    assert [in_words(seconds) for seconds in (60, 1200, 3600, 43200)] == [
+        "1 minute",
+        "20 minutes",
+        "1 hour",
+        "12 hours",
+    ]
+    assert [in_words(seconds) for seconds in (1, 1.2, 3.0, 90)] == [
+        "1 second",
+        "1.2 seconds",
+        "3 seconds",
+        "90 seconds",
+    ]
 
 
 def test_ending_a_session_that_nobody_opened_ends_it_at_once(client, people):
