@@ -1,168 +1,167 @@
-"""The filter of the fleet: words and key:value, as typed, as chips and as a query. Every form lives in the URL."""
+"""The filter of the fleet: a target expression as typed, as chips, and as a query. Every form lives in the URL."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import Exists, OuterRef, Q, QuerySet, Value
-from django.db.models.functions import Concat
+from fleetops.targets import (
+    Comparison,
+    Expression,
+    ExpressionError,
+    Node,
+    Not,
+    Or,
+    TargetFacts,
+    Word,
+    all_of,
+    comparison,
+    side_by_side,
+)
+from fleetops.targets import parse as parse_expression
 
-from .models import InstanceTag
-from .readiness import NEEDS_A_FIX, WORDS, Status
-
-MOST_CHARACTERS = 500
-MOST_FILTERS = 12  # each is a condition of one database query
-
-# status:… takes a Status, or one of these.
-STATUS_GROUPS: dict[str, frozenset[Status]] = {"needs-a-fix": NEEDS_A_FIX}
+from .models import InstanceQuerySet
+from .readiness import Status
+from .selection import select
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """One filter: `key` is empty for a plain word; `text` is how it is typed."""
+class Chip:
+    """One condition of a filter, as a person reads it."""
 
-    key: str
-    value: str
-    text: str
-
-    @property
-    def group(self) -> str:
-        """Filters of one group are alternatives: values of one key, or of one tag's key; a word stands for itself."""
-        return f"tag:{self.value.partition('=')[0]}" if self.key == "tag" else self.key or self.text
+    condition: Node
+    label: str  # "env is"; empty where the condition speaks for itself
+    shown: str
 
     @property
-    def label(self) -> str:
-        """What stands before the value in a chip."""
-        if self.key == "tag":
-            name, has_value, _ = self.value.partition("=")
-            return f"tag:{name} is" if has_value else "has tag"
-        return f"{self.key} is" if self.key in {"status", "account", "region", "zone", "type", "id"} else self.key
-
-    @property
-    def shown(self) -> str:
-        if self.key == "tag" and "=" in self.value:
-            return self.value.partition("=")[2] or "empty"
-        if self.key == "status":
-            return self.value.replace("-", " ")
-        return self.value
+    def text(self) -> str:
+        """How it is typed."""
+        return str(self.condition)
 
 
 @dataclass(frozen=True, slots=True)
 class FleetQuery:
-    """What somebody typed: the filters in it, and in words what could not be read."""
+    """What somebody typed: the expression in it, or why there is none."""
 
-    filters: tuple[Filter, ...] = ()
-    problems: tuple[str, ...] = ()
+    expression: Expression | None = None
+    typed: str = ""
+    error: ExpressionError | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.filters)
+        return self.expression is not None
 
     @property
     def text(self) -> str:
-        return " ".join(each.text for each in self.filters)
+        """As it stands in the URL."""
+        return "" if self.expression is None else str(self.expression)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return () if self.error is None else (str(self.error),)
+
+    @property
+    def conditions(self) -> tuple[Node, ...]:
+        return () if self.expression is None else self.expression.conditions
+
+    @property
+    def chips(self) -> list[Chip]:
+        return [_chip(condition) for condition in self.conditions]
 
     @property
     def statuses(self) -> frozenset[Status]:
         """The statuses that it lets through."""
-        chosen = [_statuses(each.value) or frozenset() for each in self.filters if each.key == "status"]
-        return frozenset().union(*chosen) if chosen else frozenset(Status)
+        asked = [condition for condition in self.conditions if _is_status(condition)]
+        return frozenset(
+            status
+            for status in Status
+            if all(condition.matches(TargetFacts("", status=status.value)) for condition in asked)
+        )
+
+    @property
+    def status(self) -> str:
+        """The one value of status that it asks for, if it is one."""
+        asked = [condition for condition in self.conditions if _is_status(condition)]
+        return str(asked[0]).removeprefix("status=") if len(asked) == 1 and isinstance(asked[0], Comparison) else ""
+
+    @property
+    def has_status(self) -> bool:
+        return any(_is_status(condition) for condition in self.conditions)
 
     def without_status(self) -> "FleetQuery":
-        return FleetQuery(tuple(each for each in self.filters if each.key != "status"))
+        return _query([condition for condition in self.conditions if not _is_status(condition)])
 
-    def without(self, unwanted: Filter) -> "FleetQuery":
-        return FleetQuery(tuple(each for each in self.filters if each != unwanted))
+    def without(self, unwanted: Node) -> "FleetQuery":
+        return _query([condition for condition in self.conditions if condition != unwanted])
 
-    def apply(self, instances: QuerySet) -> QuerySet:
-        """Those of `instances` that match: of several values of one key any will do, and all keys and words must."""
-        groups: dict[str, list[Filter]] = {}
-        for each in self.filters:
-            groups.setdefault(each.group, []).append(each)
-        instances = instances.with_status().alias(platform_text=Concat("platform_name", Value(" "), "platform_version"))
-        for alternatives in groups.values():
-            condition = Q()
-            for each in alternatives:
-                condition |= _CONDITIONS[each.key](each.value)
-            instances = instances.filter(condition)
-        return instances
+    def with_status(self, value: str) -> "FleetQuery":
+        return _query([*self.without_status().conditions, comparison("status", value).root])
+
+    def beside(self, other: "FleetQuery") -> "FleetQuery":
+        """Both, as if typed side by side."""
+        both = [each.expression for each in (self, other) if each.expression is not None]
+        return FleetQuery(side_by_side(*both)) if both else FleetQuery()
+
+    def apply(self, instances: InstanceQuerySet) -> InstanceQuerySet:
+        """Those of `instances` that match, to be sorted by their statuses too."""
+        instances = instances.with_status()
+        return instances if self.expression is None else select(self.expression, instances)
 
 
 def parse(text: str) -> FleetQuery:
-    """Read a filter; never fails: what cannot be read is told in `problems` and left out.
-
-    `word`, `"two words"`, `key:value`, `tag:key`, `tag:key=value`, each also with quotes around a part.
-    """
-    problems: list[str] = []
-    if len(text) > MOST_CHARACTERS:
-        problems.append(f"The filter is longer than {MOST_CHARACTERS} characters; the rest was left out.")
-        text = text[:MOST_CHARACTERS]
-    filters: list[Filter] = []
-    for token in re.findall(r'(?:"[^"]*"|\S)+', text.replace("\x00", "")):
-        found = re.fullmatch(r"([A-Za-z]+):(.*)", token, re.DOTALL)
-        key = found.group(1).lower() if found else ""
-        value = (found.group(2) if found else token).replace('"', "").strip()
-        if key not in _CONDITIONS:
-            problems.append(f"“{key}:” is nothing to filter by. Use {KEYS}, or a plain word.")
-        elif not value:
-            if key:
-                problems.append(f"“{key}:” has no value.")
-        elif key == "status" and _statuses(value) is None:
-            known = ", ".join([*STATUS_GROUPS, *(status.value for status in WORDS if status is not Status.GONE)])
-            problems.append(f"“{value}” is no status. Use one of {known}.")
-        elif len(filters) == MOST_FILTERS:
-            problems.append(f"Only the first {MOST_FILTERS} filters are used.")
-            break
-        else:
-            made = Filter(key, value, _typed(key, value))
-            if made not in filters:
-                filters.append(made)
-    return FleetQuery(tuple(filters), tuple(dict.fromkeys(problems)))
+    """Read a filter; never fails: of what cannot be read `error` tells why, and it filters nothing."""
+    if not text.strip():
+        return FleetQuery()
+    try:
+        return FleetQuery(parse_expression(text, words=True), text)
+    except ExpressionError as error:
+        return FleetQuery(None, text, error)
 
 
-def _typed(key: str, value: str) -> str:
-    quoted = f'"{value}"' if re.search(r"\s", value) or (not key and ":" in value) else value
-    return f"{key}:{quoted}" if key else quoted
+def search(text: str) -> FleetQuery:
+    """As `parse`, and what is no expression is looked for as a word."""
+    query = parse(text)
+    if query.error is None:
+        return query
+    quoted = "".join(f"\\{char}" if char in '\\"*' else char for char in text if char.isprintable())
+    return parse(f'"{quoted}"')
 
 
-def _statuses(value: str) -> frozenset[Status] | None:
-    value = value.lower().replace(" ", "-").replace("_", "-")
-    if value in STATUS_GROUPS:
-        return STATUS_GROUPS[value]
-    # What is gone is in no list.
-    return frozenset({Status(value)}) if value in set(Status) - {Status.GONE} else None
+def _query(conditions: Sequence[Node]) -> FleetQuery:
+    return FleetQuery(all_of(*map(Expression, conditions))) if conditions else FleetQuery()
 
 
-def _word(value: str) -> Q:
-    return (
-        Q(name__icontains=value)
-        | Q(instance_id__icontains=value)
-        | Q(computer_name__icontains=value)
-        | Q(private_ip__startswith=value)
-    )
+def _is_status(condition: Node) -> bool:
+    return Expression(condition).keys() == {"status"}
 
 
-def _tag(value: str) -> Q:
-    key, has_value, wanted = value.partition("=")
-    tags = InstanceTag.objects.filter(instance=OuterRef("pk"), key=key)
-    return Q(Exists(tags.filter(value=wanted) if has_value else tags))
+# (is exactly, has in it, begins with, is like), and the same denied.
+_VERBS = {False: ("is", "has", "begins with", "is like"), True: ("is not", "has no", "begins not with", "is not like")}
 
 
-def _status(value: str) -> Q:
-    return Q(status_key__in=[status.value for status in _statuses(value) or ()])
-
-
-_CONDITIONS: dict[str, Callable[[str], Q]] = {
-    "": _word,
-    "tag": _tag,
-    "status": _status,
-    "platform": lambda value: Q(platform_text__icontains=value) | Q(platform_type__iexact=value),
-    "account": lambda value: Q(account__name__icontains=value) | Q(account__account_id=value),
-    "region": lambda value: Q(region__name__istartswith=value),
-    "zone": lambda value: Q(zone__istartswith=value),
-    "type": lambda value: Q(instance_type__istartswith=value),
-    "name": lambda value: Q(name__icontains=value),
-    "id": lambda value: Q(instance_id__istartswith=value),
-    "profile": lambda value: Q(profile_arn__icontains=value),
-    "agent": lambda value: Q(agent_version__startswith=value),
-}
-KEYS = ", ".join(f"{key}:" for key in _CONDITIONS if key)
+def _chip(condition: Node) -> Chip:
+    denied = isinstance(condition, Not)
+    inner = condition.part if isinstance(condition, Not) else condition
+    if isinstance(inner, Word):
+        return Chip(condition, "not" if denied else "", str(inner.pattern))
+    compared = inner.parts if isinstance(inner, Or) else (inner,)
+    facts = {part.name for part in compared if isinstance(part, Comparison)}
+    if len(facts) != 1 or not all(isinstance(part, Comparison) for part in compared):
+        return Chip(condition, "", str(condition))
+    (name,) = facts
+    patterns = [pattern for part in compared for pattern in part.patterns]
+    if any(pattern.is_anything for pattern in patterns):
+        is_tag = compared[0].key == "tag"
+        label = ("has no tag" if denied else "has tag") if is_tag else f"{name} is{' not' if denied else ''}"
+        return Chip(condition, label, name if is_tag else "anything")
+    shapes = {
+        "is" if each.is_exact else (bool(each.parts[0]), len(each.parts), bool(each.parts[-1])) for each in patterns
+    }
+    exact, has, begins, like = _VERBS[denied]
+    if shapes == {"is"}:
+        verb, texts = exact, [each.parts[0] or "empty" for each in patterns]
+    elif shapes == {(False, 3, False)}:
+        verb, texts = has, [each.parts[1] for each in patterns]
+    elif shapes == {(True, 2, False)}:
+        verb, texts = begins, [each.parts[0] for each in patterns]
+    else:
+        verb, texts = like, [str(each) for each in patterns]
+    shown = " or ".join(texts)
+    return Chip(condition, f"{name} {verb}", shown.replace("-", " ") if name == "status" else shown)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from django.db.models import QuerySet
 from django.urls import reverse
 
-from .filters import Filter, FleetQuery, parse
-from .models import Instance, Region
+from .filters import Chip, FleetQuery
+from .models import Instance, InstanceQuerySet, Region
 from .readiness import NEEDS_A_FIX, Status, status_of, status_words
 
 ROWS = 100  # of one page
@@ -18,6 +17,7 @@ OVERLAP = timedelta(seconds=15)
 # Tags of a row, in the order in which people tell their machines apart; then whatever else there is.
 _FIRST_TAGS = ("env", "cluster", "service", "team")
 MOST_TAGS = 2
+MOST_WEIGHED = 12  # conditions of a filter that are tried without one by one: each is a count of its own
 
 # Sort key in the URL → columns. The rest makes the order whole, so that a page never repeats a row.
 SORTS: dict[str, tuple[str, ...]] = {
@@ -100,8 +100,22 @@ def parameters(query: FleetQuery, sort: str, page: int = 1) -> dict[str, str]:
 
 
 def url(query: FleetQuery, sort: str, page: int = 1) -> str:
-    encoded = urlencode(parameters(query, sort, page))
-    return reverse("inventory:fleet") + (f"?{encoded}" if encoded else "")
+    # Without any parameter the fleet opens with the filter that somebody has starred.
+    return f"{reverse('inventory:fleet')}?{urlencode(parameters(query, sort, page) or {'q': ''})}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a filter cannot be read, and where."""
+
+    words: str
+    before: str  # the text up to the place
+    behind: str
+
+
+def problem(query: FleetQuery) -> Problem | None:
+    error = query.error
+    return error and Problem(str(error), query.typed[: error.position], query.typed[error.position :])
 
 
 def columns(query: FleetQuery, sort: str) -> list[Column]:
@@ -116,18 +130,16 @@ def columns(query: FleetQuery, sort: str) -> list[Column]:
 
 def tabs(counts: dict[Status, int], query: FleetQuery, sort: str) -> list[Tab]:
     """The views; the other filters stay when one changes between them, and `counts` are of what those let through."""
-    others = query.without_status()
-    chosen = [each.value for each in query.filters if each.key == "status"]
     made = []
     for label, value, statuses in _TABS:
-        its_query = parse(f"{others.text} status:{value}") if value else others
+        its_query = query.with_status(value) if value else query.without_status()
         made.append(
             Tab(
                 key=value or "all",
                 label=label,
                 url=url(its_query, sort),
                 count=sum(count for status, count in counts.items() if status in statuses),
-                is_active=chosen == ([value] if value else []),
+                is_active=query.status == value if value else not query.has_status,
                 is_bad=statuses is NEEDS_A_FIX,
             )
         )
@@ -138,7 +150,7 @@ def answer(counts: dict[Status, int]) -> dict:
     """The numbers of the sentence below the title, with the URLs of what they count."""
 
     def at(value: str) -> str:
-        return url(parse(f"status:{value}"), "name")
+        return url(FleetQuery().with_status(value), "name")
 
     return {
         "total": sum(counts.values()),
@@ -159,8 +171,10 @@ def digest(counts: dict[Status, int], in_tabs: dict[Status, int], failing: Seque
     return ".".join(str(number) for number in (*numbers, len(failing)))
 
 
-def best_drop(query: FleetQuery, sort: str, instances: QuerySet) -> tuple[Filter, int, str] | None:
+def best_drop(query: FleetQuery, sort: str, instances: InstanceQuerySet) -> tuple[Chip, int, str] | None:
     """Of a filter that matches nothing: the part that costs most, how many match without it, and the URL of that."""
-    found = [(each, query.without(each).apply(instances).count()) for each in query.filters]
+    if len(query.conditions) > MOST_WEIGHED:
+        return None
+    found = [(each, query.without(each.condition).apply(instances).count()) for each in query.chips]
     worst, count = max(found, key=lambda pair: pair[1])
-    return (worst, count, url(query.without(worst), sort)) if count else None
+    return (worst, count, url(query.without(worst.condition), sort)) if count else None

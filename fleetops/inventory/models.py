@@ -1,12 +1,15 @@
 """Accounts, their regions, and the managed instances in them, as AWS last told."""
 
+from urllib.parse import urlencode
+
 from django.conf import settings
 from django.db import models
-from django.db.models import Case, Count, F, Q, Value, When
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, Value, When
 from django.urls import reverse
 
 from fleetops.aws.clients import AccountAccess
 from fleetops.clock import uuid7
+from fleetops.targets import MOST_CHARACTERS
 
 from .readiness import NEEDS_A_FIX, Status
 
@@ -217,3 +220,54 @@ class InstanceTag(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}"
+
+
+class SavedFilterQuerySet(models.QuerySet):
+    def visible_to(self, user) -> "SavedFilterQuerySet":
+        """One's own, and what others share."""
+        if not user.has_perm("inventory.view_instance"):
+            return self.none()
+        return self.filter(Q(owner=user) | Q(is_shared=True))
+
+    def usable_by(self, user) -> "SavedFilterQuerySet":
+        """Those for menus, by name, with their owners and with `is_default`: whether `user` begins with it."""
+        starred = FilterStar.objects.filter(user=user, filter=OuterRef("pk"))
+        return self.visible_to(user).annotate(is_default=Exists(starred)).select_related("owner").order_by("name", "pk")
+
+
+class SavedFilter(models.Model):
+    """A filter of the fleet under a name: its owner's, or shared with everybody who sees instances."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_filters")
+    name = models.CharField(max_length=64)
+    text = models.CharField(max_length=MOST_CHARACTERS, help_text="a target expression, with words of the filter box")
+    is_shared = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = SavedFilterQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="filter_name_once_an_owner")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return f"{reverse('inventory:fleet')}?{urlencode({'q': self.text})}"
+
+
+class FilterStar(models.Model):
+    """The filter with which the fleet opens for a user."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="filter_star"
+    )
+    filter = models.ForeignKey(SavedFilter, on_delete=models.CASCADE, related_name="stars")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.user} begins with {self.filter}"

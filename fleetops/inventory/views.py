@@ -1,6 +1,7 @@
 """The fleet and its instances."""
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -11,14 +12,17 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonR
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.clock import now
-from fleetops.web.shortcuts import permission_required
+from fleetops.errors import UserError
+from fleetops.targets import ExpressionError
+from fleetops.web.shortcuts import permission_required, require_permission
 
-from . import listing, services, tasks
-from .filters import FleetQuery, parse
-from .models import Account, Instance, Region
+from . import listing, saved, selection, services, tasks
+from .filters import FleetQuery, parse, search
+from .forms import SavedFilterForm
+from .models import Account, Instance, Region, SavedFilter
 from .readiness import readiness_of
 
 MAY_CONNECT = "sessions_app.open_terminalsession"
@@ -29,13 +33,22 @@ MOST_INSTANCES = 10_000_000  # no page has counted more
 @require_safe
 @permission_required("inventory.view_instance")
 def fleet(request: HttpRequest) -> HttpResponse:
+    """A page of the list. htmx asks while somebody types, and gets the list alone, or why it stays as it is."""
     moment = now()
+    filters = [] if request.htmx else list(SavedFilter.objects.usable_by(request.user))
+    if not request.GET and (default := next((each for each in filters if each.is_default), None)):
+        return redirect(default.get_absolute_url())
     query, sort = parse(request.GET.get("q", "")), listing.sort_of(request.GET.get("sort", ""))
-    if "add" in request.GET:  # the filter bar's input: its words join the filters that are chips already
-        joined = parse(f"{query.text} {request.GET['add']}")
-        if not joined.problems:
-            return redirect(f"{request.path}?{urlencode(listing.parameters(joined, sort))}")
-        query = joined
+    typed = parse(request.GET.get("add", ""))  # in the filter bar: its words join the filters that are chips already
+    problem = listing.problem(typed) or listing.problem(query)
+    if not typed.error and "add" in request.GET:
+        query = query.beside(typed)
+        if not request.htmx and not problem:
+            return redirect(f"{request.path}?{urlencode(listing.parameters(query, sort) or {'q': ''})}")
+    if request.htmx and problem:
+        response = render(request, "inventory/_problem.html", {"problem": problem, "is_update": True})
+        response["HX-Reswap"] = "none"
+        return response
     visible = Instance.objects.visible_to(request.user).present()
     counts, in_tabs = _counts(visible, query)
     matching = query.apply(visible).order_by(*listing.order(sort)).select_related("account", "region")
@@ -47,19 +60,28 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "rows": rows,
         "page": page,
         "query": query,
+        "typed": (typed if typed.error else query).typed if problem else "",
+        "problem": problem,
         "sort": sort,
         "columns": listing.columns(query, sort),
-        "chips": [(each, listing.url(query.without(each), sort)) for each in query.filters],
+        "chips": [(each, listing.url(query.without(each.condition), sort)) for each in query.chips],
         "tabs": listing.tabs(in_tabs, query, sort),
         "answer": listing.answer(counts),
         "previous_url": listing.url(query, sort, page.number - 1) if page.has_previous() else "",
         "next_url": listing.url(query, sort, page.number + 1) if page.has_next() else "",
+        "clear_url": listing.url(FleetQuery(), sort),
         "may_connect": request.user.has_perm(MAY_CONNECT),
         "has_accounts": bool(rows) or Account.objects.exists(),
         "best_drop": None if rows or not query else listing.best_drop(query, sort, visible),
+        "saved": filters,
+        "is_update": bool(request.htmx),
         **_live([row.instance.pk for row in rows], query, sort, (counts, in_tabs), paginator.count, moment),
     }
-    return render(request, "inventory/fleet.html", context)
+    if not request.htmx:
+        return render(request, "inventory/fleet.html", context)
+    response = render(request, "inventory/_list.html", context)
+    response["HX-Replace-Url"] = listing.url(query, sort)
+    return response
 
 
 @require_safe
@@ -169,7 +191,7 @@ def refresh(request: HttpRequest) -> HttpResponse:
 @permission_required("inventory.view_instance")
 def palette(request: HttpRequest) -> JsonResponse:
     """Instances for the command palette, as JSON; those that can be reached first."""
-    moment, query = now(), parse(request.GET.get("q", ""))
+    moment, query = now(), search(request.GET.get("q", ""))
     visible = query.apply(Instance.objects.visible_to(request.user).present())
     may_connect = request.user.has_perm(MAY_CONNECT)
     found = []
@@ -187,3 +209,100 @@ def palette(request: HttpRequest) -> JsonResponse:
             }
         )
     return JsonResponse({"instances": found})
+
+
+@require_safe
+@permission_required("inventory.view_instance")
+def complete(request: HttpRequest) -> JsonResponse:
+    """What may come next in an expression that is being typed; as JSON."""
+    text, words = request.GET.get("text", ""), request.GET.get("words") == "1"
+    at = int(request.GET["at"]) if re.fullmatch(r"\d{1,6}", request.GET.get("at", "")) else len(text)
+    found = selection.complete(text, at, request.user, words=words)
+    options = [{"text": each.text, "note": each.note} for each in found.options]
+    return JsonResponse({"start": found.start, "end": found.end, "options": options})
+
+
+@require_safe
+@permission_required("inventory.view_instance")
+def preview(request: HttpRequest) -> JsonResponse:
+    """How many instances an expression selects at this moment, or why it cannot be read; as JSON."""
+    try:
+        found = selection.preview(request.GET.get("text", ""), request.user, words=request.GET.get("words") == "1")
+    except ExpressionError as error:
+        return JsonResponse({"error": str(error), "position": error.position})
+    return JsonResponse(
+        {
+            "text": found.text,
+            "count": found.count,
+            "total": found.total,
+            "first": [{"name": str(each), "url": each.get_absolute_url()} for each in found.first],
+            "warning": found.warning,
+        }
+    )
+
+
+# --- saved filters ---------------------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@permission_required("inventory.view_instance")
+def saved_filters(request: HttpRequest) -> HttpResponse:
+    """One's own filters and those that others share; a POST saves one more."""
+    form = SavedFilterForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        made = saved.save_filter(**form.cleaned_data, actor=request.user)
+        messages.success(request, f"Saved the filter {made.name}.")
+        return redirect(made)
+    found = list(SavedFilter.objects.usable_by(request.user))
+    own = [each for each in found if each.owner_id == request.user.pk]
+    shared = [each for each in found if each.owner_id != request.user.pk]
+    context = {
+        "groups": [("Yours", own, True), ("Shared by others", shared, False)],
+        "own": own,
+        "shared": shared,
+        "may_administer": request.user.has_perm("inventory.change_account"),
+        "form": form,
+    }
+    return render(request, "inventory/filters.html", context, status=400 if request.method == "POST" else 200)
+
+
+def _changeable(request: HttpRequest, pk: uuid.UUID) -> SavedFilter:
+    """The filter, if the user may change it: it is theirs, or it is shared and they administer accounts."""
+    found = get_object_or_404(SavedFilter.objects.visible_to(request.user), pk=pk)
+    if found.owner_id != request.user.pk:
+        require_permission(request.user, "inventory.change_account")
+    return found
+
+
+@require_POST
+@permission_required("inventory.view_instance")
+def change_filter(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    """Another name or text, shared or private."""
+    found = _changeable(request, pk)
+    form = SavedFilterForm(request.POST)
+    if not form.is_valid():
+        raise UserError(next(iter(form.errors.values()))[0])
+    saved.change_filter(found, **form.cleaned_data, actor=request.user)
+    messages.success(request, f"Changed the filter {found.name}.")
+    return redirect("inventory:filters")
+
+
+@require_POST
+@permission_required("inventory.view_instance")
+def delete_filter(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    found = _changeable(request, pk)
+    saved.delete_filter(found, actor=request.user)
+    messages.success(request, f"Deleted the filter {found.name}.")
+    return redirect("inventory:filters")
+
+
+@require_POST
+@permission_required("inventory.view_instance")
+def star_filter(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    """Begin with this filter where the fleet is opened without one; once more: with none."""
+    found = get_object_or_404(SavedFilter.objects.visible_to(request.user), pk=pk)
+    if saved.star_filter(found, user=request.user):
+        messages.success(request, f"The fleet now opens with {found.name}.")
+    else:
+        messages.success(request, "The fleet now opens with all instances.")
+    return redirect("inventory:filters")

@@ -91,11 +91,11 @@ def test_the_list_takes_the_same_few_queries_however_many_rows(client_as, number
     client.get(FLEET)
     with CaptureQueriesContext(connection) as queries:
         client.get(FLEET)
-    # session, user, permissions of the user and of the groups; counts, rows, regions; two of the sidebar
-    assert len(queries) == 9, [query["sql"][:90] for query in queries]
+    # session, user, permissions of user and groups; saved filters; counts, rows, regions; three of the sidebar
+    assert len(queries) == 11, [query["sql"][:90] for query in queries]
     with CaptureQueriesContext(connection) as queries:
         client.get(f"{FLEET}?q=tag:env=prod")
-    assert len(queries) == 10  # and how many match
+    assert len(queries) == 12  # and how many match
 
 
 def test_a_filter_a_sort_and_a_page_live_in_the_url(client_as, fleet):
@@ -104,9 +104,9 @@ def test_a_filter_a_sort_and_a_page_live_in_the_url(client_as, fleet):
     assert [row.instance.name for row in page.context["rows"]] == ["api-3", "api-2", "api-1"]
     assert 'aria-sort="descending"' in page.content.decode()
     typed = client.get(f"{FLEET}?q=api&sort=-name&add=tag:env=prod")
-    assert typed.headers["Location"] == "/fleet/?q=api+tag%3Aenv%3Dprod&sort=-name"
+    assert typed.headers["Location"] == "/fleet/?q=api+and+env%3Dprod&sort=-name"
     chips = client.get(typed.headers["Location"])
-    assert 'aria-label="Remove filter tag:env is prod"' in chips.content.decode()
+    assert 'aria-label="Remove filter env is prod"' in chips.content.decode()
     assert 'href="/fleet/?q=api&amp;sort=-name"' in chips.content.decode()
 
 
@@ -154,18 +154,83 @@ def test_pages_hold_a_hundred_rows_and_lead_to_each_other(client_as):
     assert "1–100 of 101" in text_of(client.get(f"{FLEET}?page=x"))
 
 
-def test_a_filter_that_cannot_be_read_is_told(client_as, fleet):
-    page = client_as("viewer").get(f"{FLEET}?add=role:admin")
+def test_a_filter_that_cannot_be_read_is_told_and_stays_to_be_mended(client_as, fleet):
+    page = client_as("viewer").get(f"{FLEET}?q=api&add=role:admin")
     assert page.status_code == 200
     assert "“role:” is nothing to filter by." in text_of(page)
     assert 'value="role:admin"' in page.content.decode()
+    assert page.context["page"].paginator.count == 3
+    bad = client_as("viewer").get(f"{FLEET}?q=env%3Dprod+and+or")
+    assert "A condition is missing before or." in text_of(bad)
+    assert '<code aria-hidden="true">env=prod and <mark></mark>or</code>' in bad.content.decode()
+    assert 'value="env=prod and or"' in bad.content.decode()
+
+
+# --- a filter while it is typed ---
+
+
+def typed(client, text, q=""):
+    return client.get(FLEET, {"q": q, "add": text}, headers={"HX-Request": "true"})
+
+
+def test_the_list_follows_what_is_typed(client_as, fleet):
+    client = client_as("operator")
+    answer = typed(client, "env=prod", q="api")
+    html = answer.content.decode()
+    assert answer.status_code == 200
+    assert [row.name for row in answer.context["rows"]] == ["api-1"]
+    assert answer.headers["HX-Replace-Url"] == "/fleet/?q=api+and+env%3Dprod"
+    assert 'id="fleet-list"' in html
+    assert "<html" not in html
+    assert '<nav class="nav-tabs" id="fleet-tabs" aria-label="Views" hx-swap-oob="true">' in html
+    assert re.search(r'id="fleet-count" role="status" hx-swap-oob="true">\s*1 matches', html)
+    assert live_values(answer)["q"] == "api and env=prod"
+    cleared = typed(client, "", q="")
+    assert len(cleared.context["rows"]) == 5
+    assert "matches" not in text_of(cleared)
+
+
+@pytest.mark.parametrize("text", ["env=prod and", "a=1 and b=2 or c=3", "regoin=eu", "((((", '"', "\x01"])
+def test_rows_stay_while_what_is_typed_cannot_be_read(client_as, fleet, text):
+    answer = typed(client_as("viewer"), text)
+    assert answer.status_code == 200
+    assert answer.headers["HX-Reswap"] == "none"
+    assert "The list stays as it is." in text_of(answer)
+    assert "fleet-list" not in answer.content.decode()
+
+
+def test_what_is_typed_takes_as_few_queries_as_a_page(client_as, fleet):
+    client = client_as("viewer")
+    typed(client, "api")
+    with CaptureQueriesContext(connection) as queries:
+        typed(client, "env=prod and not cluster=db")
+    assert len(queries) == 8  # a page's with a filter, but for saved filters and the sidebar's three
+
+
+def test_completion_and_preview_answer_as_json(client_as, fleet):
+    client = client_as("viewer")
+    found = client.get(f"{FLEET}complete/", {"text": "env=", "at": "4"}).json()
+    assert found == {
+        "start": 4,
+        "end": 4,
+        "options": [{"text": "dev", "note": ""}, {"text": "prod", "note": ""}],
+    }
+    assert client.get(f"{FLEET}complete/", {"text": "e", "at": "no number", "words": "1"}).json()["end"] == 1
+    told = client.get(f"{FLEET}preview/", {"text": "env=prod"}).json()
+    assert (told["count"], told["total"], told["warning"], told["text"]) == (1, 5, "", "env=prod")
+    assert told["first"] == [{"name": "api-1", "url": fleet[0].get_absolute_url()}]
+    everything = client.get(f"{FLEET}preview/", {"text": "all"}).json()
+    assert everything["warning"] == "This matches every instance, also each that will be launched."
+    wrong = client.get(f"{FLEET}preview/", {"text": "env=prod or a=1 and b=2"}).json()
+    assert wrong["position"] == 16
+    assert "Say with parentheses" in wrong["error"]
 
 
 def test_a_filter_that_matches_nothing_names_the_part_that_costs_most(client_as, fleet):
     page = client_as("viewer").get(f"{FLEET}?q=api+tag:env=prod+status:stopped")
     assert "Nothing matches this filter" in text_of(page)
     assert "Without status is stopped , 1 instance matches." in text_of(page)
-    assert "/fleet/?q=api+tag%3Aenv%3Dprod" in page.content.decode()
+    assert "/fleet/?q=api+and+env%3Dprod" in page.content.decode()
 
 
 def test_no_account_says_what_to_do(client_as):
@@ -306,7 +371,7 @@ def test_an_instance_page_takes_few_queries(client_as, fleet):
     client.get(fleet[0].get_absolute_url())
     with CaptureQueriesContext(connection) as queries:
         client.get(fleet[0].get_absolute_url())
-    assert len(queries) == 7  # two of them the sidebar's
+    assert len(queries) == 8  # three of them the sidebar's
 
 
 # --- reading again ---

@@ -13,6 +13,7 @@ from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
 from fleetops.clock import now
 from fleetops.identity.roles import ROLES
+from fleetops.inventory.saved import save_filter
 from tests.factories import make_instance, make_session, make_user
 
 OUT = "nobody is logged in"
@@ -126,8 +127,12 @@ def house(roles, valkey):
         "review": event.pk,
     }
 
+    shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
+    others = dict.fromkeys(("inventory:change_filter", "inventory:delete_filter", "inventory:star_filter"), shared)
+    others["sessions:panel"] = instance.pk
+
     def address(name: str) -> str:
-        pk = instance.pk if name == "sessions:panel" else rows.get(name.partition(":")[0])
+        pk = others.get(name) or rows.get(name.partition(":")[0])
         takes_pk = any("pk" in parameters for _, parameters in _possibilities(name))
         return reverse(name, args=[pk] if takes_pk else [])
 
