@@ -5,11 +5,11 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import unquote
 
 from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel
 
+from fleetops.awsapi import rest
 from fleetops.awsapi.errors import ApiError, not_implemented
 
 # Signing name of a credential scope → the name of botocore's model, where they differ.
@@ -88,7 +88,7 @@ class Service:
         if len(parts := sorted(self._parts & query.keys())) > 1:
             # Two of them would leave it to each reader which one is meant.
             raise ApiError("InvalidArgument", f"Conflicting query string parameters: {', '.join(parts)}", 400)
-        text = unquote(path)
+        text = rest.segments(path, is_s3=self.signing_name == "s3")
         for route in self._routes:
             if (
                 route.method == method
@@ -113,17 +113,8 @@ def _routes(model: ServiceModel) -> list[_Route]:
     for name in model.operation_names:
         http: Mapping[str, Any] = model.operation_model(name).http
         template, _, query = http["requestUri"].partition("?")
-        pattern, literals = "", 0
-        for part in re.split(r"(\{[^}]+\})", template):
-            if part.startswith("{"):
-                pattern += ".+" if part.endswith("+}") else "[^/]+"
-            else:
-                pattern += re.escape(part)
-                literals += len(part)
-        if pattern.endswith("/"):
-            pattern += "?"
-        else:
-            pattern += "/?" if not pattern.endswith(".+") else ""
+        pattern = rest.path_pattern(template, is_s3=model.service_name == "s3")
+        literals = len(re.sub(r"\{[^}]+\}", "", template))
         pairs = [pair.partition("=") for pair in query.split("&") if pair]
         wanted = {key: value for key, _, value in pairs}
         # Members that a REST request carries in its query or headers tell UploadPart and CopyObject from PutObject.
@@ -136,7 +127,7 @@ def _routes(model: ServiceModel) -> list[_Route]:
             elif serialization.get("location") == "header":
                 headers.add(serialization["name"].lower())
         rank = (len(wanted) + len(headers), literals)
-        routes.append(_Route(http["method"], re.compile(pattern, re.DOTALL), wanted, frozenset(headers), name, rank))
+        routes.append(_Route(http["method"], pattern, wanted, frozenset(headers), name, rank))
     return routes
 
 

@@ -1,9 +1,10 @@
 """The query and ec2 protocols as a server speaks them: a form in, XML out, by botocore's models."""
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
@@ -17,11 +18,20 @@ _NAME = re.compile(r"[A-Za-z0-9]{1,128}")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 # A form may not make us build more than this: AWS's largest lists hold a thousand members.
 _MOST_FIELDS = 20_000
-_LONGEST_KEY = 1024  # characters; each full stop in one is a level
+_LONGEST_KEY = 1024  # characters
+_DEEPEST = 64  # levels of a key, at its full stops; the models have less than twenty
+_LONGEST_TOLD = 200  # characters of a key that are repeated to its sender
+# What a form says besides the parameters of its operation.
+_ENVELOPE = {"Action", "Version"}
+_NUMBER_OF_ITEM = re.compile(r"[0-9]{1,6}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_FLOAT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?|NaN|-?Infinity")
+_BITS = {"integer": 31, "long": 63}
+_BOOLEANS = {text: text.lower() == "true" for text in ("true", "false", "True", "False", "TRUE", "FALSE")}
 
 
 def read_form(body: bytes, query: str = "") -> dict[str, str]:
-    """Read the fields of a request, from its body and its URL.
+    """Read the fields of a request, from its body and its URL; those of a signature in the URL are left out.
 
     Raises ApiError (MalformedQueryString) if it cannot be read.
     """
@@ -30,7 +40,7 @@ def read_form(body: bytes, query: str = "") -> dict[str, str]:
         pairs += parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
         raise ApiError("MalformedQueryString", "The query string cannot be read.", 400) from None
-    return dict(pairs)
+    return {name: value for name, value in pairs if not name.startswith("X-Amz-")}
 
 
 def read_action(form: Mapping[str, str]) -> str:
@@ -42,18 +52,19 @@ def read_action(form: Mapping[str, str]) -> str:
 
 
 def parse(operation: OperationModel, form: Mapping[str, str], *, ec2: bool) -> dict[str, Any]:
-    """Read a form by the operation's input shape.
+    """Read a form by the operation's input shape: texts, numbers, moments and bytes in structures, lists and maps.
 
-    Raises ApiError if a value is not of its kind or a required member is missing.
+    What its values may be is for `checks` to say. EC2 refuses a parameter that it does not know, the other services
+    pass over it. Raises ApiError if a value is not of its kind.
     """
-    if operation.input_shape is None:
-        return {}
     tree: dict[str, Any] = {}
     for key, text in form.items():
+        if key in _ENVELOPE:
+            continue
         place = tree
-        if len(key) > _LONGEST_KEY:
-            raise ApiError("MalformedQueryString", "The query string cannot be read.", 400)
         *folders, last = key.split(".")
+        if len(key) > _LONGEST_KEY or len(folders) >= _DEEPEST:
+            raise ApiError("MalformedQueryString", "The query string cannot be read.", 400)
         for folder in folders:
             below = place.get(folder)
             if not isinstance(below, dict):
@@ -61,45 +72,89 @@ def parse(operation: OperationModel, form: Mapping[str, str], *, ec2: bool) -> d
             place = below
         if not isinstance(place.get(last), dict):
             place[last] = text
+    if operation.input_shape is None:
+        if ec2 and tree:
+            raise _unknown(next(iter(tree)))
+        return {}
     value: dict[str, Any] = _read(operation.input_shape, tree, ec2, "")
-    for name in operation.input_shape.required_members:
-        if name not in value:
-            code = "MissingParameter" if ec2 else "ValidationError"
-            raise ApiError(code, f"The request must contain the parameter {name}", 400)
     return value
 
 
 def _read(shape: Shape, node: Any, ec2: bool, path: str) -> Any:
     if isinstance(shape, StructureShape):
-        node = node if isinstance(node, dict) else {}
-        return {
-            name: _read(member, node[key], ec2, f"{path}{key}.")
-            for name, member in shape.members.items()
-            if (key := _input_name(name, member, ec2)) in node
-        }
+        return _read_structure(shape, node, ec2, path)
     if isinstance(shape, ListShape):
-        if not isinstance(node, dict):
-            return []
+        if node == "":
+            return []  # as botocore writes an empty list
         if not ec2 and not shape.serialization.get("flattened"):
-            node = node.get(shape.member.serialization.get("name", "member"), {})
-        numbered = sorted((int(key), item) for key, item in node.items() if key.isdigit() and len(key) < 7)
-        return [_read(shape.member, item, ec2, f"{path}{n}.") for n, item in numbered]
+            node = _folder(node, ec2, path).get(shape.member.serialization.get("name", "member"), {})
+        return [_read(shape.member, item, ec2, f"{path}{n}.") for n, item in _numbered(node, ec2, path)]
     if isinstance(shape, MapShape):
-        if not isinstance(node, dict):
+        if node == "":
             return {}
-        entries = node if shape.serialization.get("flattened") else node.get("entry", {})
+        if not shape.serialization.get("flattened"):
+            node = _folder(node, ec2, path).get("entry", {})
         key_name = shape.key.serialization.get("name", "key")
         value_name = shape.value.serialization.get("name", "value")
-        return {
-            entry[key_name]: _read(shape.value, entry.get(value_name, ""), ec2, path)
-            for _, entry in sorted(entries.items())
-            if isinstance(entry, dict) and isinstance(entry.get(key_name), str)
-        }
+        found = {}
+        for n, item in _numbered(node, ec2, path):
+            entry = _folder(item, ec2, f"{path}{n}.")
+            if not isinstance(entry.get(key_name), str) or value_name not in entry:
+                raise _of_another_kind(ec2, f"{path}{n}.")
+            found[entry[key_name]] = _read(shape.value, entry[value_name], ec2, f"{path}{n}.{value_name}.")
+        return found
     if not isinstance(node, str):
-        raise ApiError(
-            "InvalidParameterValue" if ec2 else "ValidationError", f"Unexpected value for {path.rstrip('.')}"
-        )
+        raise _of_another_kind(ec2, path)
     return _scalar(shape, node, ec2, path)
+
+
+def _read_structure(shape: StructureShape, node: Any, ec2: bool, path: str) -> dict[str, Any]:
+    node = {} if node == "" else _folder(node, ec2, path)
+    members = _members_by_name(shape, ec2)
+    found = {}
+    for key, item in node.items():
+        if key in members:
+            name, member = members[key]
+            found[name] = _read(member, item, ec2, f"{path}{key}.")
+        elif ec2:
+            raise _unknown(f"{path}{key}")
+    return found
+
+
+def _folder(node: Any, ec2: bool, path: str) -> dict[str, Any]:
+    if not isinstance(node, dict):
+        raise _of_another_kind(ec2, path)
+    return node
+
+
+def _numbered(node: Any, ec2: bool, path: str) -> list[tuple[int, Any]]:
+    """The items of a list in order of their numbers, which may have gaps."""
+    items = _folder(node, ec2, path)
+    for key in items:
+        if not _NUMBER_OF_ITEM.fullmatch(key):
+            raise _unknown(f"{path}{key}") if ec2 else _of_another_kind(ec2, f"{path}{key}.")
+    return sorted(((int(key), item) for key, item in items.items()), key=lambda pair: pair[0])
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError("UnknownParameter", f"The parameter {name[:_LONGEST_TOLD]} is not recognized", 400)
+
+
+def _of_another_kind(ec2: bool, path: str) -> ApiError:
+    code = "InvalidParameterValue" if ec2 else "MalformedInput"
+    return ApiError(code, f"Unexpected value for {path.rstrip('.')[:_LONGEST_TOLD]}", 400)
+
+
+# By model and shape: the names of the members in a form. The shape is kept with them, and so is its model.
+_names: dict[tuple[int, str, bool], tuple[StructureShape, dict[str, tuple[str, Shape]]]] = {}
+
+
+def _members_by_name(shape: StructureShape, ec2: bool) -> dict[str, tuple[str, Shape]]:
+    key = (id(shape._shape_resolver), shape.name, ec2)
+    if key not in _names:
+        found = {_input_name(name, member, ec2): (name, member) for name, member in shape.members.items()}
+        _names[key] = (shape, found)
+    return _names[key][1]
 
 
 def _input_name(name: str, member: Shape, ec2: bool) -> str:
@@ -110,25 +165,48 @@ def _input_name(name: str, member: Shape, ec2: bool) -> str:
         located = str(serialization.get("name", name))
         return located[:1].upper() + located[1:]
     if isinstance(member, ListShape) and member.serialization.get("flattened"):
-        return str(member.member.serialization.get("name", name))
+        return str(member.member.serialization.get("name", member.serialization.get("name", name)))
     return str(member.serialization.get("name", name))
 
 
 def _scalar(shape: Shape, text: str, ec2: bool, path: str) -> Any:
     try:
-        if shape.type_name in {"integer", "long"}:
-            return int(text)
-        if shape.type_name in {"float", "double"}:
-            return float(text)
-        if shape.type_name == "boolean":
-            return {"true": True, "false": False}[text.lower()]
-        if shape.type_name == "timestamp":
-            moment = datetime.fromisoformat(text)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (KeyError, ValueError):
+        return read_scalar(shape.type_name, text)
+    except ValueError:
         code = "InvalidParameterValue" if ec2 else "MalformedInput"
-        raise ApiError(code, f"Invalid value '{text[:100]}' for {path.rstrip('.')}", 400) from None
+        raise ApiError(code, f"Invalid value '{text[:100]}' for {path.rstrip('.')[:_LONGEST_TOLD]}", 400) from None
+
+
+def read_scalar(kind: str, text: str) -> Any:
+    """A value of a kind of botocore's models from its text in a form, an URL or XML. Raises ValueError."""
+    if kind in _BITS:
+        if not _INTEGER.fullmatch(text) or not -(2 ** _BITS[kind]) <= int(text) < 2 ** _BITS[kind]:
+            raise ValueError("not an integer")
+        return int(text)
+    if kind in {"float", "double"}:
+        if not _FLOAT.fullmatch(text):
+            raise ValueError("not a number")
+        return float(text)
+    if kind == "boolean":
+        if text not in _BOOLEANS:
+            raise ValueError("neither true nor false")
+        return _BOOLEANS[text]
+    if kind == "timestamp":
+        return read_moment(text)
+    if kind == "blob":
+        return b64decode(text, validate=True)
     return text
+
+
+def read_moment(text: str) -> datetime:
+    """A moment in ISO 8601, seconds since 1970, or HTTP's own way. Raises ValueError."""
+    try:
+        if _FLOAT.fullmatch(text) and len(text) != 4:
+            return datetime.fromtimestamp(float(text), UTC)
+        moment = parsedate_to_datetime(text) if text[:1].isalpha() else datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError, TypeError, IndexError):
+        raise ValueError("not a moment") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def write(operation: OperationModel, result: Mapping[str, Any], request_id: str, *, ec2: bool) -> bytes:

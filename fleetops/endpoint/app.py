@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from fleetops import clock
-from fleetops.awsapi import json11, models, query, s3body, sigv4
+from fleetops.awsapi import json11, models, query, rest, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
-from fleetops.endpoint import regions, resources, settings
+from fleetops.endpoint import answers, regions, resources, settings
 from fleetops.endpoint.api import cloudtrail, ec2messages, iam, moto, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
@@ -65,6 +65,7 @@ class App:
                 call.request.method, call.request.path, call.request.query, call.request.headers, body
             )
             answer = await self._answer(call)
+            answers.hold_answer(call, answer)
         except ApiError as error:
             answer = _refusal(call, error)
         except Exception:  # the outermost loop of a request: a bug of ours is AWS's InternalFailure to the caller
@@ -103,7 +104,7 @@ class App:
         if call.service is None:
             raise not_implemented(f"the service {call.claim.service}")
         if call.service.signing_name == "ssm":
-            return _json(await self._ssm.handle(call))
+            return _own_json(call, await self._ssm.handle(call))
         if call.service.protocol in {"query", "ec2"} and call.operation not in call.service.operations:
             raise ApiError("InvalidAction", f"The action {call.operation} is not valid for this web service.", 400)
         if call.service.signing_name == "sts":
@@ -146,7 +147,9 @@ class App:
         else:
             fields = dict(parse_qsl(call.request.query, keep_blank_values=True))
             names = {header for header, _ in call.request.headers}
-            call.operation = service.match_rest(call.request.method, call.request.path, fields, names)
+            host = call.request.header("host") or ""
+            call.resource_path = rest.resource_path(call.request.path, host, is_s3=service.signing_name == "s3")
+            call.operation = service.match_rest(call.request.method, call.resource_path, fields, names)
             # What it is called decides nothing alone: an unsafe method may change something, and is journalled.
             call.read_only = service.is_read(call.operation) and (
                 call.request.method in {"GET", "HEAD"} or service.protocol == "rest-json"
@@ -155,7 +158,7 @@ class App:
     async def _answer_from_moto(self, call: Call) -> Answer:
         assert call.service is not None
         endpoint = self._endpoint
-        call.parameters = parameters = moto.loose_parameters(call)
+        call.parameters = parameters = moto.checked_parameters(call)
         service = call.service.signing_name
         await endpoint.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
         if service == "s3":
@@ -163,7 +166,7 @@ class App:
         if copied := resources.copied(call):
             await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
-            return _json(await cloudtrail.lookup_events(call, endpoint.reader))
+            return _own_json(call, await cloudtrail.lookup_events(call, endpoint.reader))
         if service == "ec2" and call.operation == "DescribeRegions":
             return Answer(200, regions.describe_regions(call.form, call.request_id), _XML)
         if service == "ec2" and call.operation == "DescribeInstances":
@@ -309,6 +312,13 @@ async def _read_body(call: Call, receive: Receive) -> bytes | None:
 
 def _json(result: dict[str, Any]) -> Answer:
     return Answer(200, json11.dump(result))
+
+
+def _own_json(call: Call, result: dict[str, Any]) -> Answer:
+    """A result of ours, held to its model; what only agents call has none."""
+    if call.service is not None and call.operation in call.service.operations:
+        answers.hold_result(call.service.operation(call.operation), result)
+    return Answer(200, json11.dump(result), is_held=True)
 
 
 def _refusal(call: Call, error: ApiError) -> Answer:

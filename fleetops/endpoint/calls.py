@@ -48,6 +48,7 @@ class Call:
     operation: str = ""
     principal: Principal | None = None
     form: dict[str, str] = field(default_factory=dict)  # of the query and ec2 protocols
+    resource_path: str = ""  # of the REST protocols, as sent; for S3 with the bucket that the host may name
     parameters: dict[str, Any] | None = None  # for the trail, as the caller gave them
     response_elements: dict[str, Any] | None = None  # for the trail
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
@@ -77,3 +78,4 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     error_code: str = ""
     error_message: str = ""
+    is_held: bool = False  # its result fitted the model before it was written

@@ -16,6 +16,7 @@ import orjson
 from fleetops.awsapi import globs, query
 from fleetops.awsapi.errors import ApiError, render
 from fleetops.awsapi.models import service
+from fleetops.endpoint.answers import hold_result
 
 loads = orjson.loads
 _INSTANCE_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
@@ -27,8 +28,9 @@ def answer(facts: list[Fact], region: str, form: dict[str, str], request_id: str
     """Answer one DescribeInstances request over `facts`, which are instances as moto_adapter gives them."""
     operation = service("ec2").operation("DescribeInstances")
     try:
-        parameters = query.parse(operation, form, ec2=True)
-        return 200, query.write(operation, describe(facts, parameters), request_id, ec2=True)
+        result = describe(facts, query.parse(operation, form, ec2=True))
+        hold_result(operation, result)
+        return 200, query.write(operation, result, request_id, ec2=True)
     except ApiError as error:
         status, _, content = render(error, "ec2", request_id)
         return status, content

@@ -53,7 +53,7 @@ def find(call: Call, parameters: Mapping[str, Any]) -> list[str]:
     service = call.service.signing_name
     arns: list[str] = []
     if service == "s3":
-        bucket, _, key = unquote(call.request.path).lstrip("/").partition("/")
+        bucket, _, key = unquote(call.resource_path).lstrip("/").partition("/")
         if bucket:
             arns = [f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"]
             call.parameters = {"bucketName": bucket, **({"key": key} if key else {})}

@@ -163,7 +163,13 @@ def start_endpoint(
     log = home.parent / f"{home.name}.log"
     with log.open("a") as stderr:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=inherited | (environment or {}), stdout=subprocess.PIPE, stderr=stderr, text=True
+            command,
+            cwd=ROOT,
+            # An answer that does not fit its model is then a 500 that the test sees.
+            env=inherited | {"FLEETOPS_ENDPOINT_CHECK_ANSWERS": "fail"} | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
         )
     assert process.stdout is not None
     watchdog = threading.Timer(_START_SECONDS, process.kill)

@@ -1,4 +1,4 @@
-"""What moto answers: the request that its child is given, and the answer that the caller gets.
+"""What moto answers: the request, checked, that its child is given, and the answer that the caller gets.
 
 moto never sees the caller's request. Where its dispatcher looks for an operation (a second Action in a form, one in the
 URL, one within a JSON text, a path of its own such as /moto-api/reset) it could find another than the one that was
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlencode
 
 import orjson
 
-from fleetops.awsapi import json11
+from fleetops.awsapi import checks, json11, query, rest
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Answer, Call
 
@@ -27,21 +27,21 @@ _DROPPED_HEADERS = {"authorization", "x-amz-security-token", "cookie", "user-age
 def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
     """One call as moto's child takes it and its journal keeps it, and its body."""
     assert call.service is not None and call.claim is not None
-    path, query, body = call.request.path, call.request.query, call.request.body
+    path, fields, body = call.resource_path or call.request.path, call.request.query, call.request.body
     headers = [(name, value) for name, value in call.request.headers if name not in _DROPPED_HEADERS]
     if call.protocol in {"query", "ec2"}:
-        path, query, body = "/", "", urlencode(call.form).encode()
+        path, fields, body = "/", "", urlencode(call.form).encode()
         headers = [(name, value) for name, value in headers if name in _FORM_HEADERS]
         headers.append(("content-type", "application/x-www-form-urlencoded; charset=utf-8"))
     elif call.protocol == "json":
-        path, query = "/", urlencode({"Action": call.operation})
+        path, fields = "/", urlencode({"Action": call.operation})
         headers = [(name, value) for name, value in headers if name in _FORM_HEADERS]
         headers += [
             ("content-type", f"application/x-amz-json-{call.service.json_version}"),
             ("x-amz-target", f"{call.service.target_prefix}.{call.operation}"),
         ]
     elif call.protocol == "rest-json":
-        query = _with_action(query, call.operation)
+        fields = _with_action(fields, call.operation)
         headers = [(name, value) for name, value in headers if name not in {"content-type", "content-encoding"}]
         headers.append(("content-type", "application/json"))
     return {
@@ -54,18 +54,12 @@ def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
         "access_key": call.claim.access_key_id,
         "method": call.request.method,
         "path": path,
-        "query": query,
+        "query": fields,
         "headers": headers,
         "protocol": call.protocol,
         "operation": call.operation,
         "changes": changes,
     }, body
-
-
-# What a service calls a value that breaks its model, where it is not ValidationException.
-_INVALID = {"logs": "InvalidParameterException"}
-
-_codec = json11.Codec()
 
 
 def _with_action(query: str, operation: str) -> str:
@@ -74,34 +68,28 @@ def _with_action(query: str, operation: str) -> str:
     return "&".join([*kept, urlencode({"Action": operation})])
 
 
-def loose_parameters(call: Call) -> dict[str, Any]:
+def checked_parameters(call: Call) -> dict[str, Any]:
     """The parameters of a call that moto answers, as far as the trail and the policies want to know them.
 
-    moto checks little of what it is given: a JSON body is held against botocore's model first.
-    Raises ApiError: SerializationException if a JSON body cannot be read or is of another kind than the model says,
-    ValidationException, or the service's own name for it, if a value breaks a constraint.
+    moto checks little of what it is given: a request is held against botocore's model first.
+    Raises ApiError in the code of the service if it cannot be read or breaks its model.
     """
-    if call.form:
+    assert call.service is not None
+    operation = call.service.operation(call.operation)
+    name, protocol = call.service.signing_name, call.protocol
+    if protocol in {"query", "ec2"}:
+        checks.check(name, protocol, operation, query.parse(operation, call.form, ec2=protocol == "ec2"))
         return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
-    if call.protocol in {"json", "rest-json"}:
+    if protocol == "json":
         try:
             parameters = json11.Codec.decode(call.request.body)
         except ValueError:
             raise ApiError("SerializationException", "The request body is not a JSON object.") from None
-        if call.protocol == "json":
-            _check(call, parameters)
+        checks.check(name, protocol, operation, parameters)
         return parameters
-    return {}
-
-
-def _check(call: Call, parameters: dict[str, Any]) -> None:
-    assert call.service is not None
-    try:
-        _codec.check(call.service.operation(call.operation).input_shape, parameters)
-    except ApiError as error:
-        if error.code == "ValidationException" and call.service.signing_name in _INVALID:
-            raise ApiError(_INVALID[call.service.signing_name], error.message) from None
-        raise
+    request = rest.RestRequest(call.resource_path, call.request.query, call.request.headers, call.request.body)
+    parameters = checks.check(name, protocol, operation, rest.parse(operation, request))
+    return {} if name == "s3" else parameters  # what the trail shows of S3 is in resources.py
 
 
 def answer(status: int, headers: list[tuple[str, str]], content: bytes) -> Answer:

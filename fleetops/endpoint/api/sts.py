@@ -4,14 +4,13 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from fleetops.awsapi import iampolicy, json11
+from fleetops.awsapi import checks, iampolicy
 from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint.auth import request_context
 from fleetops.endpoint.calls import Call, Principal
 from fleetops.endpoint.core import Endpoint
 
 Result = dict[str, Any]
-_codec = json11.Codec()
 _ROLE_ARN = re.compile(r"arn:aws:iam::(?P<account>\d{12}):role/(?:[^:]*/)?(?P<name>[\w+=,.@-]{1,64})")
 _DEFAULT_SECONDS = 3600
 _CHAINED_SECONDS = 3600  # a role assumed by a role lives an hour at most
@@ -27,10 +26,7 @@ class Sts:
     async def handle(self, call: Call, parameters: Result) -> Result:
         """Answer one call. Raises ApiError."""
         assert call.service is not None and call.principal is not None
-        try:
-            parameters = _codec.check(call.service.operation(call.operation).input_shape, parameters)
-        except ApiError as error:
-            raise ApiError("ValidationError", error.message, 400) from None
+        parameters = checks.check("sts", "query", call.service.operation(call.operation), parameters)
         if call.operation == "GetCallerIdentity":
             principal = call.principal
             return {"UserId": principal.user_id, "Account": principal.account_id, "Arn": principal.arn}
