@@ -12,6 +12,13 @@ from fleetops.clock import uuid7
 from fleetops.targets import MOST_CHARACTERS
 
 from .readiness import NEEDS_A_FIX, Status
+from .states import CHECK_MOVES, CheckResult, CheckState
+
+
+class AccountQuerySet(models.QuerySet):
+    def visible_to(self, user) -> "AccountQuerySet":
+        """Accounts whose settings `user` may see; none without the permission."""
+        return self if user.has_perm("inventory.view_account") else self.none()
 
 
 class Account(models.Model):
@@ -28,7 +35,12 @@ class Account(models.Model):
     endpoint_url = models.CharField(max_length=256, blank=True, help_text="empty: AWS itself")
     ca_pem = models.TextField(blank=True, help_text="CA of endpoint_url; empty: the system's")
     stream_hosts = models.JSONField(default=list, blank=True, help_text="host:port that may appear in a StreamUrl")
+    enabled = models.BooleanField(default=True, help_text="it is read, and shells are opened in it")
+    is_embedded = models.BooleanField(default=False, help_text="the embedded endpoint says where it is, at each start")
+    region_states = models.JSONField(default=dict, blank=True, help_text="region: whether AWS has it turned on")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = AccountQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -36,6 +48,9 @@ class Account(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("accounts:account", args=[self.pk])
 
     def access(self) -> AccountAccess:
         """What `fleetops.aws` needs to call this account."""
@@ -71,6 +86,61 @@ class Region(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} {self.name}"
+
+
+class AccountCheck(models.Model):
+    """One connection check of an account: what FleetOps may do there, asked of AWS."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="checks")
+    state = models.CharField(max_length=8, choices=CheckState, default=CheckState.WAITING)
+    asked_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    caller_arn = models.CharField(max_length=256, blank=True, help_text="the base credentials, as AWS names them")
+    error = models.CharField(max_length=512, blank=True, help_text="why it could not be carried out")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account"],
+                name="check_one_at_a_time",
+                condition=models.Q(state__in=[CheckState.WAITING, CheckState.RUNNING]),
+            )
+        ]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"check of {self.account}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in CHECK_MOVES
+
+
+class CheckRow(models.Model):
+    """What a check found of one permission in one region."""
+
+    parent = models.ForeignKey(AccountCheck, on_delete=models.CASCADE, related_name="rows")
+    region = models.CharField(max_length=32)
+    position = models.PositiveSmallIntegerField()
+    action = models.CharField(max_length=64, help_text="as IAM writes it")
+    purpose = models.CharField(max_length=128)
+    result = models.CharField(max_length=8, choices=CheckResult, default=CheckResult.WAITING)
+    text = models.CharField(max_length=1024, blank=True, help_text="what AWS said, and what to do")
+    is_optional = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["region", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["parent", "region", "action"], name="permission_once_a_region_of_a_check")
+        ]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.region}"
 
 
 # A status as the database tells it: the first condition that holds. `readiness.status_of` says the same of one row; a

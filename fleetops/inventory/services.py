@@ -23,6 +23,7 @@ from fleetops.aws.records import Ec2Instance, ManagedInstance
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 
+from .accounts import hide_unread
 from .models import Account, Instance, InstanceTag, Region
 
 logger = logging.getLogger(__name__)
@@ -105,16 +106,21 @@ def link_endpoint(handover: Path, credentials_file: Path, *, actor: Any) -> list
             "endpoint_url": endpoint_url,
             "ca_pem": ca_pem,
             "stream_hosts": stream_hosts,
+            "is_embedded": True,
         }
         linked.append(link_account(account_id, facts, regions=regions, actor=actor))
     return linked
 
 
 def link_account(account_id: str, facts: Mapping[str, Any], *, regions: Sequence[str], actor: Any) -> Account:
-    """Make or update the row of an account and the rows of its regions; audited if that changes anything."""
+    """Make or update the row of an account and the rows of its regions; audited if that changes anything.
+
+    What people have set stays: a name that they gave to an account of the endpoint, regions that they turned off.
+    """
     with transaction.atomic():
         account, created = Account.objects.get_or_create(account_id=account_id, defaults=dict(facts))
-        changed = sorted(name for name, value in facts.items() if getattr(account, name) != value)
+        told = {name: value for name, value in facts.items() if not (name == "name" and facts.get("is_embedded"))}
+        changed = sorted(name for name, value in told.items() if getattr(account, name) != value)
         if changed:
             for name in changed:
                 setattr(account, name, facts[name])
@@ -200,7 +206,7 @@ def due_at(region: Region) -> datetime:
 
 def _unclaimed(now: datetime) -> list[Region]:
     free = Q(claimed_until=None) | Q(claimed_until__lte=now)
-    return list(Region.objects.filter(free, enabled=True))
+    return list(Region.objects.filter(free, enabled=True, account__enabled=True))
 
 
 def _claim(regions: Iterable[Region], now: datetime) -> list[int]:
@@ -233,11 +239,13 @@ def refresh_region(region_id: int, *, now: datetime) -> Outcome | None:
     are still taken, nothing is marked as gone, and the region's row says in words what failed. Every fact keeps the
     moment of its reading.
     """
-    region = Region.objects.select_related("account").filter(pk=region_id, enabled=True, claimed_until__gt=now).first()
+    readable = Region.objects.select_related("account").filter(enabled=True, account__enabled=True)
+    region = readable.filter(pk=region_id, claimed_until__gt=now).first()
     if region is None:
         logger.info("refresh skipped region=%s: not claimed", region_id)
         return None
     outcome = _read(region, now)
+    hide_unread(region_id)
     _finish(region, outcome)
     return outcome
 

@@ -6,7 +6,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import services
+from . import account_checks, services
 
 
 @shared_task(ignore_result=True)
@@ -26,3 +26,16 @@ def refresh_region(region_id: int) -> None:
         services.refresh_region(region_id, now=now())
     except SoftTimeLimitExceeded:
         services.fail_refresh(region_id, "Reading this region took longer than 90 s; it is tried again by itself.")
+
+
+@shared_task(ignore_result=True, soft_time_limit=170, time_limit=180)
+@within("worker")
+def check_account(check_id: str) -> None:
+    """Carry out one connection check."""
+    try:
+        account_checks.carry_out(check_id)
+    except SoftTimeLimitExceeded:
+        account_checks.give_up(check_id, "AWS did not answer within three minutes; check the network, then try again.")
+    except Exception:
+        account_checks.give_up(check_id, "FleetOps failed at it; the worker's log says why.")
+        raise
