@@ -12,6 +12,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
     "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
+    "calendars.fetch_due": {
+        "task": "fleetops.calendars.tasks.fetch_due",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "approvals.expire_due": {
         "task": "fleetops.approvals.tasks.expire_due",
         "schedule": 15.0,

@@ -261,6 +261,7 @@ AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=
 # Networks inside which such an address may lie all the same, and for which http:// is enough.
 FETCH_ALLOWED_NETWORKS = env_networks("FLEETOPS_FETCH_ALLOWED_NETWORKS")
 FETCH_CA_FILE = env_str("FLEETOPS_FETCH_CA_FILE")
+CALENDAR_FETCH_MINUTES = env_int("FLEETOPS_CALENDAR_FETCH_MINUTES", 15, low=1, high=1440)
 
 # --- Pages -----------------------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"

@@ -1,13 +1,14 @@
 """The five roles: groups of permissions, the same in every installation."""
 
-_VIEWER = ("inventory.view_instance",)
+_VIEWER = ("inventory.view_instance", "calendars.view_calendar")
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
     "operator": (*_VIEWER, "sessions_app.open_terminalsession", "approvals.vote_approvalrequest"),
-    "patch_owner": (*_VIEWER, "approvals.vote_approvalrequest"),
+    "patch_owner": (*_VIEWER, "calendars.change_calendar", "approvals.vote_approvalrequest"),
     "auditor": (
         *_VIEWER,
+        "calendars.change_calendar",
         "approvals.view_approvalrequest",
         "audit.view_auditevent",
         "policy.view_rule",

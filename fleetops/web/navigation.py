@@ -16,8 +16,15 @@ NAVIGATION = (
             ("Approvals", "approvals:list", "hand", _APPROVALS),
         ),
     ),
+    ("Change", (("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),)),
     ("Prove", (("Audit", "review:audit", "history", ("audit.view_auditevent",)),)),
-    ("Administer", (("Users", "identity:users", "users", ("identity.administer",)),)),
+    (
+        "Administer",
+        (
+            ("Accounts", "accounts:list", "layers", ("inventory.view_account",)),
+            ("Users", "identity:users", "users", ("identity.administer",)),
+        ),
+    ),
 )
 _counters: dict[str, Callable] = {}
 

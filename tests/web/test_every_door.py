@@ -11,6 +11,7 @@ from django.urls import get_resolver, reverse
 
 from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
+from fleetops.calendars import services as calendars
 from fleetops.clock import now
 from fleetops.identity.roles import ROLES
 from fleetops.inventory.saved import save_filter
@@ -26,6 +27,7 @@ SEE_FLEET = frozenset(ROLES)
 OPEN_SHELLS = frozenset({"operator", "administrator"})
 REVIEW = frozenset({"auditor", "administrator"})
 ADMINISTER = frozenset({"administrator"})
+CHANGE_CALENDARS = frozenset({"patch_owner", "administrator"})
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -65,6 +67,16 @@ DOORS: dict[str, dict[str, Rule]] = {
     "identity:user": page(ADMINISTER) | deed(ADMINISTER),
     "identity:set_active": deed(ADMINISTER),
     "identity:set_password": deed(ADMINISTER, 400),
+    "calendars:list": page(SEE_FLEET),
+    "calendars:create": page(CHANGE_CALENDARS) | deed(CHANGE_CALENDARS, 400),
+    "calendars:check": page(SEE_FLEET),
+    "calendars:calendar": page(SEE_FLEET),
+    "calendars:change": page(CHANGE_CALENDARS) | deed(CHANGE_CALENDARS, 400),
+    "calendars:delete": deed(CHANGE_CALENDARS),
+    "calendars:fetch": deed(CHANGE_CALENDARS, 409),  # it is kept here
+    "calendars:ics": page(SEE_FLEET),
+    "calendars:add_entry": deed(CHANGE_CALENDARS, 400),
+    "calendars:remove_entry": deed(CHANGE_CALENDARS, 409),
     "approvals:list": page(ALL),  # of one's own, where one may not answer
     "approvals:request": page(REVIEW, 200, 404),
     "approvals:vote": deed(ADMINISTER, 302, 404, auditor=403),
@@ -84,6 +96,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
     "sessions:terminal": page(REVIEW, 200, 404),
+    "sessions:reason": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # without one
     "sessions:end": deed(ADMINISTER, 302, 404, auditor=403),
     "sessions:replay": page(REVIEW, 200, 404),
     "sessions:cast": page(REVIEW, 200, 404),
@@ -122,6 +135,7 @@ def house(roles, valkey):
     rows = {
         "identity": someone.pk,
         "approvals": approval.pk,
+        "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
         "inventory": instance.pk,
         "sessions": session.pk,
         "review": event.pk,

@@ -1,0 +1,209 @@
+"""When calendars hold and when they let go: zones, days, repetition, and what comes next."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleetops.calendars.gate import Binding, gate
+from fleetops.calendars.periods import MOST_BYTES, between, calendar_text, event_text, examine
+from fleetops.errors import UserError
+
+BERLIN = "Europe/Berlin"
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def calendar(*lines: str) -> str:
+    return "\r\n".join(["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:test", *lines, "END:VCALENDAR", ""])
+
+
+def event(*lines: str) -> str:
+    return calendar("BEGIN:VEVENT", "UID:1", "DTSTAMP:20260101T000000Z", *lines, "END:VEVENT")
+
+
+def freeze(text: str, zone: str = "UTC", name: str = "Freeze") -> Binding:
+    return Binding(name, True, text, zone)
+
+
+def window(text: str, zone: str = "UTC", name: str = "Window") -> Binding:
+    return Binding(name, False, text, zone)
+
+
+YEARS_END = event("SUMMARY:Year's end", "DTSTART:20261220T180000Z", "DTEND:20270104T080000Z")
+NIGHTS = event(
+    "SUMMARY:Nights", "DTSTART;TZID=Europe/Berlin:20260101T220000", "DTEND;TZID=Europe/Berlin:20260102T040000",
+    "RRULE:FREQ=DAILY",
+)  # fmt: skip
+
+
+def test_without_calendars_everything_is_let_go():
+    answer = gate([], at("2026-11-25T12:00"))
+    assert answer.is_open and answer.changes_at is None
+
+
+def test_a_freeze_holds_from_its_start_up_to_its_end():
+    bindings = [freeze(YEARS_END)]
+    assert gate(bindings, at("2026-12-20T17:59:59")).is_open
+    assert gate(bindings, at("2026-12-20T17:59:59")).changes_at == at("2026-12-20T18:00")
+    held = gate(bindings, at("2026-12-20T18:00"))
+    assert not held.is_open
+    assert held.changes_at == at("2027-01-04T08:00")
+    assert str(held.holds[0]) == "frozen by “Freeze” until 2027-01-04 08:00 UTC: Year's end"
+    assert gate(bindings, at("2027-01-04T08:00")).is_open
+
+
+def test_outside_of_all_windows_it_is_held_and_says_until_when():
+    bindings = [window(NIGHTS)]
+    held = gate(bindings, at("2026-11-25T12:00"))
+    assert not held.is_open
+    assert held.changes_at == at("2026-11-25T21:00")  # 22:00 in Berlin's winter
+    assert str(held.holds[0]) == "no window of “Window” is open until 2026-11-25 21:00 UTC"
+    assert gate(bindings, at("2026-11-25T21:00")).is_open
+
+
+def test_a_window_keeps_its_time_of_day_when_the_clocks_change():
+    assert gate([window(NIGHTS)], at("2026-07-01T20:00")).is_open  # 22:00 in summer
+    assert not gate([window(NIGHTS)], at("2026-07-01T19:59")).is_open
+    # The night of 25 October has an hour more: from 20:00 to 03:00 UTC.
+    assert gate([window(NIGHTS)], at("2026-10-25T02:30")).is_open
+    assert not gate([window(NIGHTS)], at("2026-10-25T03:00")).is_open
+
+
+def test_a_freeze_wins_over_a_window():
+    bindings = [window(NIGHTS), freeze(YEARS_END)]
+    held = gate(bindings, at("2026-12-24T23:00"))
+    assert [hold.calendar for hold in held.holds] == ["Freeze"]
+    # When the freeze ends no window is open; the next one opens in the evening.
+    assert held.changes_at == at("2027-01-04T21:00")
+
+
+def test_windows_add_to_each_other_and_freezes_all_hold():
+    noon = event("DTSTART:20261125T120000Z", "DTEND:20261125T130000Z")
+    assert gate([window(NIGHTS), window(noon)], at("2026-11-25T12:30")).is_open
+    two = gate([freeze(YEARS_END, name="One"), freeze(YEARS_END, name="Two")], at("2026-12-24T12:00"))
+    assert [hold.calendar for hold in two.holds] == ["One", "Two"]
+
+
+def test_a_day_is_a_day_of_the_calendars_zone():
+    day = event("SUMMARY:Audit", "DTSTART;VALUE=DATE:20261201")
+    assert between(day, BERLIN, at("2026-11-30T00:00"), at("2026-12-03T00:00"))[0].start == at("2026-11-30T23:00")
+    assert not gate([freeze(day, BERLIN)], at("2026-12-01T22:59")).is_open
+    assert gate([freeze(day, BERLIN)], at("2026-12-01T23:00")).is_open
+    tokyo = between(day, "Asia/Tokyo", at("2026-11-29T00:00"), at("2026-12-03T00:00"))[0]
+    assert (tokyo.start, tokyo.end) == (at("2026-11-30T15:00"), at("2026-12-01T15:00"))
+
+
+def test_a_time_without_a_zone_is_one_of_the_calendars_zone():
+    floating = event("DTSTART:20261125T090000", "DTEND:20261125T100000")
+    assert not gate([freeze(floating, BERLIN)], at("2026-11-25T08:30")).is_open
+    assert gate([freeze(floating, BERLIN)], at("2026-11-25T09:30")).is_open
+
+
+def test_what_was_called_off_does_not_hold():
+    off = event("DTSTART:20261125T090000Z", "DTEND:20261125T100000Z", "STATUS:CANCELLED")
+    assert gate([freeze(off)], at("2026-11-25T09:30")).is_open
+
+
+def test_an_exception_of_a_series_and_a_moved_occurrence():
+    series = calendar(
+        "BEGIN:VEVENT", "UID:s", "DTSTAMP:20260101T000000Z", "DTSTART:20261101T100000Z", "DTEND:20261101T110000Z",
+        "RRULE:FREQ=DAILY", "EXDATE:20261103T100000Z", "END:VEVENT",
+        "BEGIN:VEVENT", "UID:s", "DTSTAMP:20260101T000000Z", "RECURRENCE-ID:20261104T100000Z",
+        "DTSTART:20261104T150000Z", "DTEND:20261104T160000Z", "END:VEVENT",
+    )  # fmt: skip
+    found = [period.start for period in between(series, "UTC", at("2026-11-02T00:00"), at("2026-11-05T12:00"))]
+    assert found == [at("2026-11-02T10:00"), at("2026-11-04T15:00"), at("2026-11-05T10:00")]
+
+
+def test_a_length_in_place_of_an_end():
+    long = event("DTSTART:20261125T230000Z", "DURATION:PT3H")
+    assert not gate([freeze(long)], at("2026-11-26T01:59")).is_open
+    assert gate([freeze(long)], at("2026-11-26T02:00")).is_open
+
+
+def test_an_entry_of_ours_says_the_same_as_a_calendar_that_is_fetched():
+    entry = event_text(
+        "x", "Nights, “own”; with\nsigns", datetime(2026, 1, 1, 22), datetime(2026, 1, 2, 4), BERLIN,
+        repeat="FREQ=DAILY", until=date(2026, 11, 30),
+    )  # fmt: skip
+    text = calendar_text("Ours, and more", [entry])
+    assert examine(text) == 1
+    mine = between(text, BERLIN, at("2026-10-20T00:00"), at("2026-10-30T00:00"))
+    theirs = between(NIGHTS, "UTC", at("2026-10-20T00:00"), at("2026-10-30T00:00"))
+    assert [(each.start, each.end) for each in mine] == [(each.start, each.end) for each in theirs]
+    last = between(text, BERLIN, at("2026-11-28T00:00"), at("2027-01-01T00:00"))[-1]
+    assert last.start == at("2026-11-30T21:00")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no iCalendar"),
+        ("hello", "no iCalendar"),
+        ("BEGIN:VEVENT\r\nEND:VEVENT\r\n", "begins with something else"),
+        ("<html><body>Sign in</body></html>", "no iCalendar"),
+        (event("SUMMARY:Nothing"), "has no start"),
+        (event("SUMMARY:Tick", "DTSTART:20260101T000000Z", "RRULE:FREQ=SECONDLY"), "more often than hourly"),
+        (event("SUMMARY:Tick", "DTSTART:20260101T000000Z", "RRULE:FREQ=MINUTELY"), "more often than hourly"),
+        ("x" * (MOST_BYTES + 1), "more than 1024 KiB"),
+        (
+            event(*["DTSTART:20260101T000000Z", "END:VEVENT", "BEGIN:VEVENT"] * 2000, "DTSTART:20260101"),
+            "at most 2,000",
+        ),
+    ],
+)
+def test_what_is_no_calendar_of_freezes_is_told_so(text, words):
+    with pytest.raises(UserError, match=words):
+        examine(text)
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=150)
+def test_no_bytes_raise_anything_else(data):
+    try:
+        examine(data)
+    except UserError as error:
+        assert str(error)
+
+
+spans = st.lists(
+    st.tuples(st.integers(0, 24 * 60), st.integers(1, 24 * 10), st.booleans()), min_size=1, max_size=6
+)  # hour it starts, hours it lasts, whether it freezes
+
+
+@given(spans, st.integers(0, 24 * 60))
+@settings(max_examples=60, deadline=None)
+def test_the_answer_changes_exactly_when_it_says(spans, hour):
+    start = at("2026-01-01T00:00")
+    bindings = []
+    for begins, lasts, freezes in spans:
+        first, last = start + timedelta(hours=begins), start + timedelta(hours=begins + lasts)
+        text = event(f"DTSTART:{first:%Y%m%dT%H%M%SZ}", f"DTEND:{last:%Y%m%dT%H%M%SZ}")
+        bindings.append(Binding("x", freezes, text, "UTC"))
+    moment = start + timedelta(hours=hour, minutes=30)
+
+    def simple(then):
+        inside = [
+            freezes
+            for begins, lasts, freezes in spans
+            if start + timedelta(hours=begins) <= then < start + timedelta(hours=begins + lasts)
+        ]
+        has_windows = not all(freezes for *_, freezes in spans)
+        return True not in inside and (not has_windows or False in inside)
+
+    answer = gate(bindings, moment)
+    assert answer.is_open == simple(moment)
+    then = moment + timedelta(minutes=30)
+    while then < start + timedelta(hours=24 * 80) and simple(then) == answer.is_open:
+        then += timedelta(hours=1)
+    expected = then if simple(then) != answer.is_open else None
+    assert answer.changes_at == expected
+
+
+def test_the_zone_of_a_calendar_is_known_to_this_machine():
+    assert ZoneInfo(BERLIN).utcoffset(datetime(2026, 7, 1)) == timedelta(hours=2)
