@@ -1,7 +1,7 @@
 """Adding, changing, disabling and removing accounts; each deed with its audit event, before and after."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -15,17 +15,12 @@ from fleetops.web.shortcuts import require_permission
 
 from .account_rules import COLUMNS, SENSITIVE, AccountFacts, ca_fingerprint, problems, with_own_stream_host
 from .models import Account, Instance, Region
+from .removal import reason_against
 
 logger = logging.getLogger(__name__)
 
 # Who says to whom FleetOps proves itself, and as whom it acts, may do anything in its name.
 ADMINISTER = "identity.administer"
-_holders: list[Callable[[Account], str]] = []
-
-
-def hold_removal(holder: Callable[[Account], str]) -> None:
-    """Have `holder(account)` say why an account may not be removed now, or "". For apps.py's ready() of rooms above."""
-    _holders.append(holder)
 
 
 def facts_of(account: Account) -> AccountFacts:
@@ -141,9 +136,8 @@ def remove_account(account: Account, *, actor: Any) -> None:
         account = Account.objects.select_for_update().get(pk=account.pk)
         if account.enabled:
             raise UserError(f"Disable {account} first: then nobody opens a shell in it while it is removed.")
-        for holder in _holders:
-            if text := holder(account):
-                raise UserError(text)
+        if reason := reason_against(account):
+            raise UserError(reason)
         regions = list(account.regions.values_list("name", flat=True))
         record(
             "inventory.account.remove",

@@ -131,7 +131,7 @@ def _counts(visible, query: FleetQuery) -> tuple[dict, dict]:
 
 def _live(shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: int, moment: datetime) -> dict:
     """What a page shows of the regions' reading, and what it asks with when it asks for changes."""
-    regions = list(Region.objects.filter(enabled=True).select_related("account"))
+    regions = list(Region.objects.filter(enabled=True, account__enabled=True).select_related("account"))
     read = [region.refreshed_at for region in regions if region.refreshed_at]
     failing = [region for region in regions if region.error]
     digest = listing.digest(*counts, failing)
@@ -177,7 +177,7 @@ def refresh(request: HttpRequest) -> HttpResponse:
         tasks.refresh_region.delay(region_id)
     if claimed:
         messages.info(request, f"Reading {len(claimed)} region{'s' if len(claimed) > 1 else ''} from AWS now.")
-    elif Region.objects.filter(enabled=True).exists():
+    elif Region.objects.filter(enabled=True, account__enabled=True).exists():
         messages.info(request, "AWS is being read, or was a few seconds ago.")
     else:
         messages.warning(request, "No region is linked yet, so there is nothing to read.")

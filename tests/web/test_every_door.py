@@ -81,6 +81,16 @@ DOORS: dict[str, dict[str, Rule]] = {
     "approvals:request": page(REVIEW, 200, 404),
     "approvals:vote": deed(ADMINISTER, 302, 404, auditor=403),
     "approvals:withdraw": deed(NOBODY, 302, 404, auditor=403, administrator=403),
+    "accounts:list": page(ADMINISTER),
+    "accounts:add": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "accounts:template": page(ADMINISTER),
+    "accounts:account": page(ADMINISTER),
+    "accounts:edit": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "accounts:check": deed(ADMINISTER),
+    "accounts:live": page(ADMINISTER),
+    "accounts:set_enabled": deed(ADMINISTER),
+    "accounts:remove": deed(ADMINISTER, 409),  # without its number
+    "accounts:document": page(ADMINISTER),
     "inventory:fleet": page(SEE_FLEET),
     "inventory:live": page(SEE_FLEET, 400),  # without what an open page asks with
     "inventory:refresh": deed(OPEN_SHELLS),
@@ -136,6 +146,7 @@ def house(roles, valkey):
         "identity": someone.pk,
         "approvals": approval.pk,
         "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
+        "accounts": instance.account.pk,
         "inventory": instance.pk,
         "sessions": session.pk,
         "review": event.pk,
@@ -144,11 +155,12 @@ def house(roles, valkey):
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
     others = dict.fromkeys(("inventory:change_filter", "inventory:delete_filter", "inventory:star_filter"), shared)
     others["sessions:panel"] = instance.pk
+    more = {"accounts:document": ("policy",)}
 
     def address(name: str) -> str:
         pk = others.get(name) or rows.get(name.partition(":")[0])
         takes_pk = any("pk" in parameters for _, parameters in _possibilities(name))
-        return reverse(name, args=[pk] if takes_pk else [])
+        return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = {"answer": "approve"}
