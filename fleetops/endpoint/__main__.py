@@ -155,6 +155,7 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
         await _unless(stopped, endpoint.moto.ready())
         if stopped.is_set():
             return 0
+        await endpoint.log_events.start()
         accounts = await Seeder(endpoint.moto, home, clock.now()).seed()
         await fleet.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))

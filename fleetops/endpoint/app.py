@@ -16,7 +16,7 @@ from fleetops import clock
 from fleetops.awsapi import json11, models, query, rest, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
 from fleetops.endpoint import answers, regions, resources, settings
-from fleetops.endpoint.api import cloudtrail, ec2messages, iam, moto, ssmmessages
+from fleetops.endpoint.api import cloudtrail, ec2messages, iam, logs, moto, s3, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
 from fleetops.endpoint.calls import Answer, Call
@@ -180,8 +180,15 @@ class App:
                 }
             )
             return moto.answer(header["status"], [("content-type", _XML)], content)
+        if service == "s3":
+            return await s3.answer(endpoint, call)
+        if service == "logs" and call.operation in logs.OPERATIONS:
+            return _own_json(call, await logs.handle(endpoint, call, parameters))
         question, body = moto.question(call, changes=not call.read_only)
         header, content = await endpoint.moto.ask({"ask": "call", "call": question}, body)
+        if service == "logs":
+            made = moto.answer(header["status"], header["headers"], content)
+            return await logs.after(endpoint, call, parameters, made)
         if not call.read_only:
             if service == "iam":
                 endpoint.identities.forget()
@@ -337,8 +344,17 @@ async def _send(send: Send, call: Call, answer: Answer) -> None:
     headers += [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in answer.headers]
     is_head = call.request.method == "HEAD"
     if "content-length" not in names and not (is_head or answer.status == 204):
-        headers.append((b"content-length", str(len(answer.body)).encode()))
+        length = answer.reader.length if answer.reader is not None else len(answer.body)
+        headers.append((b"content-length", str(length).encode()))
     if answer.status in {408, 413}:
         headers.append((b"connection", b"close"))  # the rest of the body is not read
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if answer.reader is not None:
+        # The server holds the next piece back while the caller does not read.
+        pieces = answer.reader.pieces()
+        try:
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            answer.reader.close()
     await send({"type": "http.response.body", "body": b"" if is_head else answer.body})

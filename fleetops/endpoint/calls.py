@@ -6,6 +6,7 @@ from typing import Any
 
 from fleetops.awsapi.models import Service
 from fleetops.awsapi.sigv4 import Claim, Request
+from fleetops.endpoint.bodies import Reader
 
 NodeKey = tuple[str, str, str]  # (account id, region, instance id)
 
@@ -78,4 +79,5 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
     error_code: str = ""
     error_message: str = ""
+    reader: Reader | None = None  # the body, where it is read from files
     is_held: bool = False  # its result fitted the model before it was written

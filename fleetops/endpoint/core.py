@@ -10,9 +10,11 @@ from pathlib import Path
 
 from fleetops.awsapi import models
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
+from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.keys import key
+from fleetops.endpoint.log_events import LogEvents
 from fleetops.endpoint.moto_client import MotoClient
 from fleetops.endpoint.nodes import Nodes
 from fleetops.endpoint.services import HubStore, Sessions
@@ -31,6 +33,7 @@ class Endpoint:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database")
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="database-reader")
         self.moto = MotoClient(home / "moto", home / "keys")
+        self.bodies = Bodies(home / "moto" / "bodies")
         self.vault = TokenVault(key(home / "keys", "token.key"))
         self.identities = Identities(self.moto)
         self.authenticator = Authenticator(self.identities, self.vault)
@@ -38,12 +41,14 @@ class Endpoint:
         self.nodes = Nodes(self._writer)
         self.sessions = Sessions(self._writer)
         self.trail = Trail(self._writer)
+        self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.hub = Hub(HubStore(self.sessions, self.nodes))
         self.nodes.is_connected = self.hub.is_connected
         # Told (account, region) after EC2 or IAM may have changed what an instance is; see fleet.py.
         self.on_change: Callable[[str, str], Awaitable[None]] | None = None
 
     async def start(self) -> None:
+        self.bodies.clear()
         self.moto.start()
         # Read while moto starts: a first request would otherwise hold up the loop, and every terminal on it.
         await asyncio.to_thread(models.preload)
@@ -62,6 +67,7 @@ class Endpoint:
         self.close()
         await self.hub.stop()
         await self.nodes.stop()
+        await self.log_events.stop()
         await self.trail.stop()
         await self.moto.stop()
         self._writer.shutdown()

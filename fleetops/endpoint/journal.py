@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from typing import Any
 _RECORD = struct.Struct(">IIII")
 _LENGTHS = struct.Struct(">II")
 _SEAL_BYTES = 32
-JOURNAL_FORMAT = 2
+# 2 had S3's bodies and the events of CloudWatch Logs within; it is read, and 3 is written.
+JOURNAL_FORMAT = 3
+OLDER_FORMATS = (2,)
 
 
 class StateRefused(Exception):
@@ -41,20 +43,24 @@ class Record:
 class Journal:
     """The journal and snapshot of one directory, for one process (the caller holds the lock)."""
 
-    def __init__(self, directory: Path, key: bytes, version: str) -> None:
-        """`key` seals snapshots; `version` names what wrote them, and what alone may read them.
+    def __init__(self, directory: Path, key: bytes, version: str, older: Sequence[str] = ()) -> None:
+        """`key` seals snapshots; `version` names what writes them. State of the `older` versions can be read too:
+        `is_older` then, and the caller calls `renew` before it appends anything.
 
         Raises OtherVersion if the directory's state is of another version.
         """
         self._directory = directory
         self._key = key
         self._version = version
+        self._older = older
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stamp = directory / "version"
-        if not stamp.exists():
-            stamp.write_text(version)
-        elif stamp.read_text() != version:
-            raise OtherVersion(stamp.read_text())
+        self._stamp = directory / "version"
+        if not self._stamp.exists():
+            self._stamp.write_text(version)
+        written = self._stamp.read_text()
+        if written not in (version, *older):
+            raise OtherVersion(written)
+        self.is_older = written != version
         self._number = max((_number(path) for path in directory.glob("snapshot-*[0-9]")), default=0)
         self._sweep()
         self._file: Any = None
@@ -68,12 +74,26 @@ class Journal:
         path = self._directory / f"snapshot-{self._number}"
         sealed = path.read_bytes()
         seal, content = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
-        if not hmac.compare_digest(seal, self._seal(content, self._number)):
+        # A kill within `renew` leaves a new seal under an old stamp.
+        versions = (self._version, *self._older) if self.is_older else (self._version,)
+        seals = [self._seal(content, self._number, version) for version in versions]
+        if not any(hmac.compare_digest(seal, made) for made in seals):
             raise StateRefused(
                 f"{path} does not carry this endpoint's seal: it was changed, or belongs to another installation. "
                 f"Restore it from a backup, or move {self._directory} away to start with fresh demo data."
             )
         return zlib.decompress(content)
+
+    def renew(self, content: bytes) -> None:
+        """Write state of an older version anew, with `content` as its snapshot. Raises OSError; all is then as before.
+
+        Whoever reads the older version alone must not find a call that it would run wrongly: from here on it refuses.
+        """
+        self.replace(content)
+        fresh = self._stamp.with_name("version.new")
+        fresh.write_text(self._version)
+        os.replace(fresh, self._stamp)
+        self.is_older = False
 
     def records(self) -> Iterator[Record]:
         """The calls since the snapshot, oldest first. A torn last record was never run, and is cut off.
@@ -135,7 +155,7 @@ class Journal:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(self._seal(packed, number) + packed)
+                file.write(self._seal(packed, number, self._version) + packed)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
@@ -165,9 +185,9 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _seal(self, content: bytes, number: int) -> bytes:
+    def _seal(self, content: bytes, number: int, version: str) -> bytes:
         # The number is sealed with it, so that an older snapshot cannot be put in a newer one's place.
-        return hmac.digest(self._key, f"{self._version}\n{number}\n".encode() + content, hashlib.sha256)
+        return hmac.digest(self._key, f"{version}\n{number}\n".encode() + content, hashlib.sha256)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"journal-{number}"

@@ -1,4 +1,4 @@
-"""What the endpoint keeps of SSM and CloudTrail. EC2, IAM and the rest are moto's, in its journal."""
+"""What the endpoint keeps of SSM, CloudTrail and CloudWatch Logs. EC2, IAM and the rest are moto's, in its journal."""
 
 from django.db import models
 
@@ -85,3 +85,42 @@ class TrailEvent(models.Model):
 
     def __str__(self):
         return f"{self.source} {self.name} {self.event_id}"
+
+
+class LogStream(models.Model):
+    """What was put into one stream of CloudWatch Logs. The stream itself is moto's; it has a row once it has events."""
+
+    key = models.CharField(
+        max_length=32, unique=True, help_text="moto's stream; one that is made anew under its name has another"
+    )
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    group = models.CharField(max_length=512)
+    name = models.CharField(max_length=512)
+    # Milliseconds since 1970, as all times of CloudWatch Logs.
+    first_event_at = models.BigIntegerField(null=True)
+    last_event_at = models.BigIntegerField(null=True)
+    last_ingested_at = models.BigIntegerField(null=True)
+    stored_bytes = models.BigIntegerField(default=0, help_text="as AWS counts: 26 for each event, and its UTF-8")
+    taken_over = models.PositiveIntegerField(default=0, help_text="events that moto held before they were ours")
+
+    class Meta:
+        indexes = [models.Index(fields=["account_id", "region", "group"], name="log_stream_group")]
+
+    def __str__(self):
+        return f"{self.group} {self.name}"
+
+
+class LogEvent(models.Model):
+    """One event of a stream. Events of one moment stay in the order in which they came: that of their ids."""
+
+    stream = models.ForeignKey(LogStream, on_delete=models.CASCADE, related_name="events", db_index=False)
+    timestamp = models.BigIntegerField()
+    ingested_at = models.BigIntegerField()
+    message = models.BinaryField(help_text="UTF-8, and may hold zeros, which a text column of PostgreSQL does not")
+
+    class Meta:
+        indexes = [models.Index(fields=["stream", "timestamp", "id"], name="log_event_order")]
+
+    def __str__(self):
+        return f"{self.timestamp} {bytes(self.message[:80])!r}"

@@ -5,6 +5,8 @@ the caller, for each call, so that the same calls in the same order make the sam
 (its backends, their objects, its random source) is touched here and nowhere else; any other moto is refused.
 """
 
+import base64
+import bz2
 import copyreg
 import datetime as real_datetime
 import hashlib
@@ -14,8 +16,10 @@ import logging
 import os
 import pickle
 import sys
+import threading
 import time as real_time
 import types
+import zlib
 from collections import deque
 from datetime import UTC
 from importlib.metadata import version
@@ -37,12 +41,22 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from moto import backends
 from moto.core.base_backend import AccountSpecificBackend
+from moto.core.common_models import BaseModel
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
 from moto.core.responses import BaseResponse
+from moto.logs.models import LogStream
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import BackendRequest, create_backend_app
+from moto.s3 import exceptions as s3_exceptions
+from moto.s3 import models as s3_models
+from moto.s3 import responses as s3_responses
+from moto.s3 import utils as s3_utils
+from moto.s3.models import FakeKey, FakeMultipart
+from moto.s3.responses import S3Response
+from moto.settings import S3_UPLOAD_PART_MIN_SIZE
 
 from fleetops.awsapi.errors import ApiError, not_implemented, render
+from fleetops.endpoint.bodies import Bodies, Segment, cut
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +104,8 @@ class _Given:
     drawn = 0
     region = ""
     instance_ids: deque[str] = deque()
+    body: "_Body | None" = None  # of the request, where it is kept as a file
+    answered: "_Body | None" = None  # of the answer, likewise
 
 
 def _given_bytes(count: int) -> bytes:
@@ -134,6 +150,60 @@ class _ObjectRequest(BackendRequest):
 
     want_form_data_parsed = False
 
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        return _Given.body if _Given.body is not None else self.get_data()
+
+
+class _Body(bytes):
+    """An object's bytes, by reference: moto passes it on, measures it and cuts it as it does with bytes.
+
+    The value that Python's own code would copy out of it is empty. What reads it for its content does so here.
+    """
+
+    bodies: Bodies  # of this process
+    segments: tuple[Segment, ...]
+    _md5: str | None
+
+    def __new__(cls, segments: tuple[Segment, ...], md5: str | None = None) -> "_Body":
+        made = super().__new__(cls)
+        made.segments = segments
+        made._md5 = md5
+        return made
+
+    @classmethod
+    def of(cls, value: Any) -> "_Body":
+        """`value` as it is, or, where it is of bytes, kept as a file."""
+        if isinstance(value, _Body):
+            return value
+        content = value.encode() if isinstance(value, str) else bytes(value)
+        return cls(cls.bodies.hold(content))
+
+    def __len__(self) -> int:
+        return sum(length for _, _, length in self.segments)
+
+    def __bool__(self) -> bool:
+        return bool(self.segments)
+
+    def __getitem__(self, key: Any) -> Any:
+        start, end, _ = key.indices(len(self))
+        return _Body(cut(self.segments, start, end))
+
+    def pieces(self) -> Any:
+        return self.bodies.open(self.segments).pieces()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self.pieces()).decode(encoding, errors)
+
+    @property
+    def md5(self) -> str:
+        if self._md5 is None:
+            digest = hashlib.md5(usedforsecurity=False)
+            for piece in self.pieces():
+                digest.update(piece)
+            self._md5 = digest.hexdigest()
+        return self._md5
+
 
 def _refuse_network(*_: Any, **__: Any) -> None:
     raise OSError("moto does not reach out")
@@ -142,13 +212,18 @@ def _refuse_network(*_: Any, **__: Any) -> None:
 class Moto:
     """moto's services, called one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, bodies: Bodies) -> None:
         check_version()
         for name in SERVICES:
             backends.get_backend(name)
         # One application a service. moto's own dispatcher would choose by the path too: /moto-api/reset, for one.
         self._applications: dict[str, Any] = {}
+        _Body.bodies = bodies
         self._replace_sources()
+        _replace_values()
+        _name_streams()
+        # moto would keep everything that was ever made, also what is long deleted, for a reset that we do not have.
+        BaseModel.__new__ = lambda cls, *_, **__: object.__new__(cls)  # type: ignore[assignment, method-assign]
 
     def _replace_sources(self) -> None:
         """Put the call's time and entropy in the place of the real ones, in moto's modules only."""
@@ -208,16 +283,22 @@ class Moto:
         AccountSpecificBackend.__getitem__ = backend_of  # type: ignore[method-assign]
 
     def call(self, header: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Run one HTTP call; its status, headers and body.
+        """Run one HTTP call; its status, headers and body. The body of an S3 object is in `answered` instead.
 
         `header`: now (seconds since 1970), seed (hex), account, service (signing name), region, access_key, method,
-        path and query as sent, headers, protocol, operation, request_id, instance_ids (for the instances it makes).
+        path and query as sent, headers, protocol, operation, request_id, instance_ids (for the instances it makes),
+        body (what `Bodies.receive` told of it, of a call that brings one; `body` is empty then).
         """
         _Given.now = header["now"]
         _Given.seed = bytes.fromhex(header["seed"])
         _Given.drawn = 0
         _Given.region = header["region"]
         _Given.instance_ids = deque(header.get("instance_ids", ()))
+        _Given.answered = None
+        _Given.body = None
+        if (held := header.get("body")) is not None:
+            segments = ((held["sha256"], 0, held["bytes"]),) if held["bytes"] else ()
+            _Given.body = _Body(segments, held["md5"])
         mock_random.seed(_Given.seed)
         try:
             return self._wsgi(header, body)
@@ -273,7 +354,86 @@ class Moto:
             kept += [(key, value) for key, value in answer["headers"] if key == "content-length"]
         return answer["status"], kept, content
 
+    @property
+    def answered(self) -> tuple[Segment, ...] | None:
+        """The segments that are the body of the last call's answer; None if its body was given."""
+        return _Given.answered.segments if _Given.answered is not None else None
+
     # --- What we read of moto's objects -----------------------------------------------------------------------------
+
+    def named_bodies(self) -> set[str]:
+        """The digests of all bodies that an object, a version of one or a part of an upload refers to."""
+        found: set[str] = set()
+
+        def add(key: Any) -> None:
+            if isinstance(key, FakeKey):
+                found.update(digest for digest, _, _ in key.value.segments)
+                if key.multipart is not None:
+                    for part in key.multipart.parts.values():
+                        found.update(digest for digest, _, _ in part.value.segments)
+
+        for regions in backends.get_backend("s3").values():
+            for backend in regions.values():
+                for bucket in (*backend.buckets.values(), *backend.table_buckets.values()):
+                    for name in dict(bucket.keys):
+                        for key in bucket.keys.getlist(name, []):
+                            add(key)
+                    for upload in bucket.multiparts.values():
+                        for part in upload.parts.values():
+                            add(part)
+        return found
+
+    def log_group(self, account: str, region: str, group: str, only: list[str] | None) -> dict[str, Any] | None:
+        """A log group's retention and its streams, of all or of `only` these names; None if there is none."""
+        held = backends.get_backend("logs")[account][region].groups.get(group)
+        return _log_group(held, only) if held is not None else None
+
+    def log_groups(self) -> list[dict[str, Any]]:
+        """All log groups of all accounts and regions."""
+        return [
+            {"account": account, "region": region, "group": name, **_log_group(group)}
+            for account, regions in list(backends.get_backend("logs").items())
+            for region, backend in list(regions.items())
+            for name, group in backend.groups.items()
+        ]
+
+    def kept_log_events(self, skip: int, most: int) -> list[dict[str, Any]]:
+        """Events that moto itself still holds, from before they were ours: `most` of them, after the first `skip`."""
+        found: list[dict[str, Any]] = []
+        for account, region, stream in self._log_streams():
+            for position, event in enumerate(stream.events):
+                if skip:
+                    skip -= 1
+                    continue
+                if len(found) == most:
+                    return found
+                found.append(
+                    {
+                        "account": account,
+                        "region": region,
+                        "group": stream.log_group.name,
+                        "stream": stream.log_stream_name,
+                        "key": _stream_key(stream),
+                        "position": position,
+                        "timestamp": event.timestamp,
+                        "ingested_at": event.ingestion_time,
+                        "message": event.message,
+                    }
+                )
+        return found
+
+    def drop_log_events(self) -> None:
+        """Let go of these events."""
+        for _, _, stream in self._log_streams():
+            stream.events = []
+            stream.stored_bytes = 0
+
+    def _log_streams(self) -> Any:
+        for account, regions in list(backends.get_backend("logs").items()):
+            for region, backend in list(regions.items()):
+                for group in backend.groups.values():
+                    for stream in group.streams.values():
+                        yield account, region, stream
 
     def instances(self, account: str, region: str) -> list[dict[str, Any]]:
         """All instances of a region, in the members that EC2's DescribeInstances has. Source: moto.ec2.models."""
@@ -361,6 +521,146 @@ class Moto:
         """Take up the state that `dump` wrote."""
         for name, account, region, backend in pickle.loads(content):
             dict.__setitem__(backends.get_backend(name)[account], region, backend)
+
+
+def _log_group(group: Any, only: list[str] | None = None) -> dict[str, Any]:
+    names = group.streams if only is None else [name for name in only if name in group.streams]
+    return {
+        "retention_days": int(group.retention_in_days or 0),
+        "streams": {
+            name: {
+                "key": _stream_key(stream),
+                "arn": stream.arn,
+                "created_at": int(stream.creation_time.replace(tzinfo=UTC).timestamp() * 1000),
+            }
+            for name, stream in ((name, group.streams[name]) for name in names)
+        },
+    }
+
+
+def _stream_key(stream: Any) -> str:
+    """What no other stream has, not even one that was made under the same name after this one was deleted."""
+    made = getattr(stream, "fleetops_key", None)
+    if made is None:  # made before streams had one
+        made = hashlib.sha256(f"{stream.arn} {stream.creation_time.isoformat()}".encode()).hexdigest()[:32]
+    return str(made)
+
+
+def _name_streams() -> None:
+    """Give each stream that is made a key of its own; see `_stream_key`."""
+    original = LogStream.__init__
+
+    def make(stream: Any, *args: Any, **kwargs: Any) -> None:
+        original(stream, *args, **kwargs)
+        stream.fleetops_key = _given_bytes(16).hex()
+
+    LogStream.__init__ = make  # type: ignore[method-assign]
+
+
+def _replace_values() -> None:
+    """Let moto's objects and parts hold references to bodies in the place of buffers. Source: moto.s3.models."""
+    original_checksum = s3_utils.compute_checksum
+
+    def get_value(key: Any) -> _Body:
+        return key._body  # type: ignore[no-any-return]
+
+    def set_value(key: Any, value: Any) -> None:
+        key._body = _Body.of(value)
+        key.contentsize = len(key._body)
+        key._value_buffer = None
+
+    def etag(key: Any) -> str:
+        if key._etag is None:
+            key._etag = key._body.md5
+        return f'"{key._etag}"'
+
+    def get_state(key: Any) -> dict[str, Any]:
+        state = {name: held for name, held in vars(key).items() if name not in {"_value_buffer", "lock", "_body"}}
+        return state | {"fleetops_body": (key._body.segments, key._body._md5)}
+
+    def set_state(key: Any, state: dict[str, Any]) -> None:
+        held = state.pop("fleetops_body", None)
+        # A snapshot from before has the bytes themselves.
+        value = _Body(*held) if held is not None else state.pop("value")
+        key.__dict__.update(state)
+        key.lock = threading.Lock()
+        set_value(key, value)
+
+    def dispose(key: Any, garbage: bool = False) -> None:
+        key.disposed = True
+
+    def checksum(body: Any, algorithm: str, encode_base64: bool = True) -> bytes:
+        if not isinstance(body, _Body):
+            return original_checksum(body, algorithm, encode_base64)  # type: ignore[no-any-return]
+        if algorithm in {"SHA1", "SHA256"}:
+            digest = hashlib.new(algorithm.lower(), usedforsecurity=False)
+            for piece in body.pieces():
+                digest.update(piece)
+            made = digest.digest()
+        else:  # moto has no other sums either: it gives this one in their place
+            crc = 0
+            for piece in body.pieces():
+                crc = zlib.crc32(piece, crc)
+            made = crc.to_bytes(4, "big")
+        return base64.b64encode(made) if encode_base64 else made
+
+    def complete(upload: Any, body: Any) -> tuple[_Body, str, tuple[str, str, int] | None]:
+        segments: list[Segment] = []
+        sums, taken = [], {}
+        last = None
+        algorithm = upload.metadata.get("x-amz-checksum-algorithm")
+        kind = upload.metadata.get("x-amz-checksum-type") or (
+            "FULL_OBJECT" if (algorithm or "CRC64NVME") == "CRC64NVME" else "COMPOSITE"
+        )
+        digests = hashlib.md5(usedforsecurity=False)
+        for number, told in body:
+            part = upload.parts.get(number)
+            if part is None or part.etag.strip('"') != told.replace('"', ""):
+                raise s3_exceptions.InvalidPart()
+            if last is not None and last.contentsize < S3_UPLOAD_PART_MIN_SIZE:
+                raise s3_exceptions.EntityTooSmall()
+            digests.update(bytes.fromhex(part.etag.strip('"')))
+            segments += part.value.segments
+            if kind == "COMPOSITE":
+                sums.append(checksum(part.value, algorithm, False))
+            taken[number] = last = part
+        if last is None:
+            raise s3_exceptions.MalformedXML
+        whole = _Body(tuple(segments))
+        made = (
+            (kind, original_checksum(b"".join(sums), algorithm).decode(), len(taken))
+            if kind == "COMPOSITE"
+            else (kind, checksum(whole, algorithm or "CRC64NVME").decode(), 1)
+        )
+        # A part that was uploaded and not listed is no part of the object.
+        upload.parts, upload.partlist = taken, sorted(taken)
+        return whole, f"{digests.hexdigest()}-{len(taken)}", made
+
+    original_response = S3Response.key_response
+
+    def key_response(response: Any, *args: Any, **kwargs: Any) -> Any:
+        status, headers, content = original_response(response, *args, **kwargs)
+        if isinstance(content, _Body):
+            _Given.answered, content = content, b""
+        return status, headers, content
+
+    FakeKey.value = property(get_value, set_value)  # type: ignore[assignment, method-assign]
+    FakeKey.etag = property(etag)  # type: ignore[assignment, method-assign]
+    FakeKey.__getstate__ = get_state  # type: ignore[method-assign]
+    FakeKey.__setstate__ = set_state  # type: ignore[method-assign]
+    FakeKey.dispose = dispose  # type: ignore[method-assign]
+    del FakeKey.__del__
+    FakeMultipart.complete = complete  # type: ignore[assignment, method-assign]
+    S3Response.key_response = key_response  # type: ignore[method-assign]
+    s3_models.compute_checksum = s3_responses.compute_checksum = checksum  # type: ignore[assignment, attr-defined]
+    # No buffer is needed, and S3 Select reads an object as these two do.
+    s3_models.tempfile = types.SimpleNamespace(SpooledTemporaryFile=lambda *_, **__: None)  # type: ignore[attr-defined]
+    s3_models.BytesIO = lambda value=b"": io.BytesIO(_bytes(value))  # type: ignore[attr-defined, assignment, misc]
+    s3_models.bz2 = types.SimpleNamespace(decompress=lambda value: bz2.decompress(_bytes(value)))  # type: ignore[attr-defined]
+
+
+def _bytes(value: bytes) -> bytes:
+    return b"".join(value.pieces()) if isinstance(value, _Body) else value
 
 
 def _environ(header: dict[str, Any], body: bytes) -> dict[str, Any]:
@@ -536,8 +836,6 @@ class _Pickler(pickle.Pickler):
 
 
 def _lock(name: str) -> Any:
-    import threading
-
     return threading.RLock() if name == "RLock" else threading.Lock()
 
 

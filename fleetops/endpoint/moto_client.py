@@ -138,6 +138,7 @@ class MotoClient:
                     *(sys.executable, "-m", "fleetops.endpoint.moto_process"),
                     *("--directory", str(self._directory), "--keys", str(self._keys)),
                     *("--descriptor", str(theirs.fileno())),
+                    *(["--first"] if attempt == 0 else []),
                 ],
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).resolve().parents[2],

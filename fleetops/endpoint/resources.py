@@ -75,8 +75,12 @@ def find(call: Call, parameters: Mapping[str, Any]) -> list[str]:
     elif service == "kms" and isinstance(parameters.get("KeyId"), str):
         key = parameters["KeyId"]
         arns = [key if key.startswith("arn:") else f"arn:aws:kms:{region}:{account}:key/{key}"]
-    elif service == "logs" and isinstance(parameters.get("logGroupName"), str):
-        arns = [f"arn:aws:logs:{region}:{account}:log-group:{parameters['logGroupName']}"]
+    elif service == "logs" and isinstance(
+        name := parameters.get("logGroupName", parameters.get("logGroupIdentifier")), str
+    ):
+        arns = [
+            name.removesuffix(":*") if name.startswith("arn:") else f"arn:aws:logs:{region}:{account}:log-group:{name}"
+        ]
         if isinstance(parameters.get("logStreamName"), str):
             arns = [f"{arns[0]}:log-stream:{parameters['logStreamName']}"]
     elif service == "sns" and "TopicArn" in parameters:

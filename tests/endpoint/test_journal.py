@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetops.endpoint import moto_process
+from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.journal import Journal, OtherVersion, StateRefused
 
 KEY = b"k" * 32
@@ -141,7 +142,16 @@ def test_a_full_disk_leaves_no_half_record(tmp_path):
     assert [header["request_id"] for header, _ in read(tmp_path)[-2:]] == ["a", "c"]
 
 
-class Mortal:
+class Empty:
+    """A moto that has no objects."""
+
+    answered = None
+
+    def named_bodies(self):
+        return set()
+
+
+class Mortal(Empty):
     """A moto that does not survive one call."""
 
     def __init__(self) -> None:
@@ -163,11 +173,11 @@ def test_a_call_that_moto_does_not_survive_is_skipped_in_the_end(tmp_path):
     for _ in range(2):
         held = journal(tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            moto_process.Child(Mortal(), held, tmp_path / "attempts").restore()
+            moto_process.Child(Mortal(), held, tmp_path / "attempts", Bodies(tmp_path / "bodies")).restore()
         held.close()
     for _ in range(2):
         moto, held = Mortal(), journal(tmp_path)
-        child = moto_process.Child(moto, held, tmp_path / "attempts")
+        child = moto_process.Child(moto, held, tmp_path / "attempts", Bodies(tmp_path / "bodies"))
         child.restore()
         assert moto.ran == ["first"]
         answer, content = child.answer({"ask": "call", "call": {"request_id": "deadly", **call}}, b"")
@@ -216,7 +226,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_all_as_it_was(tmp_path, monkey
     assert read(tmp_path) == [*RECORDS, ({"request_id": "after"}, b"")]
 
 
-class Steady:
+class Steady(Empty):
     """A moto that does what it is told."""
 
     def call(self, header, body):
@@ -231,7 +241,7 @@ CALL = {"service": "sns", "operation": "Publish", "protocol": "query", "changes"
 
 def test_a_call_that_cannot_be_journalled_is_not_run(tmp_path, monkeypatch):
     held = journal(tmp_path)
-    child = moto_process.Child(Steady(), held, tmp_path / "attempts")
+    child = moto_process.Child(Steady(), held, tmp_path / "attempts", Bodies(tmp_path / "bodies"))
     monkeypatch.setattr(held, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     answer, content = child.answer({"ask": "call", "call": {"request_id": "a", **CALL}}, b"")
     assert answer["status"] == 503
@@ -245,7 +255,7 @@ def test_a_call_that_cannot_be_journalled_is_not_run(tmp_path, monkeypatch):
 def test_a_call_is_answered_where_the_snapshot_after_it_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(moto_process, "_MOST_ENTRIES", 1)
     held = journal(tmp_path)
-    child = moto_process.Child(Steady(), held, tmp_path / "attempts")
+    child = moto_process.Child(Steady(), held, tmp_path / "attempts", Bodies(tmp_path / "bodies"))
     tries = []
 
     def full(content):
