@@ -7,9 +7,9 @@ of their models. Where AWS takes a value that the model does not have, it is tak
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from botocore.model import OperationModel, Shape
+from botocore.model import ListShape, OperationModel, Shape, StructureShape
 
-from fleetops.awsapi import json11
+from fleetops.awsapi import json11, query
 from fleetops.awsapi.errors import ApiError
 from fleetops.awsapi.json11 import Failure
 from fleetops.awsapi.rest import malformed_xml
@@ -51,7 +51,7 @@ def check(signing_name: str, protocol: str, operation: OperationModel, parameter
         return checked
     code = _INVALID.get(signing_name, _INVALID_BY_PROTOCOL[protocol])
     if protocol == "ec2":
-        raise _ec2(code, failures[0])
+        raise _ec2(code, failures[0], shape)
     if signing_name == "s3":
         failures = [failure for failure in failures if not _s3_allows(failure)]
         if not failures:
@@ -68,15 +68,35 @@ def _last(path: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _ec2(code: str, failure: Failure) -> ApiError:
-    name = _last(failure.path)
+def _ec2(code: str, failure: Failure, shape: Shape | None) -> ApiError:
+    name, limits = _in_a_form(failure.path, shape)
     shown = str(failure.value)[:100]
     if failure.kind == "missing":
         return ApiError("MissingParameter", f"The request must contain the parameter {name}", 400)
-    if failure.kind == "enum":
-        return ApiError(code, f"Invalid value '{shown}' for {name}.", 400)
-    told = failure.told.removeprefix("Member must ")
-    return ApiError(code, f"Value ( {shown} ) for parameter {name} is invalid. It must {told}.", 400)
+    if failure.kind == "range":
+        low, high = limits.get("min"), limits.get("max")
+        bounds = [f"greater than {low}"] if low is not None else []
+        bounds += [f"less than {high}"] if high is not None else []
+        name = name[:1].lower() + name[1:]
+        told = f"Value ( {shown} ) for parameter {name} is invalid. Expecting a value {' and '.join(bounds)}."
+        return ApiError(code, told, 400)
+    return ApiError(code, f"Invalid value '{shown}' for {name}.", 400)
+
+
+def _in_a_form(path: str, shape: Shape | None) -> tuple[str, Mapping[str, Any]]:
+    """The last member of a path as EC2's forms name it, and the limits of its shape."""
+    name = path
+    for part in path.split("."):
+        if isinstance(shape, StructureShape):
+            found = next(
+                ((key, item) for key, item in shape.members.items() if key[:1].lower() + key[1:] == part), None
+            )
+            if found is None:
+                break
+            name, shape = query.input_name(found[0], found[1], ec2=True), found[1]
+        elif isinstance(shape, ListShape) and part == "member":
+            shape = shape.member
+    return name, shape.metadata if shape is not None else {}
 
 
 def _sns(code: str, failure: Failure) -> ApiError:

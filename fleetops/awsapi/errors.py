@@ -1,5 +1,6 @@
 """AWS's errors as its services write them: a code, a sentence, a status, in the shape of each protocol."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import escape
@@ -7,6 +8,8 @@ from xml.sax.saxutils import escape
 import orjson
 
 Answer = tuple[int, str, bytes]  # status, content type, body
+# What XML 1.0 cannot hold at all.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class ApiError(Exception):
@@ -122,7 +125,7 @@ def not_implemented(operation: str) -> ApiError:
 
 def render(error: ApiError, protocol: str, request_id: str) -> Answer:
     """Write `error` in the shape of `protocol`."""
-    code, message = escape(error.code), escape(error.message)
+    code, message = escape(error.code), escape(UNPRINTABLE.sub("", error.message))
     if protocol == "json":
         body = {"__type": error.code, "message": error.message, **error.fields}
         return error.status, "application/x-amz-json-1.1", orjson.dumps(body)

@@ -11,11 +11,9 @@ from xml.sax.saxutils import escape
 
 from botocore.model import ListShape, MapShape, OperationModel, Shape, StructureShape
 
-from fleetops.awsapi.errors import ApiError
+from fleetops.awsapi.errors import UNPRINTABLE, ApiError
 
 _NAME = re.compile(r"[A-Za-z0-9]{1,128}")
-# What XML 1.0 cannot hold at all.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 # A form may not make us build more than this: AWS's largest lists hold a thousand members.
 _MOST_FIELDS = 20_000
 _LONGEST_KEY = 1024  # characters
@@ -152,12 +150,13 @@ _names: dict[tuple[int, str, bool], tuple[StructureShape, dict[str, tuple[str, S
 def _members_by_name(shape: StructureShape, ec2: bool) -> dict[str, tuple[str, Shape]]:
     key = (id(shape._shape_resolver), shape.name, ec2)
     if key not in _names:
-        found = {_input_name(name, member, ec2): (name, member) for name, member in shape.members.items()}
+        found = {input_name(name, member, ec2=ec2): (name, member) for name, member in shape.members.items()}
         _names[key] = (shape, found)
     return _names[key][1]
 
 
-def _input_name(name: str, member: Shape, ec2: bool) -> str:
+def input_name(name: str, member: Shape, *, ec2: bool) -> str:
+    """A member's name in a form."""
     if ec2:
         serialization = member.serialization
         if "queryName" in serialization:
@@ -263,4 +262,4 @@ def _text(value: Any) -> str:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03d}Z"
     if isinstance(value, bytes):
         return b64encode(value).decode()
-    return escape(_UNPRINTABLE.sub("", str(value)))
+    return escape(UNPRINTABLE.sub("", str(value)))
