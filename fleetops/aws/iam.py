@@ -1,8 +1,7 @@
 """IAM: what a role's policies would say, asked without doing anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .clients import AccountAccess, client
 from .errors import aws_call
@@ -28,7 +27,6 @@ def simulate(
     principal_arn: str,
     action: str,
     resources: Sequence[str],
-    context: Mapping[str, str] | None = None,
     session_name: str,
 ) -> list[Verdict]:
     """Ask whether the policies of the user or role `principal_arn` allow `action` on each of `resources`.
@@ -37,18 +35,10 @@ def simulate(
     "Testing IAM policies with the IAM policy simulator"]. Raises AccessDenied where the caller may not ask.
     """
     iam = client("iam", access, region, session_name=session_name)
-    request: dict[str, Any] = {
-        "PolicySourceArn": principal_arn,
-        "ActionNames": [action],
-        "ResourceArns": list(resources),
-    }
-    if context:
-        request["ContextEntries"] = [
-            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-            for key, value in context.items()
-        ]
     with aws_call("iam:SimulatePrincipalPolicy", where=access.account_id):
-        answer = iam.simulate_principal_policy(**request)
+        answer = iam.simulate_principal_policy(
+            PolicySourceArn=principal_arn, ActionNames=[action], ResourceArns=list(resources)
+        )
     return [
         Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])
         for each in answer.get("EvaluationResults", [])

@@ -1,15 +1,15 @@
 """What FleetOps needs to be allowed in an account, as data, and the policies and the template that follow from it.
 
 Each call that the code makes stands here once, with what it is for and how narrowly AWS lets it be allowed; a test
-walks the code and fails if one is missing, or listed and never made. Sources of the resource types and condition keys:
+walks the code and fails if one is missing, or listed and never made. Sources of the resource types:
 AWS's Service Authorization Reference for EC2, Systems Manager, STS and IAM, and the Systems Manager user guide,
-"Additional sample IAM policies for Session Manager".
+"Start a default shell session by specifying the default session document in IAM policies".
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 ROLE_NAME: Final = "FleetOpsControlPlane"
@@ -33,7 +33,6 @@ class Permission:
     purpose: str  # what FleetOps does with it
     missing: str  # what does not work without it
     resources: tuple[str, ...] = ("*",)
-    condition: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     is_optional: bool = False  # FleetOps works without it, and says less
 
 
@@ -63,9 +62,8 @@ PERMISSIONS: Final = (
         "Shells",
         "opens a shell",
         "No shell can be opened.",
+        # The document of an ordinary shell, also where it is not named; none for SSH, ports or commands.
         (_INSTANCE, _MANAGED, _DOCUMENT),
-        # Without it IAM looks at the document only where a caller names one.
-        {"BoolIfExists": {"ssm:SessionDocumentAccessCheck": "true"}},
     ),
     Permission(
         "ssm:ResumeSession",
@@ -220,10 +218,10 @@ def as_json(document: Document) -> str:
 
 
 def _policy(permissions: Iterable[Permission], filled: Any) -> Document:
-    """One statement for the permissions of a feature that have resources and condition in common."""
+    """One statement for the permissions of a feature that have their resources in common."""
     groups: dict[str, tuple[Permission, list[str]]] = {}
     for each in permissions:
-        key = json.dumps([each.feature, each.resources, each.condition])
+        key = json.dumps([each.feature, each.resources])
         groups.setdefault(key, (each, []))[1].append(each.action)
     statements: list[Document] = []
     seen: dict[str, int] = {}
@@ -237,8 +235,6 @@ def _policy(permissions: Iterable[Permission], filled: Any) -> Document:
             "Action": sorted(actions),
             "Resource": resources[0] if len(resources) == 1 else resources,
         }
-        if permission.condition:
-            statement["Condition"] = {operator: dict(block) for operator, block in permission.condition.items()}
         statements.append(statement)
     return {"Version": "2012-10-17", "Statement": statements}
 

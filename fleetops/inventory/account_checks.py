@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 LONGEST = timedelta(seconds=200)
 KEPT = 5  # checks of an account, the newest
 _CALLER, _ASSUME = "sts:GetCallerIdentity", "sts:AssumeRole"
+_SIMULATE = "iam:SimulatePrincipalPolicy"
 _ROLE_STEPS = (
     (_ASSUME, "acts under the account's role"),
     ("sts:TagSession", "says in the session's tags who is at work"),
@@ -73,7 +74,7 @@ def ask(account: Account, *, actor: Any) -> AccountCheck:
     try:
         with transaction.atomic():
             check = AccountCheck.objects.create(account=account, asked_by=_name(actor))
-            steps = _steps(account)
+            steps = list(_steps(account))
             CheckRow.objects.bulk_create(
                 CheckRow(
                     parent=check, region=region, position=position, action=action, purpose=purpose, is_optional=optional
@@ -161,7 +162,7 @@ class _Region:
             .first()
             or ""
         )
-        self.simulator_error = ""
+        self.simulator_error: AwsError | None = None
 
     def ask(self) -> None:
         if not self._is_known() or (self.access.role_arn and not self._is_let_in()):
@@ -259,13 +260,12 @@ class _Region:
 
     def _simulate(self, permission: Permission) -> None:
         unknown = "It cannot be checked without doing it, and shows itself when it is used."
-        if self.simulator_error:
-            self._write(permission.action, CheckResult.UNKNOWN, unknown)
+        if self.simulator_error is not None:
+            self._not_simulated(permission, self.simulator_error, unknown)
             return
         places = {"partition": partition_of(self.region), "account": self.account.account_id, "region": self.region}
         principal = self.access.role_arn or iam.principal_of(self.check.caller_arn)
         resources = [fill(pattern, **places, role=principal, **_SAMPLE) for pattern in permission.resources]
-        context = {key: value for block in permission.condition.values() for key, value in block.items()}
         try:
             found = iam.simulate(
                 self.access,
@@ -273,16 +273,13 @@ class _Region:
                 principal_arn=principal,
                 action=permission.action,
                 resources=resources,
-                context=context,
                 session_name=self.name,
             )
         except AwsError as error:
-            self.simulator_error = str(error)
-            if permission.action == "iam:SimulatePrincipalPolicy":
-                self._write(permission.action, CheckResult.DENIED, f"{permission.missing} {_said(error)}")
-            else:
-                text = f"{unknown} IAM's simulator could tell, and may not be asked. {_said(error)}"
-                self._write(permission.action, CheckResult.UNKNOWN, text)
+            self.simulator_error = error
+            self._not_simulated(
+                permission, error, f"{unknown} IAM's simulator could tell, and does not. {_said(error)}"
+            )
             return
         refused = [each for each in found if not each.is_allowed]
         if refused:
@@ -291,6 +288,12 @@ class _Region:
             self._write(permission.action, CheckResult.DENIED, text)
         else:
             self._write(permission.action, CheckResult.OK, "by IAM's simulator")
+
+    def _not_simulated(self, permission: Permission, error: AwsError, text: str) -> None:
+        if permission.action == _SIMULATE:
+            self._write(_SIMULATE, _result_of(error), f"{permission.missing} {_said(error)}")
+        else:
+            self._write(permission.action, CheckResult.UNKNOWN, text)
 
     def _skip_the_rest(self) -> None:
         CheckRow.objects.filter(parent=self.check, region=self.region, result=CheckResult.WAITING).update(
