@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from fleetops.batches import batched
 from fleetops.errors import UserError
 from fleetops.identity.models import User
-from fleetops.web.context import within
+from fleetops.web.context import RequestContext, within
 
 from . import services
 from .models import TerminalSession
@@ -149,9 +149,9 @@ class TerminalConsumer:
         await send({"type": "websocket.accept"})
         peer = AsgiPeer(receive, send)
         client = scope.get("client") or ("", 0)
-        with within("browser", source_address=client[0]):
+        with within("browser", source_address=client[0]) as context:
             try:
-                await self._serve_browser(scope, peer)
+                await self._serve_browser(scope, peer, context)
             except Closed as closed:
                 await peer.close(closed.code, closed.reason)
             except Gone:
@@ -160,22 +160,29 @@ class TerminalConsumer:
                 logger.exception("a terminal's websocket failed session=%s", scope["session_id"])
                 await peer.close(FAULT, "FleetOps met a fault of its own; it is in the log.")
 
-    async def _serve_browser(self, scope: Scope, peer: Peer) -> None:
+    async def _serve_browser(self, scope: Scope, peer: Peer, context: RequestContext) -> None:
         if not is_origin_allowed(scope):
             raise Closed(REFUSED, "Terminals open from FleetOps's own pages only.")
         user = scope["user"]
         if not user.is_authenticated:
             raise Closed(NOT_LOGGED_IN, "Log in to open a terminal.")
         attach = await _first_message(peer)
-        session = await self._admit(scope["session_id"], user, watch=attach["watch"])
+        log_in = scope["session"]  # read by now, for the user
+        mfa_at, reason = log_in.get("mfa_at"), services.reason_given(log_in, scope["session_id"])
+        context.second_factor = lambda user_id: mfa_at
+        session = await self._admit(scope["session_id"], user, watch=attach["watch"], reason=reason)
         if not session.is_live:
             await self._tell_end(peer, session)
         admitted = services.Pass(
             session_id=session.pk,
             user_id=user.pk,
-            log_in_key=scope["session"].session_key or "",
+            log_in_key=log_in.session_key or "",
             log_in_hash=user.get_session_auth_hash(),
             is_own=session.user_id == user.pk,
+            watch=attach["watch"],
+            source_address=context.source_address,
+            mfa_at=mfa_at,
+            reason=reason if attach["watch"] else session.reason,
         )
         with self.terminals.visitors.present(admitted) as away:
             attached = asyncio.ensure_future(self._attach(session.pk, peer, attach))
@@ -190,9 +197,11 @@ class TerminalConsumer:
                 await asyncio.gather(attached, return_exceptions=True)
             attached.result()
 
-    async def _admit(self, session_id: UUID, user: User, *, watch: bool) -> TerminalSession:
+    async def _admit(self, session_id: UUID, user: User, *, watch: bool, reason: str) -> TerminalSession:
         try:
-            return await self.terminals.threads.database(services.admit, session_id, user=user, watch=watch)
+            return await self.terminals.threads.database(
+                services.admit, session_id, user=user, watch=watch, reason=reason
+            )
         except services.NotFound as error:
             raise Closed(NOT_FOUND, str(error)) from None
         except UserError as error:

@@ -25,10 +25,10 @@ def stream(session: TerminalSession, chunks: Sequence[RecordingChunk], *, versio
 
 
 def download(
-    session: TerminalSession, chunks: Sequence[RecordingChunk], *, actor: User, version: int
+    session: TerminalSession, chunks: Sequence[RecordingChunk], *, actor: User, version: int, reason: str = ""
 ) -> StreamingHttpResponse:
     """The same as a file to keep; audited."""
-    services.record_download(session, actor=actor, version=version)
+    services.record_download(session, actor=actor, version=version, reason=reason)
     response = stream(session, chunks, version=version)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{session.instance_name}-{session.created_at:%Y%m%d-%H%M%S}")
     response["Content-Disposition"] = f'attachment; filename="{name}.cast"'

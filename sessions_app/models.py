@@ -40,6 +40,8 @@ class TerminalSession(models.Model):
     state = models.CharField(max_length=8, choices=SessionState, default=SessionState.OPENING)
     ssm_session_id = models.CharField(max_length=96, blank=True, help_text="AWS's SessionId; empty until it answered")
     source_address = models.CharField(max_length=64, blank=True)
+    mfa_at = models.DateTimeField(null=True, help_text="when the log-in that opened it gave a second factor")
+    role_arn = models.CharField(max_length=256, blank=True, help_text="by policy; empty: the account's own role")
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, help_text="when StartSession answered")
     ended_at = models.DateTimeField(null=True)

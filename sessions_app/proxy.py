@@ -20,7 +20,7 @@ from django.db import DatabaseError
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
 from fleetops.clock import now, steady
-from fleetops.errors import UserError
+from fleetops.errors import Denied, UserError
 from fleetops.web.context import RequestContext, current
 from fleetops.wire import (
     Acknowledged,
@@ -618,7 +618,10 @@ class Proxy:
             raise Over("FleetOps was stopped while the session was being started. Connect again.")
         if self.journal.is_new:
             raise Over("The journal of this session is lost, so it cannot go on. What was recorded is kept.")
-        await self._threads.database(services.resumed, session)
+        try:
+            await self._threads.database(services.resumed, session)
+        except Denied as denied:
+            raise Over(str(denied)) from None
 
     async def _resume(self) -> Stream | None:
         """Call ResumeSession; None if it should be tried again. Raises Over once AWS says that it is gone."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.contrib.sessions.models import Session as LogIn
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 
 from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import deny, record
@@ -23,15 +23,17 @@ from fleetops.errors import Denied, UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
 from fleetops.inventory.readiness import readiness_of
+from fleetops.inventory.selection import facts_of
+from fleetops.policy import services as policy
+from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, RuleFacts, decide
+from fleetops.targets import TargetFacts
 from fleetops.transitions import LostRace, move
-from fleetops.web.context import current
 
 from .models import TerminalSession
 from .states import SESSION_MOVES, SessionState
 
 logger = logging.getLogger(__name__)
 
-OPEN_PERMISSION = "sessions_app.open_terminalsession"
 REVIEW_PERMISSION = "sessions_app.review_terminalsession"
 END_PERMISSION = "sessions_app.end_terminalsession"
 
@@ -49,6 +51,7 @@ TERMINATE_DELAYS = (timedelta(seconds=10), timedelta(minutes=10))
 UNANSWERED_SHOWS = timedelta(seconds=60)
 # AWS ends a session by itself that nobody is attached to, at most 60 minutes later; a day leaves room for any clock.
 TERMINATE_GIVEN_UP = timedelta(days=1)
+REASONS_KEPT = 50  # in one log-in
 # A replay page goes on fetching for so long in the name of its one audit event.
 LOOK_LASTS = timedelta(hours=1)
 
@@ -67,16 +70,35 @@ class LateOwner(Exception):
 def open_session(instance: Instance, *, actor: User, reason: str = "") -> TerminalSession:
     """Make the row of a new session on `instance`; the terminal process starts it when the browser attaches.
 
-    Raises Denied without the permission, UserError if the instance cannot be reached now. A denial is audited.
+    Raises PolicyDenied, audited, if the policy says no; ReasonNeeded if it wants a reason; UserError if the instance
+    cannot be reached now.
     """
-    # One line, as AWS and every list want it.
-    reason = " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
-    if not actor.has_perm(OPEN_PERMISSION):
-        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not open a shell")
-        raise Denied("Opening a shell needs the permission “May open a shell”; ask an administrator for it.")
+    reason = one_line(reason)
     if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
         deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance")
         raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
+    context = policy.context(actor, reason=reason)
+    try:
+        decision = policy.require(actor, Deed.SHELL, target=facts_of(instance), context=context)
+    except policy.ReasonNeeded:
+        raise
+    except policy.PolicyDenied as denied:
+        deny(
+            "sessions.open.refuse",
+            actor=actor,
+            target=instance,
+            reason=denied.decision.text,
+            rules=denied.decision.rules,
+            account_id=instance.account.account_id,
+            region=instance.region.name,
+        )
+        raise
+    role_arn = decision.obligations.role_arn
+    if role_arn and role_arn.split(":")[4] != instance.account.account_id:
+        raise UserError(
+            f"Rule “{decision.rules[0]}” opens shells under {role_arn}, which is not a role of account "
+            f"{instance.account.account_id}. Whoever administers the policy has to change the rule."
+        )
     ready = readiness_of(instance, now=now())
     if not ready.can_connect:
         raise UserError(f"No shell can be opened on {instance} now. {ready.reason} {ready.mend}".strip())
@@ -90,11 +112,19 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
             account_id=instance.account.account_id,
             region=instance.region.name,
             reason=reason,
-            source_address=current.get().source_address or "",
+            source_address=context.source_address,
+            mfa_at=None if context.mfa_at is None else datetime.fromtimestamp(context.mfa_at, UTC),
+            role_arn=role_arn,
         )
-        _record("sessions.open", session, actor=actor, target=instance, reason=reason)
+        under = {"role_arn": role_arn} if role_arn else {}
+        _record("sessions.open", session, actor=actor, target=instance, reason=reason, rules=decision.rules, **under)
     logger.info("session opened session=%s instance=%s user=%s", session.pk, session.instance_id, actor.username)
     return session
+
+
+def one_line(reason: str) -> str:
+    """A reason as AWS and every list want it: one line of characters that show."""
+    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
 
 
 def endable_by(user: User) -> QuerySet[TerminalSession]:
@@ -104,15 +134,12 @@ def endable_by(user: User) -> QuerySet[TerminalSession]:
     return TerminalSession.objects.visible_to(user)
 
 
-def request_end(session: TerminalSession, *, actor: User) -> None:
+def request_end(session: TerminalSession, *, actor: User, reason: str = "") -> None:
     """Ask the owner of `session` to end it. It does so at once, or within a second if the message is lost.
 
-    One's own session, or anybody's with the permission. Ending one that has ended does nothing.
-    Raises Denied, audited.
+    Ending one that has ended does nothing. Raises PolicyDenied, audited; ReasonNeeded.
     """
-    if session.user_id != actor.pk and not actor.has_perm(END_PERMISSION):
-        deny("sessions.end.request", actor=actor, target=session, reason="may not end sessions of others")
-        raise Denied("Ending somebody else's session needs the permission “May end anybody's session”.")
+    _require(Deed.END_SESSION, session, actor=actor, refusal="sessions.end.request", reason=reason)
     with transaction.atomic():
         changed = (
             TerminalSession.objects.live()
@@ -121,7 +148,7 @@ def request_end(session: TerminalSession, *, actor: User) -> None:
         )
         if not changed:
             return
-        _record("sessions.end.request", session, actor=actor)
+        _record("sessions.end.request", session, actor=actor, reason=one_line(reason))
         transaction.on_commit(lambda: notify_owner(session.pk))
     session.refresh_from_db()
     if session.owner_epoch == 0:  # its browser never came, so nobody will carry it out
@@ -148,25 +175,25 @@ def group_of(owner: str) -> str:
     return "terminal." + hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
-def admit(session_id: UUID, *, user: User, watch: bool) -> TerminalSession:
-    """Let a browser attach: the session's own user to work in it, a reviewer to watch.
+def admit(session_id: UUID, *, user: User, watch: bool, reason: str = "") -> TerminalSession:
+    """Let a browser attach: the session's own user to work in it, a reviewer to watch, if the policy lets them.
 
     Raises NotFound if this user must not know of it, Denied if they may see but not attach. Both are audited, if there
     is such a session.
     """
-    session = TerminalSession.objects.select_related("user", "instance_row").filter(pk=session_id).first()
+    session = _with_facts(TerminalSession.objects.select_related("user")).filter(pk=session_id).first()
     if session is None:
         raise NotFound("There is no such session.")
-    if session.user_id == user.pk and not watch:
-        if not user.has_perm(OPEN_PERMISSION):
-            deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may not open a shell")
-            raise Denied("Working in a session needs the permission “May open a shell”.")
-    elif session.user_id != user.pk and not user.has_perm(REVIEW_PERMISSION):
+    if session.user_id != user.pk and not user.has_perm(REVIEW_PERMISSION):
         deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="somebody else's session")
         raise NotFound("There is no such session.")
-    elif session.user_id != user.pk and not watch:
+    if session.user_id != user.pk and not watch:
         deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may only watch")
         raise Denied("This session belongs to somebody else: you may watch it, not type into it.")
+    if session.is_live:
+        deed = Deed.WATCH_SESSION if watch else Deed.SHELL
+        why = reason if watch else session.reason
+        _require(deed, session, actor=user, refusal="sessions.attach.refuse", reason=why)
     if watch and session.is_live and session.owner_epoch == 0:
         raise Denied("Nobody has opened this session's terminal yet; there is nothing to watch.")
     if session.is_live:
@@ -184,6 +211,11 @@ class Pass:
     log_in_key: str  # of Django's session
     log_in_hash: str = field(repr=False)  # changes with the password
     is_own: bool  # the session is this user's
+    watch: bool = False
+    # What the policy was asked with.
+    source_address: str = ""
+    mfa_at: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,29 +227,46 @@ class Refusal:
 
 
 def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
-    """Those of the browsers that may no longer be where they are; each is audited. Four queries, however many.
+    """Those of the browsers that may no longer be where they are; each is audited. Six queries, however many.
 
-    Whose own session it is, and may no longer open shells, is not among them: that session ends, see `heartbeat`.
+    Whose own session it is, and may no longer have a shell there, is not among them: that session ends, see
+    `heartbeat`. But who came to it from elsewhere than they opened it from, and may not from there, is.
     """
     wanted = list(passes)
-    users = User.objects.in_bulk({each.user_id for each in wanted})
+    users = User.objects.prefetch_related("groups").in_bulk({each.user_id for each in wanted})
     log_ins = LogIn.objects.filter(session_key__in={each.log_in_key for each in wanted}, expire_date__gt=now())
     standing = set(log_ins.values_list("session_key", flat=True))
     reviewers = set(_allowed(REVIEW_PERMISSION).filter(pk__in=users).values_list("pk", flat=True))
+    sessions = _with_facts(TerminalSession.objects).in_bulk({each.session_id for each in wanted})
+    rules, moment = policy.rules(), now()
     refused: dict[Pass, Refusal] = {}
+    by_rules: dict[Pass, Decision] = {}
     for each in wanted:
         user = users.get(each.user_id)
         if user is None or each.log_in_key not in standing or user.get_session_auth_hash() != each.log_in_hash:
             refused[each] = Refusal("Your log-in has ended. Log in again to go on.", has_log_in=False)
         elif not each.is_own and each.user_id not in reviewers:
             refused[each] = Refusal("You may no longer watch sessions of others.", has_log_in=True)
+        elif (session := sessions.get(each.session_id)) is not None:
+            who, target = policy.actor_facts(user), _target(session)
+            deed = Deed.WATCH_SESSION if each.watch else Deed.SHELL
+            here = Context(moment, each.source_address, each.mfa_at, each.reason)
+            answer = decide(DeedRequest(who, deed, here, target, owner=str(session.user_id)), rules)
+            if answer.allowed:
+                continue
+            if not each.watch and not decide(_shell(session, who, moment), rules).allowed:
+                continue  # its session ends, which says more
+            by_rules[each] = answer
+            refused[each] = Refusal(f"Taken away by the access policy. {answer.text}", has_log_in=True)
     if refused:
-        sessions = TerminalSession.objects.in_bulk({each.session_id for each in refused})
         with transaction.atomic():
             for each, refusal in refused.items():
                 if session := sessions.get(each.session_id):
                     name = str(users.get(each.user_id, ""))
-                    _record("sessions.attach.revoke", session, actor="terminal", reason=refusal.reason, user=name)
+                    why = {"rules": by_rules[each].rules} if each in by_rules else {}
+                    _record(
+                        "sessions.attach.revoke", session, actor="terminal", reason=refusal.reason, user=name, **why
+                    )
     return refused
 
 
@@ -226,23 +275,94 @@ def _allowed(permission: str) -> QuerySet[User]:
     return User.objects.with_perm(permission, backend="django.contrib.auth.backends.ModelBackend")
 
 
-def record_view(session: TerminalSession, *, actor: User) -> None:
-    """Somebody looks at a recording."""
+def require_watching(session: TerminalSession, *, actor: User, reason: str = "") -> None:
+    """Let `actor` see the terminal of another's session. Raises PolicyDenied, audited; ReasonNeeded."""
+    _require(Deed.WATCH_SESSION, session, actor=actor, refusal="sessions.attach.refuse", reason=reason)
+
+
+def require_reading(session: TerminalSession, *, actor: User, reason: str = "") -> None:
+    """Let `actor` read the recording. Raises PolicyDenied, audited; ReasonNeeded."""
+    _require(Deed.READ_RECORDING, session, actor=actor, refusal="sessions.recording.refuse", reason=reason)
+
+
+def give_reason(log_in, session_id: UUID, reason: str) -> None:
+    """Keep, in this log-in, why its user wants to see the session; the policy may ask for it."""
+    log_in["reasons"] = dict(list(log_in.get("reasons", {}).items())[-REASONS_KEPT:]) | {str(session_id): reason}
+
+
+def reason_given(log_in, session_id: UUID) -> str:
+    return log_in.get("reasons", {}).get(str(session_id), "")
+
+
+def record_view(session: TerminalSession, *, actor: User, reason: str = "") -> None:
+    """Somebody looks at a recording. Raises what require_reading does."""
+    require_reading(session, actor=actor, reason=reason)
     with transaction.atomic():
-        _record("sessions.recording.view", session, actor=actor)
+        _record("sessions.recording.view", session, actor=actor, reason=one_line(reason))
 
 
-def record_look(session: TerminalSession, *, actor: User) -> None:
-    """What a recording shows is fetched, by its page or past it: a view, if there was none in this hour."""
+def record_look(session: TerminalSession, *, actor: User, reason: str = "") -> None:
+    """What a recording shows is fetched, by its page or past it: a view, if there was none in this hour.
+
+    Raises what require_reading does.
+    """
+    require_reading(session, actor=actor, reason=reason)
     looks = AuditEvent.objects.filter(session_id=str(session.pk), action="sessions.recording.view")
     if not looks.filter(actor_id=str(actor.pk), at__gt=now() - LOOK_LASTS).exists():
-        record_view(session, actor=actor)
+        with transaction.atomic():
+            _record("sessions.recording.view", session, actor=actor, reason=one_line(reason))
 
 
-def record_download(session: TerminalSession, *, actor: User, version: int) -> None:
-    """Somebody takes a recording away."""
+def record_download(session: TerminalSession, *, actor: User, version: int, reason: str = "") -> None:
+    """Somebody takes a recording away. Raises what require_reading does."""
+    require_reading(session, actor=actor, reason=reason)
     with transaction.atomic():
-        _record("sessions.recording.download", session, actor=actor, asciicast_version=version)
+        _record("sessions.recording.download", session, actor=actor, reason=one_line(reason), asciicast_version=version)
+
+
+# What the policy is asked
+
+
+def _with_facts(sessions) -> QuerySet[TerminalSession]:
+    """With the rows that `_target` reads."""
+    return sessions.select_related("instance_row__account", "instance_row__region")
+
+
+def _target(session: TerminalSession) -> TargetFacts | None:
+    """The instance that it is on; None if its account is no longer linked, so that nothing is known of it."""
+    return None if session.instance_row is None else facts_of(session.instance_row)
+
+
+def _shell(session: TerminalSession, who: policy.ActorFacts, moment: datetime) -> DeedRequest:
+    """Whether its user could open it now, as they did: from there, with that second factor, for that reason."""
+    mfa_at = None if session.mfa_at is None else session.mfa_at.timestamp()
+    return DeedRequest(
+        who, Deed.SHELL, Context(moment, session.source_address, mfa_at, session.reason), _target(session)
+    )
+
+
+def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str, reason: str) -> None:
+    """Ask the policy of a deed on a session. Raises PolicyDenied, audited as `refusal`; ReasonNeeded, which is not."""
+    try:
+        policy.require(
+            actor,
+            deed,
+            target=_target(session),
+            owner=session.user_id,
+            context=policy.context(actor, reason=one_line(reason)),
+        )
+    except policy.ReasonNeeded:
+        raise
+    except policy.PolicyDenied as denied:
+        deny(
+            refusal,
+            actor=actor,
+            target=session,
+            session=session,
+            reason=denied.decision.text,
+            rules=denied.decision.rules,
+        )
+        raise
 
 
 # Deeds of owners
@@ -282,7 +402,10 @@ def claim(session: TerminalSession, *, owner: str, host: str) -> int:
 
 
 def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UUID, Orders]:
-    """Say that `owner` lives, if `beat`, and read what it should know of its sessions."""
+    """Say that `owner` lives, if `beat`, and read what it should know of its sessions.
+
+    Each is decided on again, by the rules of this moment. At most four queries, however many.
+    """
     wanted = list(session_ids)
     if not wanted:
         return {}
@@ -290,16 +413,20 @@ def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UU
         TerminalSession.objects.live().filter(owner=owner, pk__in=wanted).update(owner_seen_at=now())
     orders = dict.fromkeys(wanted, Orders(is_mine=False))
     rows = TerminalSession.objects.live().filter(owner=owner, pk__in=wanted)
-    may_open = Exists(_allowed(OPEN_PERMISSION).filter(pk=OuterRef("user_id")))
-    for row in rows.annotate(may_open=may_open).select_related("user"):
-        taken_away = ""
-        if not row.user.is_active:
-            taken_away = f"the account of {row.user_name} may no longer log in"
-        elif not row.may_open:
-            taken_away = f"{row.user_name} may no longer open shells"
+    rules, moment = policy.rules(), now()
+    for row in _with_facts(rows).select_related("user").prefetch_related("user__groups"):
+        taken_away = _taken_away(row, rules, moment)
         asked_by = (row.end_requested_by or "somebody") if row.end_requested_at else ""
         orders[row.pk] = Orders(is_mine=True, end_requested_by=asked_by, taken_away=taken_away)
     return orders
+
+
+def _taken_away(session: TerminalSession, rules: Sequence[RuleFacts], moment: datetime) -> str:
+    """Why its user may no longer have the session, in words; empty if they may."""
+    if not session.user.is_active:
+        return f"the account of {session.user_name} may no longer log in"
+    answer = decide(_shell(session, policy.actor_facts(session.user), moment), rules)
+    return "" if answer.allowed else f"the access policy takes it away. {answer.text.removesuffix('.')}"
 
 
 def release(owner: str) -> None:
@@ -317,7 +444,9 @@ def started(session: TerminalSession, *, ssm_session_id: str) -> None:
 
 
 def resumed(session: TerminalSession) -> None:
-    """A new owner goes on with the session. Raises LateOwner."""
+    """A new owner goes on with the session. Raises LateOwner; Denied, in words, if its user may no longer have it."""
+    if taken_away := _taken_away(session, policy.rules(), now()):
+        raise Denied(f"Ended: {taken_away}.")
     with transaction.atomic():
         _fence(session)
         _record("sessions.resume", session, actor="terminal", owner_epoch=session.owner_epoch)

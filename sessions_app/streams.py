@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fleetops.aws import ssm
 from fleetops.aws.clients import AccountAccess
@@ -40,7 +40,8 @@ def start(session: TerminalSession) -> Stream:
     Raises UserError: the account is gone; AwsError as ssm.start_session does. If that leaves open whether AWS opened
     the session, `terminate` ends what it may have opened.
     """
-    access = account_of(session).access()
+    account = account_of(session).access()
+    access = _under_its_role(account, session)
     answer = ssm.start_session(
         access,
         session.region,
@@ -49,20 +50,29 @@ def start(session: TerminalSession) -> Stream:
         session_name=session.user_name,
         source_identity=session.user_name,
     )
-    return Stream(answer.session_id, answer.stream_url, answer.token, access)
+    return Stream(answer.session_id, answer.stream_url, answer.token, account)
+
+
+def _under_its_role(account: AccountAccess, session: TerminalSession) -> AccountAccess:
+    """The account, reached under the IAM role that the policy named for this session, if it did.
+
+    It is assumed by the account's base credentials. TerminateSession goes under the account's own role all the same: a
+    session has to end, whatever its role may do.
+    """
+    return replace(account, role_arn=session.role_arn) if session.role_arn else account
 
 
 def resume(session: TerminalSession) -> Stream:
     """Call ResumeSession; the token of before is worth nothing from then on. Raises UserError, AwsError."""
-    access = account_of(session).access()
+    account = account_of(session).access()
     answer = ssm.resume_session(
-        access,
+        _under_its_role(account, session),
         session.region,
         session_id=session.ssm_session_id,
         session_name=session.user_name,
         source_identity=session.user_name,
     )
-    return Stream(session.ssm_session_id, answer.stream_url, answer.token, access)
+    return Stream(session.ssm_session_id, answer.stream_url, answer.token, account)
 
 
 def terminate(session: TerminalSession, access: AccountAccess | None = None) -> bool:

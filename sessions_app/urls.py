@@ -10,6 +10,7 @@ urlpatterns = [
     path("open/", views.open_session, name="open"),
     path("instance/<uuid:pk>/panel/", views.panel, name="panel"),
     path("<uuid:pk>/", views.terminal, name="terminal"),
+    path("<uuid:pk>/reason/", views.reason, name="reason"),
     path("<uuid:pk>/end/", views.end, name="end"),
     path("<uuid:pk>/replay/", views.replay, name="replay"),
     path("<uuid:pk>/cast/", views.cast, name="cast"),

@@ -9,9 +9,11 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.inventory.models import Account, Instance
+from fleetops.policy.services import ReasonNeeded
 
 from . import downloads, recording, services
 from .models import RecordingChunk, TerminalSession
@@ -93,7 +95,8 @@ def panel(request, pk):
 def open_session(request):
     """Open a session on the instance whose id is in the form's `instance`, and go to its terminal.
 
-    An optional `reason` says why. Who may not is told so, and it is audited.
+    An optional `reason` says why; where the policy wants one, the answer is a page that asks for it
+    (`sessions/reason.html`). Who may not is told so, and it is audited.
     """
     try:
         instance = get_object_or_404(
@@ -102,8 +105,48 @@ def open_session(request):
         )
     except ValidationError:
         return HttpResponseBadRequest("“instance” is no instance's id.")
-    session = services.open_session(instance, actor=request.user, reason=request.POST.get("reason", ""))
+    try:
+        session = services.open_session(instance, actor=request.user, reason=request.POST.get("reason", ""))
+    except ReasonNeeded as needed:
+        context = {"instance": instance, "needed": needed, "purpose": "open", "is_missing": "reason" in request.POST}
+        return render(request, "sessions/reason.html", context, status=400 if context["is_missing"] else 200)
     return redirect("sessions:terminal", pk=session.pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def reason(request, pk):
+    """Ask why somebody wants to see or end a session, where the policy wants to know, and go on there.
+
+    `for` says what: "replay", "terminal" or "end". Template `sessions/reason.html`.
+    """
+    purpose = (request.POST if request.method == "POST" else request.GET).get("for", "replay")
+    if purpose not in {"replay", "terminal", "end"}:
+        return HttpResponseBadRequest("“for” is none of replay, terminal, end.")
+    is_end = purpose == "end"
+    visible = services.endable_by(request.user) if is_end else TerminalSession.objects.visible_to(request.user)
+    session = get_object_or_404(visible, pk=pk)
+    text = services.one_line(request.POST.get("reason", ""))
+    if request.method != "POST" or not text:
+        context = {"session": session, "purpose": purpose, "is_missing": request.method == "POST"}
+        return render(request, "sessions/reason.html", context, status=400 if context["is_missing"] else 200)
+    if purpose == "end":
+        services.request_end(session, actor=request.user, reason=text)
+        return redirect("sessions:replay", pk=session.pk)
+    services.give_reason(request.session, session.pk, text)
+    return redirect(f"sessions:{purpose}", pk=session.pk)
+
+
+def _ask_why(request, session: TerminalSession, purpose: str):
+    url = f"{reverse('sessions:reason', args=[session.pk])}?for={purpose}"
+    if not getattr(request, "htmx", False):
+        return redirect(url)
+    response = HttpResponse(status=204)
+    response["HX-Redirect"] = url
+    return response
+
+
+def _reason(request, session: TerminalSession) -> str:
+    return services.reason_given(request.session, session.pk)
 
 
 @require_safe
@@ -116,11 +159,13 @@ def terminal(request, pk):
     session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
     if not session.is_live:
         return redirect("sessions:replay", pk=session.pk)
-    context = {
-        "session": session,
-        "account_name": _account_name(session),
-        "watch": session.user_id != request.user.pk,
-    }
+    watch = session.user_id != request.user.pk
+    if watch:
+        try:
+            services.require_watching(session, actor=request.user, reason=_reason(request, session))
+        except ReasonNeeded:
+            return _ask_why(request, session, "terminal")
+    context = {"session": session, "account_name": _account_name(session), "watch": watch}
     response = render(request, "sessions/terminal.html", context)
     # The one page that opens a websocket, and the one place that it may open it to.
     response._csp_update = {"connect-src": [_terminal_address(request)]}  # django-csp's own attribute
@@ -140,7 +185,10 @@ def _terminal_address(request) -> str:
 def end(request, pk):
     """Ask for the end of a session, then show its replay page. Own sessions, or all with the permission."""
     session = get_object_or_404(services.endable_by(request.user), pk=pk)
-    services.request_end(session, actor=request.user)
+    try:
+        services.request_end(session, actor=request.user)
+    except ReasonNeeded:
+        return _ask_why(request, session, "end")
     if getattr(request, "htmx", False):
         return HttpResponse(status=204)
     if "sessions/" in request.headers.get("Referer", "") and request.POST.get("next") == "list":
@@ -157,7 +205,10 @@ def replay(request, pk):
     `sessions/replay.html`. That somebody looked is audited.
     """
     session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
-    services.record_view(session, actor=request.user)
+    try:
+        services.record_view(session, actor=request.user, reason=_reason(request, session))
+    except ReasonNeeded:
+        return _ask_why(request, session, "replay")
     chunks = list(session.chunks.order_by("number").only("size", "last_time_us", "output_bytes", "session_id"))
     context = {
         "session": session,
@@ -182,15 +233,17 @@ def cast(request, pk):
     version = 3 if request.GET.get("version") == "3" else 2
     session, chunks = _recorded(request, pk)
     if request.GET.get("play") == "1":
-        services.record_look(session, actor=request.user)
+        services.record_look(session, actor=request.user, reason=_reason(request, session))
         return downloads.stream(session, chunks, version=version)
-    return downloads.download(session, chunks, actor=request.user, version=version)
+    why = _reason(request, session)
+    return downloads.download(session, chunks, actor=request.user, version=version, reason=why)
 
 
 @require_safe
 def events(request, pk):
     """What a player has to know of a recording before it plays, as JSON: see recording.index."""
     session, chunks = _recorded(request, pk)
+    services.require_reading(session, actor=request.user, reason=_reason(request, session))
     return _json(recording.index(session, chunks))
 
 
@@ -198,7 +251,7 @@ def events(request, pk):
 def search(request, pk):
     """Where `q` was shown, as JSON: {"q", "hits": [{"time": seconds, "text": line}], "has_more"}; at most 200."""
     session, chunks = _recorded(request, pk)
-    services.record_look(session, actor=request.user)
+    services.record_look(session, actor=request.user, reason=_reason(request, session))
     wanted = request.GET.get("q", "")[:200]
     hits, has_more = recording.search(chunks, wanted)
     return _json({"q": wanted, "hits": hits, "has_more": has_more})

@@ -54,8 +54,11 @@ class PolicyDenied(Denied):
     """The policy says no; the text has its reasons, `decision` has all of them."""
 
     def __init__(self, request: DeedRequest, answer: Decision) -> None:
-        way_out = "" if answer.unmet else " Who administers the access policy can change that."
-        super().__init__(f"You may not {deed_on(request)}. {answer.text}{way_out}")
+        if answer.reasons[0].kind == "none":
+            text = f"No rule of the access policy allows you to {deed_on(request)}."
+        else:
+            text = f"You may not {deed_on(request)}. {answer.text}"
+        super().__init__(text if answer.unmet else f"{text} Who administers the policy can change that.")
         self.decision = answer
 
 
