@@ -654,13 +654,17 @@ class Proxy:
         if over.terminate:
             self._spawn(self._terminate())
         writing = self._loop.create_task(self._write_end(over))
-        # Who is told finds the end in the database, unless that is away: then it is told all the same.
-        await asyncio.wait({writing}, timeout=END_SECONDS)
-        self.end_reason = over.reason
-        self.status = "ended"
-        for listener in list(self.listeners):
-            listener.wake()
-        await writing
+        try:
+            # Who is told finds the end in the database, unless that is away: then it is told all the same.
+            await asyncio.wait({writing}, timeout=END_SECONDS)
+            self.end_reason = over.reason
+            self.status = "ended"
+            for listener in list(self.listeners):
+                listener.wake()
+            await writing
+        finally:  # let go of in its midst: the next owner ends the session
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     async def _write_end(self, over: Over) -> None:
         """Seal the rest and write the end, however long the database takes to come back. Raises LateOwner."""

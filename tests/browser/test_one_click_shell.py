@@ -76,7 +76,33 @@ def test_the_token_of_a_session_never_reaches_the_browser(admin: Page):
     assert frames and "TokenValue" not in everything and "data-channel" not in everything
 
 
-@pytest.mark.parametrize("path", ["/fleet/", "/sessions/", "/audit/"])
+def test_a_reason_is_one_menu_away_and_is_kept_with_the_session(admin: Page):
+    admin.get_by_role("link", name="pay-api-eu1a-01").first.click()
+    menu = admin.get_by_label("Connect with a reason")
+    expect(menu).to_be_visible()
+    menu.press("Enter")
+    expect(admin.get_by_label("Reason", exact=True)).to_be_focused()
+    admin.keyboard.press("Escape")
+    expect(admin.get_by_label("Reason", exact=True)).to_be_hidden()
+    menu.press("Enter")
+    admin.keyboard.type("INC-4711: checkout is slow\n")
+    admin.wait_for_url(re.compile(r"/sessions/[0-9a-f-]{36}/$"))
+    wait_for_screen(admin, r"[$#] $")
+    admin.keyboard.type("exit\n")
+    expect(admin.get_by_text("This session has ended").first).to_be_visible(timeout=15_000)
+    admin.goto("/sessions/")
+    expect(admin.get_by_role("cell", name="INC-4711: checkout is slow").first).to_be_visible()
+
+
+def test_an_instance_that_cannot_be_reached_offers_no_reason_either(admin: Page):
+    admin.get_by_role("link", name="pg-report-eu1a-1").first.click()
+    expect(admin.get_by_role("button", name="Connect", exact=True)).to_be_disabled()
+    expect(admin.get_by_label("Connect with a reason")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "path", ["/fleet/", "/sessions/", "/audit/", "/audit/?q=session:01a2110f-825c-7ec1-a92b-d7e092432285"]
+)
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_page_fits_its_window_and_works_by_keyboard(admin: Page, path: str, width: int):
     admin.set_viewport_size({"width": width, "height": 900})

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from fleetops.inventory.models import Account
+from sessions_app import services
 from sessions_app.models import TerminalSession
 from tests.factories import make_account, make_instance, make_region, make_user
 
@@ -34,6 +35,21 @@ def until(condition, *, seconds: float = 10, what: str = ""):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         time.sleep(0.02)
     return value
+
+
+def opened(instance, user, **fields) -> TerminalSession:
+    return services.open_session(instance, actor=user, **fields)
+
+
+def ended(session: TerminalSession, *, seconds: float = 10) -> TerminalSession:
+    """Wait until the row says so."""
+    until(lambda: (session.refresh_from_db(), not session.is_live)[1], seconds=seconds, what="the session has ended")
+    return session
+
+
+def shell_of(gateway, session):
+    until(lambda: (session.refresh_from_db(), session.ssm_session_id)[1], what="the session was started")
+    return gateway.shells[session.ssm_session_id]
 
 
 def free_port() -> int:
@@ -264,6 +280,16 @@ def terminal(shared_terminal, spool, transactional_db):
     if not shared_terminal.is_running:
         shared_terminal.start()
     return shared_terminal
+
+
+@pytest.fixture
+def shell(terminal, gateway, instance, operator):
+    """An open session with a browser at its prompt: (session, browser, the gateway's shell)."""
+    session = opened(instance, operator)
+    browser = terminal.browser(session, operator)
+    browser.until(r"\$ ")
+    yield session, browser, shell_of(gateway, session)
+    browser.close()
 
 
 @pytest.fixture(scope="session")

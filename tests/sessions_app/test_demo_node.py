@@ -1,6 +1,6 @@
 """Terminals on a demo node, through the real endpoint."""
 
-from .test_terminal import ended, opened
+from .conftest import ended, opened
 
 
 def test_a_shell_on_a_demo_node_answers_and_ends(terminal, demo_instance, operator):

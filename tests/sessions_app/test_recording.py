@@ -1,11 +1,13 @@
 """Recordings: sealed, chained, found whole or not, played, searched, shipped, and finished when an owner is gone."""
 
+import contextlib
 import hashlib
 import json
 from datetime import timedelta
 
 import pytest
 import zstandard
+from django.db import OperationalError
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
@@ -194,6 +196,46 @@ def test_a_crash_between_the_file_and_its_row_costs_nothing(session, journal, mo
     seal(session, journal)
     assert recording.verify(session).is_whole
     assert session.output_bytes == 11
+
+
+def test_a_database_that_took_a_chunk_and_lost_its_answer_is_asked_before_the_next(session, journal, monkeypatch):
+    append(journal, b"first")
+    sealer = Sealer(session, journal)
+    atomic = recording.transaction.atomic
+
+    @contextlib.contextmanager
+    def lost():
+        with atomic():
+            yield
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.transaction, "atomic", lost)
+        with pytest.raises(OperationalError):
+            sealer.seal(journal.end)
+    append(journal, b"second")
+    sealer.seal(journal.end)
+    session.refresh_from_db()
+    assert [chunk.number for chunk in chunks_of(session)] == [1, 2]
+    assert recording.verify(session).is_whole
+    assert session.output_bytes == 11
+
+
+def test_an_end_that_the_database_did_not_take_can_be_written_again(session, journal, monkeypatch):
+    append(journal, b"shown")
+    seal(session, journal)
+
+    def away(*args, **kwargs):
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services, "record", away)
+        with pytest.raises(OperationalError):
+            services.ended(session, reason="over", sealed=True)
+    assert session.is_live
+    services.ended(session, reason="over", sealed=True)
+    session.refresh_from_db()
+    assert (session.is_live, session.end_reason) == (False, "over")
 
 
 def test_a_late_owner_writes_no_chunk(session, journal):

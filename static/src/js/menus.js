@@ -11,6 +11,7 @@ behaviour("menu", (details) => {
   document.addEventListener("pointerdown", (event) => details.contains(event.target) || close(false));
   details.addEventListener("keydown", (event) => event.key === "Escape" && (event.stopPropagation(), close(true)));
   details.addEventListener("click", (event) => event.target.closest("button, a") && close(false));
+  details.addEventListener("toggle", () => details.open && details.querySelector(".dropdown-form .form-control")?.focus());
 });
 
 behaviour("sidebar", (button) => {
