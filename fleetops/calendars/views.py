@@ -125,7 +125,8 @@ def create(request: HttpRequest) -> HttpResponse:
         "enabled": True,
         "deeds": [EVERYTHING],
     }
-    form = CalendarForm(request.POST or None, request.FILES or None, initial=initial)
+    posted = (request.POST, request.FILES) if request.method == "POST" else ()
+    form = CalendarForm(*posted, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
             made = services.create_calendar(actor=request.user, **form.fields_to_keep())
@@ -146,7 +147,8 @@ def change(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     found = get_object_or_404(Calendar.objects.visible_to(request.user), pk=pk)
     names = ("name", "kind", "source", "deeds", "targets", "zone", "note", "enabled")
     initial = {name: getattr(found, name) for name in names}
-    form = CalendarForm(request.POST or None, request.FILES or None, initial=initial, calendar=found)
+    posted = (request.POST, request.FILES) if request.method == "POST" else ()
+    form = CalendarForm(*posted, initial=initial, calendar=found)
     if request.method == "POST" and form.is_valid():
         try:
             services.change_calendar(found, actor=request.user, **form.fields_to_keep())

@@ -8,7 +8,6 @@ ROLES: dict[str, tuple[str, ...]] = {
     "patch_owner": (*_VIEWER, "calendars.change_calendar", "approvals.vote_approvalrequest"),
     "auditor": (
         *_VIEWER,
-        "calendars.change_calendar",
         "approvals.view_approvalrequest",
         "audit.view_auditevent",
         "policy.view_rule",
@@ -25,6 +24,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "sessions_app.end_terminalsession",
         "audit.view_auditevent",
         "identity.administer",
+        "calendars.change_calendar",
         "approvals.view_approvalrequest",
         "approvals.vote_approvalrequest",
         "policy.view_rule",

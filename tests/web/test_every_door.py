@@ -107,7 +107,6 @@ DOORS: dict[str, dict[str, Rule]] = {
     "sessions:panel": page(SEE_FLEET, 200, 404),
     "sessions:terminal": page(REVIEW, 200, 404),
     "sessions:reason": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # without one
-    "sessions:reason": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # without one
     "sessions:end": deed(ADMINISTER, 302, 404, auditor=403),
     "sessions:replay": page(REVIEW, 200, 404),
     "sessions:cast": page(REVIEW, 200, 404),
