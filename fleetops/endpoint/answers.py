@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 # "log" tells of a misfit and lets the answer go; "fail" is for tests; "off" looks at none.
 MODE = env_str("FLEETOPS_ENDPOINT_CHECK_ANSWERS", "log", choices=("off", "log", "fail"))
-# Reading a written answer again costs about 0.1 ms for each 4 KiB of XML, on the event loop: a longer one is let go,
+# Reading a written answer again costs some 0.1 ms for each KiB of XML, on the event loop: a longer one is let go,
 # but for tests. Results of our own are looked at before they are written, which costs a tenth of that.
-_LONGEST_READ = 16 * 1024
+_LONGEST_READ = 4 * 1024
 
 
 def hold_result(operation: OperationModel, result: Mapping[str, Any]) -> None:
