@@ -1,9 +1,19 @@
 """What AWS tells of instances and sessions, as typed values: what is missing is empty, what is added is left out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+
+_Record = TypeVar("_Record")
+
+
+class Page(list[_Record]):
+    """Records of one answer; `token` asks for the next, and is empty in the last."""
+
+    def __init__(self, records: Iterable[_Record], token: str = "") -> None:
+        super().__init__(records)
+        self.token = token
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """Systems Manager: managed instances, and the sessions opened on them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .clients import AccountAccess, Tags, client
 from .errors import AwsError, aws_call
-from .records import ManagedInstance, SessionRecord, managed_instance, session_record
+from .records import ManagedInstance, Page, SessionRecord, managed_instance, session_record
 
 PAGE: Final = 50  # the most that DescribeInstanceInformation gives at once [botocore's model of ssm]
 SESSION_PAGE: Final = 200  # DescribeSessions, likewise
@@ -110,17 +110,43 @@ def describe_sessions(
         request["NextToken"] = page["NextToken"]
 
 
-def instance_pages(access: AccountAccess, region: str, *, session_name: str) -> Iterator[list[ManagedInstance]]:
-    """All managed instances of a region, page by page of at most 50. Stopped and terminated ones are not in it."""
+def instance_pages(
+    access: AccountAccess, region: str, *, session_name: str, token: str = ""
+) -> Iterator[Page[ManagedInstance]]:
+    """All managed instances of a region, page by page of at most 50. Stopped and terminated ones are not in it.
+
+    With `token`, which a page has told, from the one after it.
+    """
     ssm = client("ssm", access, region, session_name=session_name)
-    request: dict[str, Any] = {"MaxResults": PAGE}
+    request: dict[str, Any] = {"MaxResults": PAGE} | ({"NextToken": token} if token else {})
     while True:
         with aws_call("ssm:DescribeInstanceInformation", where=f"{access.account_id} {region}"):
-            page = ssm.describe_instance_information(**request)
-        yield [managed_instance(each) for each in page.get("InstanceInformationList", [])]
-        if not page.get("NextToken"):
+            answer = ssm.describe_instance_information(**request)
+        page = Page(map(managed_instance, answer.get("InstanceInformationList", [])), answer.get("NextToken", ""))
+        yield page
+        if not page.token:
             return
-        request["NextToken"] = page["NextToken"]
+        request["NextToken"] = page.token
+
+
+def instances(
+    access: AccountAccess, region: str, instance_ids: Sequence[str], *, session_name: str
+) -> list[ManagedInstance]:
+    """Those of at most 50 instances that SSM manages."""
+    ssm = client("ssm", access, region, session_name=session_name)
+    named = [{"Key": "InstanceIds", "Values": list(instance_ids)}]
+    try:
+        with aws_call("ssm:DescribeInstanceInformation", where=f"{access.account_id} {region}"):
+            answer = ssm.describe_instance_information(Filters=named, MaxResults=PAGE)
+    except AwsError as error:
+        if error.code != "InvalidInstanceId":
+            raise
+        # One that SSM does not know fails them all: the others are asked for alone.
+        if len(instance_ids) == 1:
+            return []
+        alone = (instances(access, region, [each], session_name=session_name) for each in instance_ids)
+        return [node for found in alone for node in found]
+    return [managed_instance(each) for each in answer.get("InstanceInformationList", [])]
 
 
 def managed_instance_tags(access: AccountAccess, region: str, *, instance_id: str, session_name: str) -> dict[str, str]:

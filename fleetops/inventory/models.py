@@ -78,6 +78,15 @@ class Region(models.Model):
     claimed_until = models.DateTimeField(null=True, help_text="a worker refreshes it until then; nobody else does")
     refreshed_at = models.DateTimeField(null=True, help_text="when the last whole refresh ended")
     error = models.CharField(max_length=512, blank=True, help_text="why the last refresh failed; empty if it did not")
+    reading = models.JSONField(
+        default=dict, blank=True, help_text="where a refresh goes on that took too long for one go"
+    )
+    queue_url = models.CharField(
+        max_length=512, blank=True, help_text="SQS queue of EventBridge's events; empty: it is only polled"
+    )
+    queue_claimed_until = models.DateTimeField(null=True, help_text="a worker reads the queue until then")
+    queue_read_at = models.DateTimeField(null=True, help_text="when the queue last answered")
+    queue_error = models.CharField(max_length=512, blank=True, help_text="why the queue cannot be read")
 
     class Meta:
         ordering = ["account__name", "name"]

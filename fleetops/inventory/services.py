@@ -4,15 +4,15 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q
 
 from fleetops.audit.record import record
@@ -20,6 +20,7 @@ from fleetops.aws import ec2, ssm
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AwsError
 from fleetops.aws.records import Ec2Instance, ManagedInstance
+from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 
@@ -38,6 +39,8 @@ SHORTEST_PAUSE = timedelta(seconds=5)
 READING_SHARE = 3
 # A hybrid node's tags cost one call each: so many a refresh, the longest unread first.
 TAG_CALLS = 25
+# Of one refresh task, which may live for 90 s: the last page, its writing and the hybrid nodes' tags come after it.
+READING_SECONDS = 45
 _ROWS = 500  # instances that are compared and written together, in one transaction
 
 _EC2_FIELDS = ("ec2_state", "instance_type", "zone", "image_id", "private_ip", "profile_arn", "launched_at")
@@ -198,6 +201,8 @@ def due_at(region: Region) -> datetime:
     """When `region` is to be read next; long ago if it never was."""
     if region.started_at is None:
         return datetime.min.replace(tzinfo=UTC)
+    if region.reading:
+        return region.started_at
     interval = timedelta(seconds=settings.INVENTORY_SECONDS)
     if region.refreshed_at is not None and region.refreshed_at > region.started_at:
         interval = max(interval, (region.refreshed_at - region.started_at) * READING_SHARE)
@@ -226,18 +231,21 @@ def _claim(regions: Iterable[Region], now: datetime) -> list[int]:
 class Outcome:
     """What one refresh of a region found."""
 
-    read: int = 0
+    read: int = 0  # answers of the two services, each for one instance
     changed: int = 0
     gone: int = 0
     error: str = ""
+    began: datetime | None = None
+    reading: dict[str, Any] = field(default_factory=dict)  # where to go on, if this was not all of it
 
 
 def refresh_region(region_id: int, *, now: datetime) -> Outcome | None:
     """Read a claimed region from EC2 and SSM and bring its rows up to date; None if nobody holds a claim on it.
 
-    No AWS call is made inside a transaction. The two services are read on their own: where one fails, the other's facts
-    are still taken, nothing is marked as gone, and the region's row says in words what failed. Every fact keeps the
-    moment of its reading.
+    No AWS call is made inside a transaction. The two services are read on their own, page by page: where one fails,
+    what it told before and the other's facts are still taken, nothing is marked as gone, and the region's row says in
+    words what failed. Every fact keeps the moment of its reading. A region that takes longer than READING_SECONDS,
+    since AWS answers only so many calls a second, is read on from there by the next call of this.
     """
     readable = Region.objects.select_related("account").filter(enabled=True, account__enabled=True)
     region = readable.filter(pk=region_id, claimed_until__gt=now).first()
@@ -257,110 +265,101 @@ def fail_refresh(region_id: int, error: str) -> None:
 
 
 def _read(region: Region, moment: datetime) -> Outcome:
-    access, outcome, errors = region.account.access(), Outcome(), []
-    managed: dict[str, ManagedInstance] | None = {}
+    """Read on where the reading of this region stands, or begin one, for at most READING_SECONDS."""
+    access, outcome, stop_at = region.account.access(), Outcome(), monotonic() + READING_SECONDS
+    reading = region.reading or {"began": moment.isoformat(), "step": "ssm", "token": "", "errors": []}
+    began = outcome.began = datetime.fromisoformat(reading["began"])
+    steps = (("ssm", ssm.instance_pages, _take_node), ("ec2", ec2.instance_pages, _take_machine))
+    for name, pages, take in steps[reading["step"] == "ec2" :]:
+        token = reading["token"] if reading["step"] == name else ""
+        records: dict[str, Any] = {}
+        try:
+            for page in pages(access, region.name, session_name=SESSION_NAME, token=token):
+                records |= {each.instance_id: each for each in page}
+                is_late = page.token and monotonic() > stop_at
+                if len(records) >= _ROWS or is_late:
+                    _write(region, records, take, moment, outcome)
+                    records = {}
+                if is_late:
+                    outcome.reading = reading | {"step": name, "token": page.token}
+                    return outcome
+        except AwsError as error:
+            reading["errors"].append(f"{name}: {error}")
+        _write(region, records, take, moment, outcome)
+    failed = {error.partition(":")[0] for error in reading["errors"]}
+    if "ssm" not in failed:
+        outcome.changed += _silence(region, began, moment)
+    if not failed:
+        outcome.gone = _mark_gone(region, began, moment)
     try:
-        for page in ssm.instance_pages(access, region.name, session_name=SESSION_NAME):
-            managed.update((node.instance_id, node) for node in page)
+        _read_hybrid_tags(region, access, began, moment, outcome)
     except AwsError as error:
-        managed = None
-        errors.append(error)
-
-    seen: set[str] = set()
-    try:
-        for page in ec2.instance_pages(access, region.name, session_name=SESSION_NAME):
-            living = {machine.instance_id: machine for machine in page if machine.state not in _GONE_STATES}
-            nodes = None if managed is None else {key: managed[key] for key in living if key in managed}
-            seen |= living.keys()
-            _write(region, living, nodes, moment, outcome)
-        is_whole = managed is not None
-    except AwsError as error:
-        is_whole = False
-        errors.append(error)
-
-    # Hybrid nodes, and whatever else SSM knows and EC2 has not told of.
-    rest = [node for key, node in (managed or {}).items() if key not in seen]
-    for start in range(0, len(rest), _ROWS):
-        _write(region, {}, {node.instance_id: node for node in rest[start : start + _ROWS]}, moment, outcome)
-    if is_whole:
-        outcome.gone = _mark_gone(region, moment)
-    try:
-        _read_hybrid_tags(region, access, [node.instance_id for node in rest], moment, outcome)
-    except AwsError as error:
-        errors.append(error)
-    # One cause may fail both: it is told once.
-    outcome.error = " ".join(dict.fromkeys(str(error) for error in errors))
+        reading["errors"].append(f"tags: {error}")
+    # One cause may fail all: it is told once.
+    outcome.error = " ".join(dict.fromkeys(error.partition(": ")[2] for error in reading["errors"]))
     return outcome
 
 
 def _write(
     region: Region,
-    machines: Mapping[str, Ec2Instance],
-    nodes: Mapping[str, ManagedInstance] | None,
+    records: Mapping[str, Any],
+    take: Callable[[Instance, Any, datetime], None],
     moment: datetime,
     outcome: Outcome,
 ) -> None:
-    """Bring the rows of one page up to date, in a bounded number of queries; `nodes` is None where SSM was not read."""
-    ids = list(machines) or list(nodes or ())
+    """Bring the rows of what one service told up to date, in a bounded number of queries; `take` puts it into a row."""
+    ids = [key for key, record in records.items() if getattr(record, "state", "") not in _GONE_STATES]
     if not ids:
         return
     with transaction.atomic():
         rows = {row.instance_id: row for row in region.instances.filter(instance_id__in=ids)}
-        fresh, retagged, touched = [], [], []
+        fresh, retagged, pinged, touched = [], [], [], []
         for instance_id in ids:
-            row = rows.get(instance_id) or Instance(
-                account_id=region.account_id, region=region, instance_id=instance_id, ec2_read_at=None
-            )
-            before = {name: getattr(row, name) for name in (*_SHOWN_FIELDS, "last_ping_at")}
-            is_new = instance_id not in rows
-            _take(row, machines.get(instance_id), nodes, moment)
-            changed = {name for name, value in before.items() if getattr(row, name) != value}
+            row = rows.get(instance_id)
+            is_new = row is None
+            if row is None:
+                row = Instance(account_id=region.account_id, region=region, instance_id=instance_id)
+            before = [getattr(row, name) for name in _SHOWN_FIELDS]
+            last_ping_at = row.last_ping_at
+            take(row, records[instance_id], moment)
+            changed = [name for name, value in zip(_SHOWN_FIELDS, before, strict=True) if getattr(row, name) != value]
             if is_new or "tags" in changed:
                 retagged.append(row)
-            if is_new or changed & set(_SHOWN_FIELDS):
+            if is_new or changed:
                 row.changed_at = moment
                 outcome.changed += 1
-            if is_new or changed:
                 fresh.append(row)
+            elif row.last_ping_at != last_ping_at:
+                pinged.append(row)
             else:
                 touched.append(row.pk)
         _upsert(fresh)
         _write_tags(region, retagged)
+        _write_pings(pinged)
         if touched:
-            stamps = {}
-            if machines:
-                stamps["ec2_read_at"] = moment
-            stamped = Instance.objects.filter(pk__in=touched)
-            if stamps:
-                stamped.update(**stamps)
-            if nodes:
-                stamped.filter(instance_id__in=list(nodes)).update(ssm_read_at=moment)
+            read_at = "ec2_read_at" if take is _take_machine else "ssm_read_at"
+            Instance.objects.filter(pk__in=touched).update(**{read_at: moment})
     outcome.read += len(ids)
 
 
-def _take(
-    row: Instance, machine: Ec2Instance | None, nodes: Mapping[str, ManagedInstance] | None, moment: datetime
-) -> None:
-    """Put AWS's facts into `row`; what was not read stays as it was."""
-    if machine is not None:
-        for name in _EC2_FIELDS:
-            _set(row, name, getattr(machine, "state" if name == "ec2_state" else name))
-        row.tags = dict(machine.tags)
-        row.ec2_read_at = moment
-    node = nodes.get(row.instance_id) if nodes is not None else None
-    if node is not None:
-        for name in _SSM_FIELDS:
-            _set(row, name, getattr(node, name))
-        row.last_ping_at = node.last_ping_at
-        row.ssm_read_at = moment
-        if not row.private_ip and row.is_hybrid:
-            _set(row, "private_ip", node.ip_address)
-    elif nodes is not None:
-        # SSM was read whole and does not list it: its agent's facts stay, with their age, but it answers no more.
-        row.ping_status = ""
-    own_name = node.name if node is not None and row.is_hybrid else ""
-    _set(row, "name", row.tags.get("Name") or own_name or row.computer_name)
-    row.gone_at = None
+def _take_machine(row: Instance, machine: Ec2Instance, moment: datetime) -> None:
+    """Put EC2's facts into `row`; what SSM told stays as it was."""
+    for name in _EC2_FIELDS:
+        _set(row, name, getattr(machine, "state" if name == "ec2_state" else name))
+    row.tags = dict(machine.tags)
+    _set(row, "name", row.tags.get("Name") or row.computer_name)
+    row.ec2_read_at, row.gone_at = moment, None
+
+
+def _take_node(row: Instance, node: ManagedInstance, moment: datetime) -> None:
+    """Put SSM's facts into `row`; what EC2 told stays as it was."""
+    for name in _SSM_FIELDS:
+        _set(row, name, getattr(node, name))
+    row.last_ping_at = node.last_ping_at
+    if not row.private_ip and row.is_hybrid:
+        _set(row, "private_ip", node.ip_address)
+    _set(row, "name", row.tags.get("Name") or (node.name if row.is_hybrid else "") or row.computer_name)
+    row.ssm_read_at, row.gone_at = moment, None
 
 
 def _set(row: Instance, name: str, value: Any) -> None:
@@ -397,25 +396,43 @@ def _write_tags(region: Region, rows: list[Instance]) -> None:
     )
 
 
-def _mark_gone(region: Region, moment: datetime) -> int:
-    """Mark what neither service listed in a whole reading that began at `moment`."""
-    unread_by_ec2 = Q(ec2_read_at=None) | Q(ec2_read_at__lt=moment)
-    unread_by_ssm = Q(ssm_read_at=None) | Q(ssm_read_at__lt=moment)
+def _write_pings(rows: list[Instance]) -> None:
+    """Write what moves on every row between two readings, and nothing else of it."""
+    if not rows:
+        return
+    quote = connection.ops.quote_name
+    fields = [Instance._meta.get_field(name) for name in ("last_ping_at", "ssm_read_at", "id")]
+    last_ping_at, ssm_read_at, key = (quote(field.column) for field in fields)
+    sql = f"UPDATE {quote(Instance._meta.db_table)} SET {last_ping_at} = %s, {ssm_read_at} = %s WHERE {key} = %s"
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            sql,
+            [[field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields] for row in rows],
+        )
+
+
+def _silence(region: Region, began: datetime, moment: datetime) -> int:
+    """What SSM, read whole from `began` on, does not list answers no more; its agent's facts stay, with their age."""
+    unread = Q(ssm_read_at=None) | Q(ssm_read_at__lt=began)
+    silent = region.instances.filter(unread, gone_at=None).exclude(ping_status="")
+    return silent.update(ping_status="", changed_at=moment)
+
+
+def _mark_gone(region: Region, began: datetime, moment: datetime) -> int:
+    """Mark what neither service listed in a whole reading that began at `began`."""
+    unread_by_ec2 = Q(ec2_read_at=None) | Q(ec2_read_at__lt=began)
+    unread_by_ssm = Q(ssm_read_at=None) | Q(ssm_read_at__lt=began)
     return region.instances.filter(unread_by_ec2, unread_by_ssm, gone_at=None).update(
         gone_at=moment, changed_at=moment, ping_status=""
     )
 
 
 def _read_hybrid_tags(
-    region: Region, access: AccountAccess, instance_ids: list[str], moment: datetime, outcome: Outcome
+    region: Region, access: AccountAccess, began: datetime, moment: datetime, outcome: Outcome
 ) -> None:
     """Ask for the tags of some hybrid nodes, the longest unread first."""
-    hybrid = [instance_id for instance_id in instance_ids if instance_id.startswith("mi-")]
-    if not hybrid:
-        return
-    for row in region.instances.filter(instance_id__in=hybrid).order_by(F("tags_read_at").asc(nulls_first=True))[
-        :TAG_CALLS
-    ]:
+    hybrid = region.instances.filter(instance_id__startswith="mi-", gone_at=None, ssm_read_at__gte=began)
+    for row in hybrid.order_by(F("tags_read_at").asc(nulls_first=True))[:TAG_CALLS]:
         tags = ssm.managed_instance_tags(access, region.name, instance_id=row.instance_id, session_name=SESSION_NAME)
         row.tags_read_at = moment
         with transaction.atomic():
@@ -429,9 +446,11 @@ def _read_hybrid_tags(
 
 def _finish(region: Region, outcome: Outcome) -> None:
     """Give the claim back, and write down how it went; the first failure after a success is audited."""
-    changes: dict[str, Any] = {"claimed_until": None, "error": outcome.error[:512]}
-    if not outcome.error:
-        changes["refreshed_at"] = clock_now()
+    changes: dict[str, Any] = {"claimed_until": None, "reading": outcome.reading}
+    if not outcome.reading:
+        changes["error"] = outcome.error[:512]
+        if not outcome.error:
+            changes |= {"refreshed_at": clock_now(), "started_at": outcome.began or region.started_at}
     with transaction.atomic():
         # Only while the claim is still ours: a reading that took too long does not end another's.
         if not Region.objects.filter(pk=region.pk, claimed_until=region.claimed_until).update(**changes):
@@ -449,6 +468,10 @@ def _finish(region: Region, outcome: Outcome) -> None:
     if outcome.error:
         logger.warning(
             "refresh failed account=%s region=%s error=%s", region.account.account_id, region.name, outcome.error
+        )
+    elif outcome.reading:
+        logger.info(
+            "region read in part account=%s region=%s read=%s", region.account.account_id, region.name, outcome.read
         )
     elif outcome.changed or outcome.gone or region.error:
         logger.info(

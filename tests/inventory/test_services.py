@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from fleetops.audit.models import AuditEvent
-from fleetops.aws.records import Ec2Instance, ManagedInstance
+from fleetops.aws.records import Ec2Instance, ManagedInstance, Page
 from fleetops.clock import now
 from fleetops.inventory import services
 from fleetops.inventory.models import Instance, InstanceTag, Region
@@ -42,15 +42,19 @@ def aws(monkeypatch):
     """Makes AWS tell what is given: for numbers of rows that no demo fleet has, and for faults."""
 
     def tell(machines=(), nodes=(), *, page=500):
+        calls = []
         for module, told in ((services.ec2, machines), (services.ssm, nodes)):
 
-            def pages(access, region, *, session_name, told=told):
-                for start in range(0, len(told), page):
-                    yield list(told[start : start + page])
+            def pages(access, region, *, session_name, token="", told=told, module=module):
+                calls.append((module.__name__.rpartition(".")[2], token))
+                for start in range(int(token or 0), len(told) or 1, page):
+                    rest = start + page < len(told) or isinstance(told, Failing)
+                    yield Page(told[start : start + page], str(start + page) if rest else "")
                 if isinstance(told, Failing):
                     raise told.error
 
             monkeypatch.setattr(module, "instance_pages", pages)
+        return calls
 
     return tell
 
@@ -141,7 +145,7 @@ def test_who_holds_no_claim_reads_nothing(region, aws):
 
 def test_the_demo_fleet_is_read_and_joined(linked):
     outcome = read()
-    assert (outcome.read, outcome.gone, outcome.error) == (14, 0, "")
+    assert (outcome.gone, outcome.error) == (0, "")
     rows = {row.name: row for row in Instance.objects.all()}
     assert len(rows) == 14
     ledger = rows["pg-ledger-eu1a-1"]
@@ -287,8 +291,70 @@ def test_a_page_of_500_takes_a_bounded_number_of_queries(region, aws):
     assert Instance.objects.count() == 500
     assert InstanceTag.objects.count() == 1000
     # Django gives SQLite 999 values a statement: 33 rows of 30 columns each, 333 tags.
-    assert len(first) <= 34
-    assert len(second) <= 14
+    assert len(first) <= 54
+    assert len(second) <= 20
+
+
+def test_a_region_that_takes_long_is_read_in_parts(region, aws, monkeypatch):
+    """AWS answers only so many calls a second: what one task does not reach, the next goes on with."""
+    monkeypatch.setattr(services, "READING_SECONDS", -1)
+    make_instance(region=region, name="old", instance_id="i-0ld", ec2_read_at=MOMENT, ssm_read_at=MOMENT)
+    calls = aws([machine(n) for n in range(5)], [node(n) for n in range(5)], page=2)
+    began = now()
+    parts = 0
+    while Region.objects.get().refreshed_at is None:
+        for region_id in services.claim_due_regions(now=now()):  # due at once, without anybody's help
+            outcome = services.refresh_region(region_id, now=now())
+            assert outcome.error == ""
+        assert Instance.objects.filter(name="old", gone_at=None).exists() == (Region.objects.get().refreshed_at is None)
+        parts += 1
+        assert parts <= 5
+    assert calls == [("ssm", ""), ("ssm", "2"), ("ssm", "4"), ("ec2", ""), ("ec2", "2"), ("ec2", "4")]
+    assert Instance.objects.present().filter(ping_status="Online", ec2_state="running").count() == 5
+    finished = Region.objects.get()
+    assert (finished.reading, finished.claimed_until) == ({}, None)
+    assert began < finished.started_at < finished.refreshed_at  # the pause before the next reading is for all of it
+    assert services.due_at(finished) > finished.refreshed_at
+
+
+def test_a_fault_in_the_last_part_is_told_and_the_next_reading_begins_anew(region, aws, monkeypatch):
+    monkeypatch.setattr(services, "READING_SECONDS", -1)
+    broken = services.AwsError("InvalidNextToken", "the token has expired")
+    calls = aws([], Failing([node(n) for n in range(2)], broken), page=2)
+    for _ in range(3):
+        for region_id in services.claim_due_regions(now=now()):
+            services.refresh_region(region_id, now=now())
+    assert "InvalidNextToken" in Region.objects.get().error
+    assert Region.objects.get().reading == {}
+    assert Instance.objects.filter(ping_status="Online").count() == 2
+    read()
+    assert calls[-1] == ("ssm", "")
+
+
+def test_pings_that_move_are_written_and_are_no_change(region, aws):
+    aws([machine(1), machine(2)], [node(1), node(2)])
+    read()
+    changed_at = Instance.objects.values_list("changed_at", flat=True).first()
+    later = MOMENT + timedelta(seconds=30)
+    aws([machine(1), machine(2)], [node(1, last_ping_at=later), node(2)])
+    outcome = read()
+    assert outcome.changed == 0
+    rows = list(Instance.objects.order_by("instance_id"))
+    assert [row.last_ping_at for row in rows] == [later, MOMENT]
+    assert {row.changed_at for row in rows} == {changed_at}
+    assert len({row.ssm_read_at for row in rows} | {row.ec2_read_at for row in rows}) == 1
+    assert rows[0].ssm_read_at > changed_at
+
+
+def test_what_ssm_told_before_it_failed_is_kept(region, aws):
+    broken = services.AwsError("ThrottlingException", "slow down")
+    aws([machine(n) for n in range(4)], [node(n) for n in range(4)])
+    read()
+    aws([machine(n) for n in range(4)], Failing([node(0, ping_status="ConnectionLost"), node(1)], broken), page=2)
+    assert "ThrottlingException" in read().error
+    assert [row.ping_status for row in Instance.objects.order_by("instance_id")] == ["ConnectionLost", *["Online"] * 3]
+    read_at = list(Instance.objects.order_by("instance_id").values_list("ssm_read_at", flat=True))
+    assert read_at[0] == read_at[1] > read_at[2] == read_at[3]
 
 
 def test_only_changed_tags_are_written_again(region, aws):
