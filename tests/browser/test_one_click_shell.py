@@ -85,6 +85,7 @@ def test_a_reason_is_one_menu_away_and_is_kept_with_the_session(admin: Page):
     admin.keyboard.press("Escape")
     expect(admin.get_by_label("Reason", exact=True)).to_be_hidden()
     menu.press("Enter")
+    expect(admin.get_by_label("Reason", exact=True)).to_be_focused()
     admin.keyboard.type("INC-4711: checkout is slow\n")
     admin.wait_for_url(re.compile(r"/sessions/[0-9a-f-]{36}/$"))
     wait_for_screen(admin, r"[$#] $")
