@@ -51,7 +51,7 @@ class TerminalApplication:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.consumer.terminals.start()
-                except Exception as error:
+                except Exception as error:  # the outermost loop: the server is told why, and ends
                     logger.exception("the terminal process cannot start")
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return

@@ -156,7 +156,7 @@ class TerminalConsumer:
                 await peer.close(closed.code, closed.reason)
             except Gone:
                 pass
-            except Exception:
+            except Exception:  # the outermost loop of a browser: it is told, and the others live on
                 logger.exception("a terminal's websocket failed session=%s", scope["session_id"])
                 await peer.close(FAULT, "FleetOps met a fault of its own; it is in the log.")
 

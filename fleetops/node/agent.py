@@ -253,7 +253,7 @@ class Node:
         except asyncio.CancelledError:
             status, output = "Failed", STOPPED_TEXT
             raise
-        except Exception:
+        except Exception:  # the outermost loop of a session: its end is told, and the others live on
             logger.exception("session failed session=%s", session.session_id)
             status, output = "Failed", "The agent on this node failed; its log says why."
         finally:
