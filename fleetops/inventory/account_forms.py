@@ -15,8 +15,9 @@ from .models import Account
 class AccountForm(forms.Form):
     """One account. With `account` it is a change: the number stays, and of an embedded one the connection too."""
 
-    account_id = forms.CharField(max_length=12, label="Account number")
-    name = forms.CharField(max_length=64, label="Name")
+    # What must be there is the rules' to say, in words that help more than "required".
+    account_id = forms.CharField(max_length=32, required=False, label="Account number")
+    name = forms.CharField(max_length=64, required=False, label="Name")
     regions = forms.MultipleChoiceField(required=False, label="Regions")
     role_arn = forms.CharField(max_length=256, required=False, label="Role to assume")
     external_id = forms.CharField(max_length=128, required=False, label="External id")
@@ -49,10 +50,9 @@ class AccountForm(forms.Form):
     def clean(self):
         """Holds the whole against the rules, and shows each problem at its field."""
         cleaned = super().clean()
-        if {"account_id", "name"} <= cleaned.keys():
-            for name, text in problems(self.facts(), now=now()).items():
-                if name not in self.errors:
-                    self.add_error(name, text)
+        for name, text in problems(self.facts(), now=now()).items():
+            if name not in self.errors:
+                self.add_error(name, text)
         return cleaned
 
     def facts(self) -> AccountFacts:
@@ -60,8 +60,8 @@ class AccountForm(forms.Form):
         hosts = tuple(re.split(r"[\s,]+", said.get("stream_hosts", "").strip())) if said.get("stream_hosts") else ()
         endpoint_url = said.get("endpoint_url", "")
         return AccountFacts(
-            account_id=said["account_id"],
-            name=said["name"],
+            account_id=said.get("account_id", ""),
+            name=said.get("name", ""),
             regions=tuple(said.get("regions") or ()),
             role_arn=said.get("role_arn", ""),
             external_id=said.get("external_id", ""),

@@ -82,6 +82,12 @@ def with_own_stream_host(facts: Mapping[str, Any]) -> tuple[str, ...]:
         return hosts
 
 
+def plain_pem(text: str) -> str:
+    """PEM as files have it: a form sends other line ends."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
 def ca_fingerprint(ca_pem: str) -> str:
     """What the audit log shows of a CA: whose it is and until when; its words where it is none."""
     try:

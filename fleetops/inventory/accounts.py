@@ -13,7 +13,7 @@ from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 from fleetops.web.shortcuts import require_permission
 
-from .account_rules import COLUMNS, SENSITIVE, AccountFacts, ca_fingerprint, problems, with_own_stream_host
+from .account_rules import COLUMNS, SENSITIVE, AccountFacts, ca_fingerprint, plain_pem, problems, with_own_stream_host
 from .models import Account, Instance, Region
 from .removal import reason_against
 
@@ -33,7 +33,7 @@ def facts_of(account: Account) -> AccountFacts:
         external_id=account.external_id,
         profile=account.profile,
         endpoint_url=account.endpoint_url,
-        ca_pem=account.ca_pem,
+        ca_pem=plain_pem(account.ca_pem),
         stream_hosts=tuple(account.stream_hosts),
     )
 
@@ -186,6 +186,7 @@ def _checked(facts: AccountFacts) -> AccountFacts:
         name=facts.name.strip(),
         regions=tuple(sorted(set(facts.regions))),
         endpoint_url=facts.endpoint_url.rstrip("/"),
+        ca_pem=plain_pem(facts.ca_pem),
         stream_hosts=with_own_stream_host({"endpoint_url": facts.endpoint_url, "stream_hosts": facts.stream_hosts}),
     )
     if found := problems(facts, now=clock_now()):

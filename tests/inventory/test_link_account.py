@@ -17,7 +17,7 @@ def link(account_id: str = ACCOUNT, *arguments: str) -> None:
 
 
 def test_an_account_is_linked_with_its_role_and_regions_and_the_deed_is_audited():
-    link(ACCOUNT, "--region", "us-east-1", "--role-arn", ROLE, "--external-id", "known to us")
+    link(ACCOUNT, "--region", "us-east-1", "--role-arn", ROLE, "--external-id", "known-to-us")
 
     account = Account.objects.get()
     assert (account.account_id, account.name, account.role_arn, account.endpoint_url) == (ACCOUNT, "payments", ROLE, "")
@@ -35,7 +35,9 @@ def test_linking_again_changes_the_row_and_makes_no_second_one():
     ("arguments", "word"),
     [
         (("12345",), "twelve digits"),
-        ((ACCOUNT, "--role-arn", "arn:aws:iam::999999999999:role/Other"), "is no role of"),
+        ((ACCOUNT, "--role-arn", "arn:aws:iam::999999999999:role/Other"), "This role is of account 999999999999"),
+        ((ACCOUNT, "--external-id", "known-to-us"), "belongs to a role"),
+        ((ACCOUNT, "--role-arn", ROLE, "--external-id", "known to us"), "no blanks"),
         ((ACCOUNT, "--region", "Ireland"), "is no region"),
     ],
 )

@@ -1,11 +1,11 @@
 """Link an AWS account: where it is reached, and as whom."""
 
-import re
-
 from django.core.management.base import BaseCommand, CommandError
 
+from fleetops.clock import now
 from fleetops.errors import UserError
 from fleetops.inventory import services
+from fleetops.inventory.account_rules import AccountFacts, problems
 from fleetops.web.context import within
 
 
@@ -22,13 +22,9 @@ class Command(BaseCommand):
 
     @within("command")
     def handle(self, *args, account_id, name, regions, role_arn, external_id, profile, **options):
-        if not re.fullmatch(r"\d{12}", account_id):
-            raise CommandError(f"{account_id} is no account id: AWS's have twelve digits.")
-        if role_arn and not re.fullmatch(rf"arn:aws[a-z-]*:iam::{account_id}:role/[\w+=,.@/-]+", role_arn):
-            raise CommandError(f"{role_arn} is no role of {account_id}; give arn:aws:iam::{account_id}:role/NAME.")
-        for region in regions:
-            if not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-\d", region):
-                raise CommandError(f"{region} is no region; give one such as eu-west-1.")
+        said = AccountFacts(account_id, name, tuple(regions), role_arn, external_id, profile)
+        if found := problems(said, now=now()):
+            raise CommandError(" ".join(found.values()))
         facts = {"name": name, "role_arn": role_arn, "external_id": external_id, "profile": profile}
         try:
             account = services.link_account(account_id, facts, regions=regions, actor="link_account")
