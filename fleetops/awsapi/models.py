@@ -102,10 +102,15 @@ class Service:
         raise ApiError("UnknownOperationException", "There is no such operation.", 404)
 
 
+def query_keys(operation: OperationModel) -> Set[str]:
+    """The keys of the query that stands in an operation's route: S3's sub-resources."""
+    query = operation.http["requestUri"].partition("?")[2]
+    return {pair.partition("=")[0] for pair in query.split("&") if pair}
+
+
 def _query_keys(model: ServiceModel) -> Set[str]:
     """The keys of the queries that stand in the routes of a model."""
-    queries = [model.operation_model(name).http["requestUri"].partition("?")[2] for name in model.operation_names]
-    return {pair.partition("=")[0] for query in queries for pair in query.split("&") if pair}
+    return {key for name in model.operation_names for key in query_keys(model.operation_model(name))}
 
 
 def _routes(model: ServiceModel) -> list[_Route]:

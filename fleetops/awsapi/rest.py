@@ -21,6 +21,7 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.awsapi.query import read_scalar
 
 _MOST_FIELDS = 1000  # of a query string
+_MOST_ELEMENTS = 100_000  # of an XML body; ten thousand parts of an upload with their checksums have 40,000
 # bucket.s3.amazonaws.com, bucket.s3.eu-west-1.amazonaws.com, bucket.localhost:8443; a bucket may have full stops.
 _VIRTUAL_HOST = re.compile(
     r"(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\."
@@ -242,7 +243,7 @@ def _body(shape: Shape, body: bytes, is_xml: bool, root_name: str) -> Any:
         return None
     if is_xml:
         try:
-            root = xmlbody.parse(body)
+            root = xmlbody.parse(body, most=_MOST_ELEMENTS)
             if root.name != root_name:
                 raise xmlbody.Misfit("", f"it is not a {root_name}")
             return xmlbody.read(shape, root)

@@ -45,14 +45,20 @@ class Node:
         return next((child for child in self.children if child.name == name), None)
 
 
-def parse(body: bytes) -> Node:
-    """The root of a document. Raises Misfit if it is not well-formed, declares a document type or is too deep."""
+def parse(body: bytes, *, most: int | None = None) -> Node:
+    """The root of a document.
+
+    Raises Misfit if it is not well-formed, declares a document type, is too deep or has more than `most` elements.
+    """
     root = Node("", {})
     open_nodes = [root]
+    count = 0
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        if len(open_nodes) > _DEEPEST:
-            raise Misfit("", "its elements are nested too deep")
+        nonlocal count
+        count += 1
+        if len(open_nodes) > _DEEPEST or (most is not None and count > most):
+            raise Misfit("", "its elements are too many or nested too deep")
         node = Node(name.rpartition(":")[2], attributes)
         open_nodes[-1].children.append(node)
         open_nodes.append(node)

@@ -313,6 +313,7 @@ def test_ec2_tells_a_number_out_of_range():
             "MalformedXML",
         ),
         ("DeleteObjects", {"path": "/b", "body": b"<!DOCTYPE a><Delete/>"}, "MalformedXML"),
+        ("DeleteObjects", {"path": "/b", "body": b"<Delete>" + b"<Object/>" * 100_000 + b"</Delete>"}, "MalformedXML"),
     ],
 )
 def test_s3_refuses_in_its_own_codes(operation, how, code):

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlencode
 
 import orjson
 
-from fleetops.awsapi import checks, json11, query, rest
-from fleetops.awsapi.errors import ApiError
+from fleetops.awsapi import checks, json11, models, query, rest
+from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint.calls import Answer, Call
 
 _ERROR_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
@@ -62,6 +62,17 @@ def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
     }, body
 
 
+# Sub-resources of S3 that moto does not know: it would take a request about one for one about the bucket or the object
+# itself, and delete the bucket where its metrics were meant.
+_UNKNOWN_PARTS = frozenset(
+    {
+        *("abac", "analytics", "annotation", "intelligent-tiering", "metadataAnnotationTable", "metadataConfiguration"),
+        *("metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics", "renameObject"),
+        *("requestPayment", "session", "torrent"),
+    }
+)
+
+
 def _with_action(query: str, operation: str) -> str:
     """A REST request's query with our operation as its only Action."""
     kept = [part for part in query.split("&") if part and unquote(part.partition("=")[0]) != "Action"]
@@ -77,6 +88,8 @@ def checked_parameters(call: Call) -> dict[str, Any]:
     assert call.service is not None
     operation = call.service.operation(call.operation)
     name, protocol = call.service.signing_name, call.protocol
+    if name == "s3" and _UNKNOWN_PARTS & models.query_keys(operation):
+        raise not_implemented(f"s3:{call.operation}")
     if protocol in {"query", "ec2"}:
         checks.check(name, protocol, operation, query.parse(operation, call.form, ec2=protocol == "ec2"))
         return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
