@@ -12,6 +12,12 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
     "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
+    "notify.deliver_due": {
+        "task": "fleetops.notify.tasks.deliver_due",
+        "schedule": 3.0,
+        "options": {"expires": 10},
+    },
+    "notify.tidy": {"task": "fleetops.notify.tasks.tidy", "schedule": 3600.0, "options": {"expires": 600}},
     "calendars.fetch_due": {
         "task": "fleetops.calendars.tasks.fetch_due",
         "schedule": 30.0,

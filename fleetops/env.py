@@ -72,6 +72,16 @@ def env_networks(name: str) -> list[str]:
     return networks
 
 
+def env_password(name: str) -> str:
+    """A secret that others have chosen, so of any length: from NAME, or the file that NAME_FILE names; else empty."""
+    if path := os.environ.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}_FILE={path} cannot be read: {error.strerror}.") from None
+    return os.environ.get(name, "")
+
+
 SHORTEST_SECRET = 32  # characters; what is shorter can be guessed from one signed cookie
 
 

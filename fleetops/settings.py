@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_int, env_list, env_networks, env_number, env_secret, env_str
+from fleetops.env import env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
 from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -256,6 +256,18 @@ INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between 
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)
+
+# --- Telling people --------------------------------------------------------------------------------------------------
+# Under which address people reach the pages: links in notices begin with it.
+PUBLIC_URL = env_str("FLEETOPS_PUBLIC_URL", f"http://127.0.0.1:{PORT}")
+EMAIL_HOST = env_str("FLEETOPS_SMTP_HOST")
+EMAIL_PORT = env_int("FLEETOPS_SMTP_PORT", 587, low=1, high=65535)
+EMAIL_HOST_USER = env_str("FLEETOPS_SMTP_USER")
+EMAIL_HOST_PASSWORD = env_password("FLEETOPS_SMTP_PASSWORD")
+_SMTP_TLS = env_str("FLEETOPS_SMTP_TLS", "starttls", choices=("starttls", "tls", "none"))
+EMAIL_USE_TLS, EMAIL_USE_SSL = _SMTP_TLS == "starttls", _SMTP_TLS == "tls"
+EMAIL_TIMEOUT = 10  # seconds
+DEFAULT_FROM_EMAIL = env_str("FLEETOPS_SMTP_FROM", "fleetops@localhost")
 
 # --- What users may point FleetOps at: webhooks, calendars ------------------------------------------------------------
 # Networks inside which such an address may lie all the same, and for which http:// is enough.

@@ -86,6 +86,14 @@ PERMISSIONS: Final = (
         "A session whose start was never answered may stay open unseen.",
     ),
     Permission(
+        "sns:Publish",
+        "Notices",
+        "publishes notices to a topic of the account",
+        "No notice reaches an SNS topic.",
+        ("arn:{partition}:sns:{region}:{account}:*",),
+        is_optional=True,
+    ),
+    Permission(
         "ec2:DescribeRegions",
         "Connection check",
         "tells which regions are on",

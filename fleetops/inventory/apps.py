@@ -1,5 +1,6 @@
 from django.apps import AppConfig
 
+from fleetops.notify import ways
 from fleetops.web.navigation import show_count
 
 
@@ -8,5 +9,6 @@ class InventoryConfig(AppConfig):
     label = "inventory"
 
     def ready(self):
+        ways.register("sns", "fleetops.inventory.sns.Sns")
         instances = self.get_model("Instance").objects
         show_count("inventory:fleet", lambda user: f"{instances.visible_to(user).present().count():,}")

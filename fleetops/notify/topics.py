@@ -1,0 +1,12 @@
+"""What notices are about. A topic that nothing sends is not here; a room that sends one adds it."""
+
+from typing import Final
+
+EVERYTHING: Final = "*"
+TEST: Final = "notify.test"
+TOPICS: Final = {
+    "inventory.region": "A region cannot be read",
+    TEST: "A test, sent by a person",
+}
+# In order of weight.
+SEVERITIES: Final = ("info", "warning", "critical")
