@@ -6,7 +6,6 @@ the caller, for each call, so that the same calls in the same order make the sam
 """
 
 import base64
-import bz2
 import copyreg
 import datetime as real_datetime
 import hashlib
@@ -158,7 +157,7 @@ class _ObjectRequest(BackendRequest):
 class _Body(bytes):
     """An object's bytes, by reference: moto passes it on, measures it and cuts it as it does with bytes.
 
-    The value that Python's own code would copy out of it is empty. What reads it for its content does so here.
+    What Python's own code would copy out of it is empty: whoever wants its content takes `pieces`.
     """
 
     bodies: Bodies  # of this process
@@ -191,9 +190,6 @@ class _Body(bytes):
 
     def pieces(self) -> Any:
         return self.bodies.open(self.segments).pieces()
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return b"".join(self.pieces()).decode(encoding, errors)
 
     @property
     def md5(self) -> str:
@@ -653,14 +649,8 @@ def _replace_values() -> None:
     FakeMultipart.complete = complete  # type: ignore[assignment, method-assign]
     S3Response.key_response = key_response  # type: ignore[method-assign]
     s3_models.compute_checksum = s3_responses.compute_checksum = checksum  # type: ignore[assignment, attr-defined]
-    # No buffer is needed, and S3 Select reads an object as these two do.
+    # No buffer is needed.
     s3_models.tempfile = types.SimpleNamespace(SpooledTemporaryFile=lambda *_, **__: None)  # type: ignore[attr-defined]
-    s3_models.BytesIO = lambda value=b"": io.BytesIO(_bytes(value))  # type: ignore[attr-defined, assignment, misc]
-    s3_models.bz2 = types.SimpleNamespace(decompress=lambda value: bz2.decompress(_bytes(value)))  # type: ignore[attr-defined]
-
-
-def _bytes(value: bytes) -> bytes:
-    return b"".join(value.pieces()) if isinstance(value, _Body) else value
 
 
 def _environ(header: dict[str, Any], body: bytes) -> dict[str, Any]:

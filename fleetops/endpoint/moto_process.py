@@ -100,6 +100,7 @@ class Child:
         if self._journal.is_older:
             self._journal.renew(self._moto.dump())
             logger.info("the state of an older version was taken over")
+            named.clear()
         self._sweep(named | self._moto.named_bodies(), at_once=is_first)
         return len(records)
 

@@ -35,7 +35,7 @@ _NEWEST = int(timedelta(hours=2).total_seconds() * 1000)
 _PAGE_EVENTS = 10_000
 _PAGE_STREAMS = 50
 _TOKEN = re.compile(r"([fb])/(\d{20})(\d{36})")
-_GROUP_ARN = re.compile(r"arn:aws[\w-]*:logs:([\w-]+):(\d{12}):log-group:([^:*]+)(?::\*)?")
+_GROUP_ARN = re.compile(r"arn:aws:logs:([\w-]+):(\d{12}):log-group:([^:*]+)(?::\*)?")
 _LARGEST = 2**63 - 1
 
 
