@@ -22,6 +22,8 @@ NAVIGATION = (
         "Administer",
         (
             ("Accounts", "accounts:list", "layers", ("inventory.view_account",)),
+            ("Notices", "notify:list", "bell", ("notify.view_channel",)),
+            ("Policy", "policy:rules", "shield", ("policy.view_rule",)),
             ("Users", "identity:users", "users", ("identity.administer",)),
         ),
     ),

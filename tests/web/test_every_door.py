@@ -15,6 +15,8 @@ from fleetops.calendars import services as calendars
 from fleetops.clock import now
 from fleetops.identity.roles import ROLES
 from fleetops.inventory.saved import save_filter
+from fleetops.notify import services as notify
+from fleetops.policy.models import Rule as PolicyRule
 from tests.factories import make_instance, make_session, make_user
 
 OUT = "nobody is logged in"
@@ -67,6 +69,14 @@ DOORS: dict[str, dict[str, Rule]] = {
     "identity:user": page(ADMINISTER) | deed(ADMINISTER),
     "identity:set_active": deed(ADMINISTER),
     "identity:set_password": deed(ADMINISTER, 400),
+    "notify:list": page(REVIEW),
+    "notify:create_channel": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "notify:channel": page(REVIEW) | deed(ADMINISTER, 409),
+    "notify:test_channel": deed(ADMINISTER),
+    "notify:delete_channel": deed(ADMINISTER),
+    "notify:add_silence": deed(ADMINISTER, 400),
+    "notify:end_silence": deed(ADMINISTER),
+    "notify:send_again": deed(ADMINISTER, 409),  # it waits
     "calendars:list": page(SEE_FLEET),
     "calendars:create": page(CHANGE_CALENDARS) | deed(CHANGE_CALENDARS, 400),
     "calendars:check": page(SEE_FLEET),
@@ -102,6 +112,14 @@ DOORS: dict[str, dict[str, Rule]] = {
     "inventory:change_filter": deed(ADMINISTER, 409),  # another's, which is shared; the form is empty
     "inventory:delete_filter": deed(ADMINISTER),
     "inventory:star_filter": deed(SEE_FLEET),
+    "policy:rules": page(REVIEW),
+    "policy:create": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "policy:simulate": page(REVIEW),
+    "policy:review": page(REVIEW),
+    "policy:history": page(REVIEW),
+    "policy:rule": page(REVIEW) | deed(ADMINISTER, 400),
+    "policy:set_enabled": deed(ADMINISTER),
+    "policy:delete": deed(ADMINISTER),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
@@ -142,8 +160,14 @@ def house(roles, valkey):
     approval = approvals.ask(
         deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
     )
+    topic = f"arn:aws:sns:eu-west-1:{instance.account.account_id}:alerts"
+    channel, _ = notify.create_channel(actor=someone, name="Alerts", kind="sns", address=topic)
+    delivery = notify.send_test(channel, actor=someone).deliveries.get()
+    silence = notify.add_silence(actor=someone, topic="*", match="", reason="demo", until=now() + timedelta(hours=1))
     rows = {
         "identity": someone.pk,
+        "policy": PolicyRule.objects.get(name="Administrators end sessions").pk,
+        "notify": channel.pk,
         "approvals": approval.pk,
         "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
         "accounts": instance.account.pk,
@@ -154,6 +178,7 @@ def house(roles, valkey):
 
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
     others = dict.fromkeys(("inventory:change_filter", "inventory:delete_filter", "inventory:star_filter"), shared)
+    others |= {"notify:send_again": delivery.pk, "notify:end_silence": silence.pk}
     others["sessions:panel"] = instance.pk
     more = {"accounts:document": ("policy",)}
 
