@@ -1,12 +1,16 @@
 """What the fleet page shows: its rows, columns, tabs and sentence, and the URLs between its views."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 from django.urls import reverse
 
+from fleetops.identity.models import User
+from fleetops.policy.decide import Decision
+
+from .doors import shells
 from .filters import Chip, FleetQuery
 from .models import Instance, InstanceQuerySet, Region
 from .readiness import NEEDS_A_FIX, Status, status_of, status_words
@@ -67,10 +71,22 @@ class Tab:
 class Row:
     """One instance as a row: the words of its cells."""
 
-    __slots__ = ("can_connect", "hex", "instance", "kind", "more_tags", "name", "status", "tags", "url", "word")
+    __slots__ = (
+        "can_connect",
+        "hex",
+        "instance",
+        "kind",
+        "more_tags",
+        "name",
+        "shell",
+        "status",
+        "tags",
+        "url",
+        "word",
+    )
 
-    def __init__(self, instance: Instance, moment: datetime) -> None:
-        self.instance = instance
+    def __init__(self, instance: Instance, moment: datetime, shell: Decision) -> None:
+        self.instance, self.shell = instance, shell
         self.hex, self.name, self.url = instance.pk.hex, str(instance), instance.get_absolute_url()
         self.kind, self.word = status_words(instance, now=moment)
         self.status = status_of(instance)
@@ -79,6 +95,12 @@ class Row:
         ordered = [key for key in _FIRST_TAGS if key in tags] + sorted(tags.keys() - set(_FIRST_TAGS))
         self.tags = [(key, tags[key]) for key in ordered[:MOST_TAGS]]
         self.more_tags = [f"{key}={tags[key]}" for key in ordered[MOST_TAGS:]]
+
+
+def rows(instances: Iterable[Instance], *, user: User, moment: datetime) -> list[Row]:
+    """Rows of instances, with whether `user` may open a shell on each; two queries besides theirs."""
+    found = list(instances)
+    return [Row(each, moment, shell) for each, shell in zip(found, shells(user, found), strict=True)]
 
 
 def sort_of(text: str) -> str:

@@ -20,6 +20,7 @@ from fleetops.targets import ExpressionError
 from fleetops.web.shortcuts import permission_required, require_permission
 
 from . import listing, saved, selection, services, tasks
+from .doors import shells
 from .filters import FleetQuery, parse, search
 from .forms import SavedFilterForm
 from .models import Account, Instance, Region, SavedFilter
@@ -55,7 +56,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
     paginator = Paginator(matching, listing.ROWS)
     paginator.count = sum(in_tabs[status] for status in query.statuses)
     page = paginator.get_page(request.GET.get("page"))
-    rows = [listing.Row(instance, moment) for instance in page]
+    rows = listing.rows(page, user=request.user, moment=moment)
     context = {
         "rows": rows,
         "page": page,
@@ -106,7 +107,7 @@ def live(request: HttpRequest) -> HttpResponse:
     matching = sum(in_tabs[status] for status in query.statuses)
     changed = visible.filter(pk__in=shown, changed_at__gt=changed_since)
     context = {
-        "rows": [listing.Row(instance, moment) for instance in changed.select_related("account", "region")],
+        "rows": listing.rows(changed.select_related("account", "region"), user=request.user, moment=moment),
         "tabs": listing.tabs(in_tabs, query, sort),
         "answer": listing.answer(counts),
         "may_connect": request.user.has_perm(MAY_CONNECT),
@@ -158,8 +159,11 @@ def instance(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """One instance; htmx gets the part that changes by itself."""
     visible = Instance.objects.visible_to(request.user).select_related("account", "region")
     found = get_object_or_404(visible, pk=pk)
+    (shell,) = shells(request.user, [found])
     context = {
         "instance": found,
+        "shell": shell,
+        "may_read_policy": request.user.has_perm("policy.view_rule"),
         "readiness": readiness_of(found, now=now()),
         "tags": sorted(found.tags.items()),
         "may_connect": request.user.has_perm(MAY_CONNECT),
@@ -193,9 +197,11 @@ def palette(request: HttpRequest) -> JsonResponse:
     """Instances for the command palette, as JSON; those that can be reached first."""
     moment, query = now(), search(request.GET.get("q", ""))
     visible = query.apply(Instance.objects.visible_to(request.user).present())
-    may_connect = request.user.has_perm(MAY_CONNECT)
+    rows = list(
+        visible.order_by("-status_rank", "name", "instance_id").select_related("account", "region")[:MOST_FOUND]
+    )
     found = []
-    for row in visible.order_by("-status_rank", "name", "instance_id")[:MOST_FOUND]:
+    for row, shell in zip(rows, shells(request.user, rows), strict=True):
         ready = readiness_of(row, now=moment)
         found.append(
             {
@@ -205,7 +211,7 @@ def palette(request: HttpRequest) -> JsonResponse:
                 "name": str(row),
                 "status": ready.word,
                 "url": row.get_absolute_url(),
-                "connect_url": reverse("sessions:open") if may_connect and ready.can_connect else None,
+                "connect_url": reverse("sessions:open") if shell.may_try and ready.can_connect else None,
             }
         )
     return JsonResponse({"instances": found})

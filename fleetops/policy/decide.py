@@ -229,6 +229,11 @@ class Decision:
         return tuple(reason.rule_id for reason in self.reasons if reason.rule_id)
 
     @property
+    def may_try(self) -> bool:
+        """Worth a button: it is allowed, or will be once the person has said why."""
+        return self.allowed or self.wants_only_a_reason
+
+    @property
     def wants_only_a_reason(self) -> bool:
         """It would be allowed if the person said why."""
         return not self.allowed and self.unmet == ("reason",)
