@@ -290,7 +290,9 @@ def explain(request: DeedRequest, rules: Iterable[RuleFacts]) -> list[Contributi
         if miss := _miss(rule, request):
             found.append(Contribution(rule, "silent", _miss_text(rule, request, miss)))
         elif rule.is_deny:
-            found.append(Contribution(rule, "denies", _denial(rule, request).text))
+            found.append(
+                Contribution(rule, "denies", f"D{_denial(rule, request).text.removeprefix(_says(rule) + ' d')}")
+            )
         elif unmet := _unmet(rule, request.context):
             found.append(Contribution(rule, "lacks", f"Would allow it, but {_lacks(rule, request.context, unmet)}."))
         else:
@@ -435,7 +437,11 @@ def _denial(rule: RuleFacts, request: DeedRequest) -> Reason:
     else:
         doubt = ""
     note = f": {rule.note.rstrip('.')}" if rule.note and not doubt else ""
-    return Reason("denied", f"Rule “{rule.name}” denies it{doubt}{note}.", rule.id, rule.name)
+    return Reason("denied", f"{_says(rule)} denies it{doubt}{note}.", rule.id, rule.name)
+
+
+def _says(rule: RuleFacts) -> str:
+    return f"Rule “{rule.name}”"
 
 
 def _named(target: TargetFacts | None) -> str:

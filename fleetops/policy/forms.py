@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -82,6 +83,11 @@ class RuleForm(forms.Form):
 def _initial(rule: Rule) -> dict[str, Any]:
     initial = {name: getattr(rule, name) for name in services.FIELDS if name not in {"users", "groups"}}
     people = {"users": [user.pk for user in rule.users.all()], "groups": [group.pk for group in rule.groups.all()]}
+    # As browsers take times and moments.
+    for name in ("starts_at", "ends_at"):
+        initial[name] = initial[name] and f"{initial[name]:%H:%M}"
+    for name in ("valid_from", "valid_until"):
+        initial[name] = initial[name] and f"{initial[name].astimezone(UTC):%Y-%m-%dT%H:%M}"
     is_all = rule.targets == "all"
     return initial | people | {"version": rule.version, "confirm_all": is_all, "zone": rule.zone or "UTC"}
 

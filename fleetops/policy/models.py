@@ -83,7 +83,7 @@ def zone_of(name: str) -> ZoneInfo | None:
     """The time zone of that name; None if this machine knows none."""
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError):  # no name at all, a directory, or one that tzdata has not
+    except (KeyError, ValueError, OSError):  # one that tzdata has not, no name at all, or a directory
         return None
 
 

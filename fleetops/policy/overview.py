@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from django.contrib.auth.models import Group
 from django.db.models import Count, Q
 
-from .decide import DEED_WORDS, OF_SESSIONS, Deed, RuleFacts, in_force
+from .decide import DEED_WORDS, OF_SESSIONS, WITH_DOCUMENT, WITH_USER, Deed, RuleFacts, in_force
 from .forms import group_title
 from .models import Rule
 from .services import facts_of
@@ -55,7 +55,7 @@ def matrix(rules: Sequence[Rule], deeds: Iterable[Deed], *, at: datetime) -> lis
     groups = list(Group.objects.annotate(people=active).order_by("name"))
 
     def cells(named: list[tuple[Rule, RuleFacts]]) -> list[list[Part]]:
-        return [[_part(rule, each) for rule, each in named if deed in each.deeds] for deed in columns]
+        return [[_part(rule, each, deed) for rule, each in named if deed in each.deeds] for deed in columns]
 
     lines = [Line("Everybody", None, cells([pair for pair in living if pair[1].everybody]))]
     for group in groups:
@@ -69,15 +69,15 @@ def matrix(rules: Sequence[Rule], deeds: Iterable[Deed], *, at: datetime) -> lis
     return lines
 
 
-def _part(rule: Rule, facts: RuleFacts) -> Part:
+def _part(rule: Rule, facts: RuleFacts, deed: Deed) -> Part:
     where = "everywhere" if rule.targets == "all" else rule.targets
     if facts.whose != "any":
         where = f"{'own' if facts.whose == 'own' else 'of others'}, {where}"
-    return Part(rule, where, ", ".join(conditions(facts)), facts.is_deny)
+    return Part(rule, where, ", ".join(conditions(facts, deed)), facts.is_deny)
 
 
-def conditions(facts: RuleFacts) -> list[str]:
-    """What a rule asks for besides the person and the place, in a few words each."""
+def conditions(facts: RuleFacts, deed: Deed | None = None) -> list[str]:
+    """What a rule asks for besides the person and the place, in a few words each; with `deed`, of that one alone."""
     found = []
     if facts.hours is not None:
         found.append(str(facts.hours))
@@ -89,11 +89,11 @@ def conditions(facts: RuleFacts) -> list[str]:
         found.append("reason")
     if facts.approvals:
         found.append(f"approved by {facts.approvals}")
-    if facts.run_as:
+    if facts.run_as and (deed is None or deed in WITH_USER):
         found.append(f"as {', '.join(facts.run_as)}")
-    if facts.documents:
+    if facts.documents and (deed is None or deed in WITH_DOCUMENT):
         found.append(f"documents {', '.join(facts.documents)}")
-    if facts.role_arn:
+    if facts.role_arn and (deed is None or deed == Deed.SHELL):
         found.append(f"under {facts.role_arn.rpartition('/')[2]}")
     return found
 
@@ -125,7 +125,7 @@ def flags(rules: Sequence[Rule], *, at: datetime) -> list[Flag]:
         elif not facts.is_deny and any(network.prefixlen == 0 for network in facts.networks):
             found.append(Flag(rule, "warn", "Too wide", "One of its networks is the whole internet."))
         elif (
-            not facts.is_deny and "run_as" in facts.deeds and {"*", "root"} & set(facts.run_as) and is_root_bare(facts)
+            not facts.is_deny and "run_as" in facts.deeds and {"*", "root"} & set(facts.run_as) and _is_root_bare(facts)
         ):
             found.append(
                 Flag(rule, "warn", "Root", "It lets people be root without second factor, reason or approval.")
@@ -141,5 +141,5 @@ def flags(rules: Sequence[Rule], *, at: datetime) -> list[Flag]:
     return sorted(found, key=lambda flag: (order[flag.kind], flag.rule.name))
 
 
-def is_root_bare(facts: RuleFacts) -> bool:
+def _is_root_bare(facts: RuleFacts) -> bool:
     return not (facts.needs_mfa or facts.needs_reason or facts.approvals)

@@ -187,7 +187,7 @@ def test_each_rule_says_why_it_has_a_say_or_has_none():
     ]
     said = {each.rule.name: (each.verdict, each.text) for each in explain(ask(), rules)}
     assert said == {
-        "denies": ("denies", "Rule “denies” denies it."),
+        "denies": ("denies", "Denies it."),
         "allows": ("allows", "Allows it: all its conditions are met."),
         "lacks": ("lacks", "Would allow it, but needs a reason."),
         "off": ("silent", "Is switched off."),
