@@ -76,6 +76,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "fleetops.web.middleware.UserErrorMiddleware",
     "fleetops.identity.middleware.DenialAuditMiddleware",  # below UserErrorMiddleware: it sees the refusal first
+    "fleetops.identity.middleware.SecondFactorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -229,6 +230,10 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SORT_OPERATIONS": False,
+    "ENUM_NAME_OVERRIDES": {
+        "TokenState": "fleetops.identity.models.TOKEN_STATES",
+        "TerminalSessionState": "sessions_app.states.SessionState",
+    },
 }
 
 # --- Terminals -------------------------------------------------------------------------------------------------------

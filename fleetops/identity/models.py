@@ -60,6 +60,9 @@ class ApiTokenQuerySet(models.QuerySet):
         return self.filter(revoked_at=None, expires_at__gt=now())
 
 
+TOKEN_STATES = ("usable", "expired", "revoked")
+
+
 class ApiToken(models.Model):
     """A key with which a program acts for its owner, within its scopes and until its end. Only a digest is kept."""
 
@@ -89,7 +92,7 @@ class ApiToken(models.Model):
 
     @property
     def state(self) -> str:
-        """ "usable", "expired" or "revoked"."""
+        """One of TOKEN_STATES."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at <= now() else "usable"

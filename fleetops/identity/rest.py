@@ -364,5 +364,11 @@ class ApiView(APIView):
     is_open = False  # to whom nobody knows
     newest_first = True
 
+    def finalize_response(self, request, response, *args, **kwargs):
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if getattr(response, "content_type", None) == PROBLEM:
+            response.accepted_renderer = JSONRenderer()  # whatever form the view's good answers have
+        return response
+
     def get_exception_handler(self):
         return on_error

@@ -10,6 +10,7 @@ from django.utils.module_loading import import_string
 from fleetops.audit.record import record
 from fleetops.errors import UserError
 
+from . import second_factor
 from .models import User
 from .roles import AFTER_SYNC, ROLES
 
@@ -52,6 +53,7 @@ def create_user(*, username: str, password: str, roles: Iterable[str], actor, **
     with transaction.atomic():
         user = User.objects.create_user(username, password=password, **names)
         user.groups.set(_groups(roles))
+        second_factor.refresh_needs()
         record("identity.user.create", actor=actor, target=user, roles=roles)
     logger.info("user created user=%s roles=%s", user.username, ",".join(roles))
     return user
@@ -73,6 +75,7 @@ def change_user(user: User, *, actor, roles: Iterable[str], **names: str) -> Non
         for name, value in names.items():
             setattr(user, name, value)
         user.save(update_fields=list(names) or None)
+        second_factor.refresh_needs()
         _keep_an_administrator()
         changed = {name for name in after if before[name] != after[name]}
         record(

@@ -1,24 +1,30 @@
 """Logging in and out, and the administrators' page of users."""
 
+from urllib.parse import urlencode
+
 from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
 from django.contrib import auth, messages
 from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.audit.record import Target, deny, record
+from fleetops.errors import UserError
 from fleetops.web.shortcuts import permission_required
 
-from . import services
-from .forms import ChangeUserForm, CreateUserForm, LoginForm, PasswordForm
+from . import log_in, second_factor, services
+from .forms import ChangeUserForm, CodeForm, ConfirmForm, CreateUserForm, LoginForm, PasswordForm
 from .models import User
+from .rest import plain_problem
 from .roles import ROLE_TEXTS
 
+WRONG_CODE = "That code is not right, or was used already. The app shows a new one every 30 seconds."
 LOCK_MINUTES = round(settings.AXES_COOLOFF_TIME * 60)
 
 
@@ -37,10 +43,79 @@ def login(request):
         if "username" in form.cleaned_data and "password" in form.cleaned_data:
             return _refuse(request, form)
         return _login_page(request, form, status=400)
-    with transaction.atomic():
-        auth.login(request, form.get_user())  # gives the browser session a new key
-        record("identity.login", actor=request.user, target=request.user)
+    if second_factor.is_set_up(form.get_user()):
+        log_in.ask_for_code(request, form.get_user())
+        return redirect(f"{reverse('identity:code')}?{urlencode({'next': _next(request)})}")
+    log_in.let_in(request, form.get_user())
     return redirect(_next(request))
+
+
+@never_cache
+@login_not_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def code(request):
+    """The second step of a log-in: a code of the app, or a recovery code."""
+    if request.user.is_authenticated:
+        return redirect(_next(request))
+    user = log_in.who_is_pending(request)
+    if user is None:
+        messages.info(request, "Begin again: the code was asked for too long ago.")
+        return redirect("identity:login")
+    form = CodeForm(request.POST or None)
+    status = 200 if request.method != "POST" else 400
+    if request.method == "POST" and form.is_valid():
+        try:
+            how = second_factor.check(user, form.cleaned_data["code"])
+        except UserError as error:
+            form.add_error("code", str(error))
+            status = 429
+        else:
+            if how:
+                log_in.let_in(request, user, how=how)
+                if how == "recovery code":
+                    left = second_factor.codes_left(user)
+                    messages.warning(request, f"That recovery code is used up; {left} are left.")
+                return redirect(_next(request))
+            form.add_error("code", WRONG_CODE)
+    return render(request, "identity/code.html", {"form": form, "next": _next(request)}, status=status)
+
+
+@never_cache
+@sensitive_post_parameters("password")
+@require_http_methods(["GET", "HEAD", "POST"])
+def confirm(request):
+    """Ask who is logged in to prove it again: by a code where there is a second factor, else by the password."""
+    has_factor = second_factor.is_set_up(request.user)
+    form = (CodeForm if has_factor else ConfirmForm)(request.POST or None)
+    status = 200
+    if request.method == "POST":
+        status = 400
+        if form.is_valid() and _proves(request, form, has_factor):
+            with transaction.atomic():
+                log_in.prove(request, with_second_factor=has_factor)
+                record("identity.confirm", actor=request.user, target=request.user)
+            return redirect(_next(request))
+    context = {"form": form, "next": _next(request), "has_factor": has_factor}
+    return render(request, "identity/confirm.html", context, status=status)
+
+
+def _proves(request, form, has_factor: bool) -> bool:
+    """Whether what was typed is right; else the form says why not."""
+    if has_factor:
+        try:
+            if second_factor.check(request.user, form.cleaned_data["code"]):
+                return True
+            form.add_error("code", WRONG_CODE)
+        except UserError as error:
+            form.add_error("code", str(error))
+        return False
+    # By way of axes, which counts wrong ones.
+    user = auth.authenticate(request, username=request.user.username, password=form.cleaned_data["password"])
+    if user == request.user:
+        return True
+    deny("identity.confirm.refuse", actor=request.user, target=request.user, reason="wrong password")
+    form.add_error("password", "That is not your password.")
+    return False
 
 
 def _refuse(request, form):
@@ -71,6 +146,10 @@ def _login_page(request, form, *, status=200, tries_left=None, locked=False):
 
 def locked_out(request, original_response=None, credentials=None):
     """What axes answers in place of the log-in page while a name is locked for an address."""
+    if request.path.startswith("/api/"):
+        return plain_problem(
+            429, f"Too many wrong passwords: this name is locked for your address for {LOCK_MINUTES} minutes."
+        )
     return _login_page(request, LoginForm(request), status=429, locked=True)
 
 
@@ -96,13 +175,15 @@ def logout(request):
 @require_safe
 @permission_required("identity.administer")
 def users(request):
-    rows = User.objects.prefetch_related("groups").order_by("-is_active", "username")
+    asking = second_factor.roles_that_ask()
+    rows = User.objects.prefetch_related("groups").select_related("second_factor").order_by("-is_active", "username")
     people = [(user, _titles(user)) for user in rows]
     context = {
         "people": people,
         "active": sum(user.is_active for user in rows),
         "administrators": sum(user.is_active and "Administrator" in titles for user, titles in people),
         "without_role": sum(user.is_active and not titles for user, titles in people),
+        "roles": [(role, title, role in asking) for role, (title, _) in ROLE_TEXTS.items()],
     }
     return render(request, "identity/users.html", context)
 
@@ -145,7 +226,13 @@ def _form_page(request, form, *, person=None, password_form=None, status=200):
     roles = [(role, title, text, role in chosen) for role, (title, text) in ROLE_TEXTS.items()]
     if person is not None and password_form is None:
         password_form = PasswordForm(user=person)
-    context = {"form": form, "person": person, "roles": roles, "password_form": password_form}
+    context = {
+        "form": form,
+        "person": person,
+        "roles": roles,
+        "password_form": password_form,
+        "has_factor": person is not None and second_factor.is_set_up(person),
+    }
     return render(request, "identity/user.html", context, status=status)
 
 
@@ -156,6 +243,27 @@ def set_active(request, pk):
     active = request.POST.get("active") == "1"
     services.set_active(person, active, actor=request.user)
     messages.success(request, f"{person.username} may {'log in again' if active else 'no longer log in'}.")
+    return redirect("identity:users")
+
+
+@require_POST
+@permission_required("identity.administer")
+def reset_second_factor(request, pk):
+    """For who has lost both phone and recovery codes: they log in with the password alone, and set up another."""
+    person = get_object_or_404(User, pk=pk)
+    second_factor.remove(person, actor=request.user)
+    messages.success(request, f"{person.username} has no second factor now.")
+    return redirect("identity:user", pk)
+
+
+@require_POST
+@permission_required("identity.administer")
+def set_roles(request):
+    """Which roles ask for a second factor: those that are ticked."""
+    asked = set(request.POST.getlist("second_factor"))
+    for role in ROLE_TEXTS:
+        second_factor.set_role(role, asks=role in asked, actor=request.user)
+    messages.success(request, "Saved. It holds from everybody's next request on.")
     return redirect("identity:users")
 
 

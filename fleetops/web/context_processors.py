@@ -15,14 +15,17 @@ def shell(request) -> dict:
     context = {"terminal_port": settings.TERMINAL_PORT, "terminal_url": settings.TERMINAL_URL, "nav": []}
     if user is None or not user.is_authenticated:
         return context
-    room = request.resolver_match.namespace if request.resolver_match else ""
+    match = request.resolver_match
+    room, name = (match.namespace, match.view_name) if match else ("", "")
+    own = {url_name for _, _, url_name, _ in navigation.items(user)}
     for group, entries in groupby(navigation.items(user), key=lambda entry: entry[0]):
         items = [
             {
                 "label": label,
                 "url": reverse(url_name),
                 "icon": icon,
-                "active": room == url_name.partition(":")[0],
+                # The item of this very page, else the first of its room.
+                "active": name == url_name if name in own else room == url_name.partition(":")[0],
                 "count": partial(navigation.count, url_name, user),  # asked only by a page that has a sidebar
             }
             for _, label, url_name, icon in entries

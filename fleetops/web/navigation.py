@@ -25,6 +25,7 @@ NAVIGATION = (
             ("Notices", "notify:list", "bell", ("notify.view_channel",)),
             ("Policy", "policy:rules", "shield", ("policy.view_rule",)),
             ("Users", "identity:users", "users", ("identity.administer",)),
+            ("API tokens", "identity:all_tokens", "key", ("identity.administer",)),
         ),
     ),
 )

@@ -1,0 +1,176 @@
+"""Every address of the API: for each method the scope that it needs, and which roles it lets in with that scope.
+
+A new address fails here until it is decided on. Objects are somebody else's, as in tests/web/test_every_door.py.
+"""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from fleetops.audit.record import record
+from fleetops.identity.models import ApiToken
+from fleetops.identity.rest import ANY_SCOPE
+from fleetops.identity.roles import ROLES
+from fleetops.identity.scopes import SCOPES, may_have
+from tests.api.conftest import Bearer, make_token
+from tests.factories import make_instance, make_session, make_user
+from tests.web.test_every_door import (
+    ADMINISTER,
+    ALL,
+    METHODS,
+    NO_ROLE,
+    OPEN_SHELLS,
+    PEOPLE,
+    REVIEW,
+    SEE_FLEET,
+    client_of,
+    names,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`yes` to the people in `to` who come with `scope`, else `no`."""
+
+    scope: str
+    to: frozenset[str]
+    yes: int = 200
+    no: int = 403
+
+
+DOORS: dict[str, dict[str, Rule]] = {
+    "api:schema": {"GET": Rule(ANY_SCOPE, ALL)},
+    "api:login": {"POST": Rule(ANY_SCOPE, ALL, 400)},  # an empty form
+    "api:me": {"GET": Rule(ANY_SCOPE, ALL)},
+    "api:tokens": {"GET": Rule("tokens:manage", ALL)},
+    "api:current_token": {"GET": Rule(ANY_SCOPE, ALL), "DELETE": Rule(ANY_SCOPE, ALL, 204)},
+    "api:token": {"GET": Rule("tokens:manage", ALL, 404), "DELETE": Rule("tokens:manage", ALL, 404)},
+    "api:accounts": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:regions": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:instances": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:instance": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
+    "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
+    "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
+    "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
+    "api:events": {"GET": Rule("audit:read", REVIEW)},
+    "api:event": {"GET": Rule("audit:read", REVIEW)},
+}
+OPEN_TO_ALL = {"api:login"}
+CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
+# Who may ask to end a session that they may see is told so with another answer.
+BESIDES = {("api:end_session", "auditor"): 403}
+
+
+@pytest.fixture
+def house(roles, valkey, settings):
+    settings.API_LOGINS_PER_MINUTE = 1000
+    instance = make_instance()
+    someone = make_user("someone", role="viewer")
+    make_token(someone, "fleet:read")
+    session = make_session(user=make_user("other", role="operator"), instance=instance)
+    event = record("identity.login", actor=someone)
+    rows = {
+        "api:instance": instance.pk,
+        "api:session": session.pk,
+        "api:end_session": session.pk,
+        "api:recording": session.pk,
+        "api:event": event.pk,
+        "api:token": ApiToken.objects.get(user=someone).pk,
+    }
+    bodies = {("api:sessions", "POST"): {"instance": str(instance.pk)}}
+    return lambda name: reverse(name, args=[rows[name]] if name in rows else []), bodies
+
+
+def ask(client: Client, method: str, path: str, body: dict | None):
+    return client.generic(method, path, json.dumps(body or {}), content_type="application/json")
+
+
+def decided(name: str, method: str, person: str) -> int:
+    rule = DOORS[name][method]
+    return BESIDES.get((name, person), rule.yes if person in rule.to else rule.no)
+
+
+def test_every_address_has_been_decided_on():
+    there = {name for name in names(get_resolver().url_patterns) if name.startswith("api:")}
+    assert sorted(there - {"api:index", "api:nothing"}) == sorted(DOORS)
+
+
+def test_every_view_asks_for_the_scope_that_was_decided_on(house):
+    address, _ = house
+    for name, rules in DOORS.items():
+        view = get_resolver().resolve(address(name)).func.view_class
+        assert dict(view.scopes) == {method: rule.scope for method, rule in rules.items()}, name
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+@pytest.mark.parametrize("person", PEOPLE)
+def test_a_log_in_of_the_pages_may_what_its_roles_may(house, name, method, person):
+    address, bodies = house
+    answer = ask(client_of(person), method, address(name), bodies.get((name, method)))
+    expected = 404 if name == "api:current_token" else decided(name, method, person)
+    if (name, method, person) == ("api:sessions", "POST", NO_ROLE):
+        expected = 404
+    elif (name, method) == ("api:sessions", "POST") and person not in OPEN_SHELLS:
+        expected = 403
+    assert answer.status_code == expected, answer.content
+
+
+@pytest.mark.parametrize(("name", "method"), [case for case in CASES if case[0] not in OPEN_TO_ALL])
+@pytest.mark.parametrize("person", PEOPLE)
+def test_a_token_may_what_its_owner_may_and_its_scopes_say(house, name, method, person):
+    address, bodies = house
+    user = make_user("caller", role="" if person == NO_ROLE else person)
+    scope = DOORS[name][method].scope
+    body = bodies.get((name, method))
+    others = [each for each in SCOPES if each != scope and may_have(each, user.has_perm)]
+    if scope != ANY_SCOPE and others:
+        answer = ask(Bearer(make_token(user, *others)), method, address(name), body)
+        assert answer.status_code == 403 and f"lacks the scope {scope}" in answer.json()["detail"]
+    if scope == ANY_SCOPE or may_have(scope, user.has_perm):
+        token = make_token(user, *([scope] if scope != ANY_SCOPE else ["tokens:manage"]))
+        answer = ask(Bearer(token), method, address(name), body)
+        assert answer.status_code == decided(name, method, person), answer.content
+    else:
+        assert person not in DOORS[name][method].to, "the roles let them, and no token could"
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_who_is_not_known_gets_nothing(house, name):
+    address, bodies = house
+    for method in METHODS:
+        answer = ask(Client(), method, address(name), bodies.get((name, method)))
+        if name in OPEN_TO_ALL:
+            assert answer.status_code == (400 if method == "POST" else 405)
+        else:
+            assert answer.status_code == 401 and answer["WWW-Authenticate"].startswith("Bearer"), (name, method)
+            assert method == "HEAD" or answer.json()["status"] == 401
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_method_that_a_door_does_not_know_is_refused(house, name):
+    address, _ = house
+    program = Bearer(make_token(make_user(role="administrator")))
+    for method in METHODS:
+        known = method in DOORS[name] or (method == "HEAD" and "GET" in DOORS[name])
+        if not known:
+            assert ask(program, method, address(name), None).status_code == 405, (name, method)
+
+
+@pytest.mark.parametrize(("name", "method"), [case for case in CASES if case[1] != "GET"])
+def test_no_other_site_can_use_the_pages_log_in(house, name, method):
+    address, bodies = house
+    if name in OPEN_TO_ALL:
+        return
+    answer = ask(client_of("administrator", strict=True), method, address(name), bodies.get((name, method)))
+    assert answer.status_code == 403 and "CSRF" in answer.json()["detail"]
+
+
+def test_every_role_may_give_its_tokens_what_it_may_itself(roles):
+    """A scope for everything that the API does: nobody needs a cookie for want of one."""
+    given = {role: {s for s in SCOPES if may_have(s, make_user(role=role).has_perm)} for role in ROLES}
+    assert given["administrator"] == set(SCOPES)
+    assert given["viewer"] <= given["operator"] and "audit:read" in given["auditor"] - given["operator"]
