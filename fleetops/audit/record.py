@@ -164,7 +164,8 @@ def record(
 
     `actor` is a user, or a str that names a part of the system ("worker"), or None for who is not logged in. `target`
     is a row or a Target; without one it is `session`. `session` is a TerminalSession or its id; account and region are
-    taken from it where they are not given. `details` are further facts, in JSON's types.
+    taken from it where they are not given, else from the `place` of a target that has one. `details` are further facts,
+    in JSON's types.
 
     Raises LocalError if `action` is not in ACTIONS, or a key of `details` looks like a secret's.
     """
@@ -176,6 +177,7 @@ def record(
         details["via"] = context.via
     actor_kind, actor_id, actor_name = _actor(actor)
     about = _target(session if target is None and isinstance(session, models.Model) else target)
+    its_account, its_region = getattr(target, "place", ("", ""))
     event = AuditEvent(
         id=uuid7(),
         at=now(),
@@ -190,8 +192,8 @@ def record(
         target_kind=about.kind,
         target_id=about.id,
         target_name=about.name,
-        account_id=account_id or str(getattr(session, "account_id", "")),
-        region=region or str(getattr(session, "region", "")),
+        account_id=account_id or str(getattr(session, "account_id", its_account)),
+        region=region or str(getattr(session, "region", its_region)),
         session_id=str(getattr(session, "pk", session) or ""),
         reason=reason,
         details=_plain(details),

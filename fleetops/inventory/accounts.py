@@ -112,7 +112,7 @@ def set_enabled(account: Account, enabled: bool, *, actor: Any) -> None:
             return
         account.enabled = enabled
         if enabled:
-            account.regions.update(started_at=None)
+            account.regions.update(started_at=None, reading={})
         else:
             _hide(account.regions.all(), clock_now())
         action = "inventory.account.enable" if enabled else "inventory.account.disable"
@@ -165,7 +165,7 @@ def _turn_regions(account: Account, before: set[str], wanted: set[str], *, actor
     on, off = sorted(wanted - before), sorted(before - wanted)
     for name in on:
         Region.objects.update_or_create(
-            account=account, name=name, defaults={"enabled": True, "started_at": None, "error": ""}
+            account=account, name=name, defaults={"enabled": True, "started_at": None, "error": "", "reading": {}}
         )
         record("inventory.region.enable", actor=actor, target=account, account_id=account.account_id, region=name)
     account.regions.filter(name__in=off).update(enabled=False, error="")

@@ -1,6 +1,7 @@
 """May somebody open a shell on these instances? What lists and pages show of it; the door itself asks again."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from django.db.models import Q
 
@@ -28,11 +29,18 @@ class PolicyFleet:
     def find(self, text: str, user: User) -> list[Found]:
         visible = Instance.objects.visible_to(user).select_related("account", "region").order_by("gone_at", "name")
         text = text.replace("\x00", "").strip()
-        exact = visible.filter(Q(instance_id=text) | Q(name=text))[: self.MOST]
+        exact = visible.filter(Q(instance_id=text) | Q(name=text) | _of_key(text))[: self.MOST]
         rows = list(exact) or list(
             visible.filter(Q(instance_id__icontains=text) | Q(name__icontains=text))[: self.MOST]
         )
-        return [Found(facts_of(row), row.get_absolute_url()) for row in rows]
+        return [Found(facts_of(row), row.get_absolute_url(), str(row.pk)) for row in rows]
 
     def count(self, expression: Expression, user: User) -> int:
         return select(expression, Instance.objects.visible_to(user).present()).count()
+
+
+def _of_key(text: str) -> Q:
+    try:
+        return Q(pk=UUID(text))
+    except ValueError:
+        return Q()

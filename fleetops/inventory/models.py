@@ -52,6 +52,11 @@ class Account(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("accounts:account", args=[self.pk])
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Account and region, for the audit log."""
+        return self.account_id, ""
+
     def access(self) -> AccountAccess:
         """What `fleetops.aws` needs to call this account."""
         return AccountAccess(
@@ -262,6 +267,11 @@ class Instance(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("inventory:instance", args=[self.pk])
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Account and region, for the audit log."""
+        return self.account.account_id, self.region.name
 
     @property
     def platform(self) -> str:

@@ -19,13 +19,14 @@ class Found:
 
     facts: TargetFacts
     url: str
+    key: str  # what finds this one and no other: an AWS id may stand for several
 
 
 class Fleet(Protocol):
     """What is asked of the inventory. Only instances that `user` may see."""
 
     def find(self, text: str, user: User) -> list[Found]:
-        """Instances of exactly this id or name, else those that have it in them; at most eight."""
+        """The instance of this key, else those of exactly this id or name, else with it in them; at most eight."""
         ...
 
     def count(self, expression: Expression, user: User) -> int:

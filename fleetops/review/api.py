@@ -15,7 +15,10 @@ from . import search
 
 READ = ("audit.view_auditevent",)
 # Parameters that stand for a filter of the page's language.
-FILTERS = ("who", "action", "kind", "outcome", "source", "session", "target", "address", "request", "since", "until")
+FILTERS = (
+    *("who", "action", "kind", "outcome", "source", "session", "target"),
+    *("account", "region", "address", "request", "since", "until"),
+)
 
 
 class EventSerializer(serializers.ModelSerializer):

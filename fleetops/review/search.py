@@ -24,6 +24,8 @@ LABELS = {
     "source": "source",
     "session": "session",
     "target": "target",
+    "account": "account",
+    "region": "region",
     "address": "address",
     "request": "request",
     "since": "since",
@@ -148,6 +150,10 @@ def _one(key: str, value: str) -> Q:
             return Q(session_id=value)
         case "target":
             return Q(target_id=value) | Q(target_name__icontains=value)
+        case "account":
+            return Q(account_id=value)
+        case "region":
+            return Q(region=value)
         case "address":
             return Q(source_address__startswith=value)
         case _:

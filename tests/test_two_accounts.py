@@ -1,0 +1,379 @@
+"""One and the same node id in two accounts, and in two regions of one: no page, door, rule or audit row mixes them.
+
+Each address of the product that names a node or something that hangs on one is walked for each of the three machines,
+and must show that machine's marks and nobody else's. A new address fails here until it is decided on.
+"""
+
+import json
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from fleetops.audit.models import AuditEvent
+from fleetops.audit.record import record
+from fleetops.aws.records import Page
+from fleetops.clock import now
+from fleetops.inventory import services
+from fleetops.inventory.models import Account, Instance, Region
+from fleetops.policy import services as policy
+from fleetops.policy.models import Rule
+from sessions_app.models import TerminalSession
+from sessions_app.states import SessionState
+from tests.api.conftest import Bearer, make_token
+from tests.factories import make_account, make_instance, make_region, make_session, make_user
+from tests.web.test_every_door import names
+
+pytestmark = pytest.mark.django_db
+SHARED = "mi-e1ed0650a3bc935bb"
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of the machines that bear SHARED, and what belongs to it alone."""
+
+    name: str
+    account_id: str
+    region: str
+    env: str
+    owner: str  # who has sessions on it
+
+    @property
+    def marks(self) -> set[str]:
+        """What only a page about this machine says."""
+        return {self.name, self.owner}
+
+    @property
+    def row(self) -> Instance:
+        return Instance.objects.get(account__account_id=self.account_id, region__name=self.region)
+
+    @property
+    def live(self) -> TerminalSession:
+        return TerminalSession.objects.get(instance_name=self.name, state=SessionState.OPEN)
+
+    @property
+    def past(self) -> TerminalSession:
+        return TerminalSession.objects.get(instance_name=self.name, state=SessionState.ENDED)
+
+    @property
+    def event(self) -> AuditEvent:
+        return AuditEvent.objects.get(action="sessions.open", target_name=self.name, actor_name=self.owner)
+
+
+LAGOS = Machine("lagos-pos-gw-012", "111122223333", "eu-west-1", "prod", "adaeze")
+VIRGINIA = Machine("virginia-pos-gw-3", "111122223333", "us-east-1", "dev", "brandon")
+LAB = Machine("lab-pos-gw-01", "444455556666", "eu-west-1", "staging", "chiara")
+MACHINES = (LAGOS, VIRGINIA, LAB)
+
+
+@pytest.fixture
+def machines(roles, valkey):
+    for each in MACHINES:
+        region = make_region(each.region, account=make_account(each.account_id))
+        node = make_instance(
+            region=region, instance_id=SHARED, name=each.name, tags={"Name": each.name, "env": each.env}
+        )
+        user = make_user(each.owner, role="operator")
+        make_session(user=user, instance=node, reason=f"INC of {each.owner}")
+        make_session(user=user, instance=node, state=SessionState.ENDED)
+        record("sessions.open", actor=user, target=node)
+    return MACHINES
+
+
+@pytest.fixture
+def chief(machines):
+    client = Client()
+    client.force_login(make_user("chief", role="administrator"), backend=BACKEND)
+    return client
+
+
+@pytest.fixture
+def program(machines):
+    return Bearer(make_token(make_user("program-owner", role="administrator")))
+
+
+def names_in(text: str) -> set[Machine]:
+    """The machines of whose marks there is any in a page."""
+    return {machine for machine in MACHINES if any(mark in text for mark in machine.marks)}
+
+
+def text_of(response) -> str:
+    assert response.status_code in {200, 302}, (response.status_code, response.content[:400])
+    if response.streaming:
+
+        async def whole() -> bytes:
+            return b"".join([piece async for piece in response])
+
+        return async_to_sync(whole)().decode()
+    return response.content.decode()
+
+
+# --- addresses of one thing ---
+
+# Name of an address → whose key it takes: each is asked for each machine, and shows that one alone.
+OF_ONE = {
+    "inventory:instance": "row",
+    "sessions:panel": "row",
+    "sessions:terminal": "live",
+    "sessions:replay": "past",
+    "sessions:cast": "past",
+    "sessions:events": "past",
+    "sessions:search": "past",
+    "review:event": "event",
+    "api:instance": "row",
+    "api:session": "past",
+    "api:recording": "past",
+    "api:event": "event",
+}
+# Deeds on one thing; below it stands what each does, and to whom.
+DEEDS = {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "review:prove"}
+# Lists of many, which are filtered; likewise.
+LISTS = {
+    "inventory:fleet",
+    "inventory:live",
+    "inventory:palette",
+    "inventory:preview",
+    "inventory:complete",
+    "sessions:list",
+    "review:audit",
+    "api:instances",
+    "api:sessions",
+    "api:events",
+    "api:accounts",
+    "api:regions",
+    "policy:simulate",
+    "policy:review",
+    "accounts:list",
+    "accounts:account",
+    "accounts:live",
+    "accounts:edit",
+}
+# These speak of no instance.
+NO_NODE_PREFIXES = ("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:me")
+NO_NODE = {
+    "home",
+    "api:index",
+    "api:schema",
+    "api:login",
+    "api:current_token",
+    "api:nothing",
+    "review:verify",
+    "inventory:refresh",
+    "inventory:filters",
+    "inventory:change_filter",
+    "inventory:delete_filter",
+    "inventory:star_filter",
+    "policy:rules",
+    "policy:create",
+    "policy:history",
+    "policy:rule",
+    "policy:set_enabled",
+    "policy:delete",
+    "accounts:add",
+    "accounts:template",
+    "accounts:check",
+    "accounts:set_enabled",
+    "accounts:remove",
+    "accounts:document",
+}
+
+
+def test_every_address_has_been_decided_on():
+    known = OF_ONE.keys() | DEEDS | LISTS | NO_NODE
+    there = {name for name in names(get_resolver().url_patterns) if not name.startswith(NO_NODE_PREFIXES)}
+    assert there - known == set(), "does it show or act on an instance? Say so here"
+    assert {name for name in known if not name.startswith(NO_NODE_PREFIXES)} - there == set(), "gone"
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+@pytest.mark.parametrize("name", OF_ONE)
+def test_an_address_of_one_thing_shows_that_one_alone(chief, program, name, machine):
+    client = program if name.startswith("api:") else chief
+    path = reverse(name, args=[getattr(machine, OF_ONE[name]).pk])
+    answer = client.get(path, {"q": "x"} if name == "sessions:search" else {})
+    others = set(MACHINES) - {machine}
+    assert not names_in(text_of(answer)) & others
+    if name not in {"sessions:events", "sessions:search", "sessions:cast", "api:recording"}:  # these bear no names
+        assert names_in(text_of(answer)) == {machine}
+
+
+def test_the_live_part_of_an_instance_and_of_the_fleet_is_of_the_one(chief):
+    for machine in MACHINES:
+        part = chief.get(reverse("inventory:instance", args=[machine.row.pk]), headers={"HX-Request": "true"})
+        assert f"arn:aws:iam::{machine.account_id}" in text_of(part) or machine.account_id in text_of(part)
+        asked = {"rows": machine.row.pk.hex, "since": "2026-01-01T00:00:00+00:00", "total": "3"}
+        Instance.objects.update(changed_at="2026-06-01T00:00:00Z")
+        assert names_in(text_of(chief.get(reverse("inventory:live"), asked))) == {machine}
+
+
+# --- lists ---
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_a_filter_by_account_and_region_finds_the_one(chief, program, machine):
+    where = f"id={SHARED} and account={machine.account_id} and region={machine.region}"
+    assert names_in(text_of(chief.get(reverse("inventory:fleet"), {"q": where}))) == {machine}
+    found = chief.get(reverse("inventory:palette"), {"q": where}).json()["instances"]
+    assert [each["url"] for each in found] == [machine.row.get_absolute_url()]
+    told = chief.get(reverse("inventory:preview"), {"text": where}).json()
+    assert (told["count"], told["first"][0]["name"]) == (1, machine.name)
+    listed = program.get(reverse("api:instances"), {"q": where}).json()["results"]
+    assert [each["id"] for each in listed] == [str(machine.row.pk)]
+    by_instance = program.get(reverse("api:sessions"), {"instance": str(machine.row.pk)}).json()["results"]
+    assert {each["user"] for each in by_instance} == {machine.owner} and len(by_instance) == 2
+    within = f"account:{machine.account_id} region:{machine.region}"
+    assert names_in(text_of(chief.get(reverse("review:audit"), {"q": within}))) == {machine}
+    given = {"account": machine.account_id, "region": machine.region, "action": "sessions.open"}
+    assert names_in(text_of(program.get(reverse("api:events"), given))) == {machine}
+
+
+def test_by_the_id_alone_all_are_found_each_as_itself(chief, program):
+    assert names_in(text_of(chief.get(reverse("inventory:fleet"), {"q": SHARED}))) == set(MACHINES)
+    found = {each["name"]: each for each in chief.get(reverse("inventory:palette"), {"q": SHARED}).json()["instances"]}
+    assert {name: each["url"] for name, each in found.items()} == {
+        machine.name: machine.row.get_absolute_url() for machine in MACHINES
+    }
+    listed = program.get(reverse("api:instances"), {"q": f"id={SHARED}"}).json()["results"]
+    assert {(each["account_id"], each["region"], each["name"]) for each in listed} == {
+        (machine.account_id, machine.region, machine.name) for machine in MACHINES
+    }
+    assert names_in(text_of(chief.get(reverse("sessions:list"), {"q": SHARED}))) == set(MACHINES)
+    offered = chief.get(reverse("inventory:complete"), {"text": "account=", "at": "8"}).json()["options"]
+    assert {"111122223333", "444455556666"} <= {
+        word for each in offered for word in f"{each['text']} {each['note']}".split()
+    }
+
+
+def test_the_sessions_of_an_account_are_its_own(chief):
+    assert names_in(text_of(chief.get(reverse("sessions:list"), {"account": LAB.account_id}))) == {LAB}
+    assert names_in(text_of(chief.get(reverse("sessions:list"), {"account": LAGOS.account_id}))) == {LAGOS, VIRGINIA}
+
+
+def test_the_accounts_count_their_own(chief, program):
+    told = {each["account_id"]: each["regions"] for each in program.get(reverse("api:accounts")).json()["results"]}
+    assert told == {"111122223333": ["eu-west-1", "us-east-1"], "444455556666": ["eu-west-1"]}
+    regions = program.get(reverse("api:regions")).json()["results"]
+    assert {(each["account_id"], each["name"]) for each in regions} == {
+        (machine.account_id, machine.region) for machine in MACHINES
+    }
+    page = chief.get(reverse("accounts:list"))
+    assert {row.account.account_id: row.instances for row in page.context["rows"]} == {
+        "111122223333": 2,
+        "444455556666": 1,
+    }
+    for account in Account.objects.all():
+        for name in ("account", "live", "edit"):
+            text = text_of(chief.get(reverse(f"accounts:{name}", args=[account.pk])))
+            other = ({"111122223333", "444455556666"} - {account.account_id}).pop()
+            assert other not in text and not names_in(text), name
+
+
+# --- deeds ---
+
+
+def last(action: str) -> AuditEvent:
+    return AuditEvent.objects.filter(action=action).latest("at")
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_a_shell_opens_on_the_one_and_the_audit_row_says_where(chief, program, machine):
+    TerminalSession.objects.all().delete()
+    chief.post(reverse("sessions:open"), {"instance": str(machine.row.pk)})
+    opened = TerminalSession.objects.get()
+    assert (opened.instance_row, opened.account_id, opened.region) == (machine.row, machine.account_id, machine.region)
+    event = last("sessions.open")
+    assert (event.account_id, event.region, event.target_name) == (machine.account_id, machine.region, machine.name)
+    by_program = program.post(reverse("api:sessions"), json.dumps({"instance": str(machine.row.pk)}))
+    assert (by_program.json()["account_id"], by_program.json()["region"]) == (machine.account_id, machine.region)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_to_end_a_shell_ends_the_one(chief, program, machine):
+    session = machine.live
+    chief.post(reverse("sessions:end", args=[session.pk]))
+    asked = TerminalSession.objects.exclude(end_requested_at=None)
+    assert [each.instance_name for each in asked] == [machine.name]
+    assert (last("sessions.end.request").account_id, last("sessions.end.request").region) == session_place(session)
+    other = next(each for each in MACHINES if each != machine)
+    assert program.post(reverse("api:end_session", args=[other.live.pk])).status_code == 202
+    assert {each.instance_name for each in asked.all()} == {machine.name, other.name}
+
+
+def session_place(session) -> tuple[str, str]:
+    return session.account_id, session.region
+
+
+@pytest.mark.parametrize(
+    ("targets", "allowed"),
+    [
+        ("account=444455556666", LAB),
+        ("env=prod", LAGOS),
+        ("region=us-east-1", VIRGINIA),
+        (f"id={SHARED} and account=111122223333 and not region=us-east-1", LAGOS),
+        ("name=lab-pos-gw-01", LAB),
+    ],
+)
+def test_a_rule_for_one_lets_nobody_onto_the_others_and_a_refusal_says_where(chief, targets, allowed):
+    Rule.objects.filter(name__icontains="shell").delete()
+    Rule.objects.all().delete()
+    policy.create_rule(
+        actor="tests", name="one", effect="allow", everybody=True, deeds=["shell"], targets=targets, confirmed=True
+    )
+    client = Client()
+    client.force_login(make_user("on-call", role="operator"), backend=BACKEND)
+    for machine in MACHINES:
+        answer = client.post(reverse("sessions:open"), {"instance": str(machine.row.pk)})
+        opened = TerminalSession.objects.filter(user_name="on-call", instance_row=machine.row)
+        if machine is allowed:
+            assert answer.status_code == 302 and opened.count() == 1
+        else:
+            assert answer.status_code == 403 and not opened.exists()
+            refused = last("sessions.open.refuse")
+            assert (refused.account_id, refused.region) == (machine.account_id, machine.region)
+            assert refused.target_id == str(machine.row.pk)
+
+
+def test_the_simulator_of_the_policy_asks_which_of_them_is_meant(chief):
+    path = reverse("policy:simulate")
+    several = chief.get(path, {"person": "adaeze", "deed": "shell", "instance": SHARED, "owner": "other"})
+    assert {machine.name for machine in MACHINES if machine.name in text_of(several)} == {
+        each.name for each in MACHINES
+    }
+    for machine in MACHINES:
+        one = {"person": "chief", "deed": "shell", "instance": str(machine.row.pk), "owner": "other"}
+        assert {each for each in MACHINES if each.name in text_of(chief.get(f"{path}?{urlencode(one)}"))} == {machine}
+
+
+def test_a_row_of_the_audit_log_is_of_the_place_of_its_instance(machines):
+    for machine in MACHINES:
+        assert (machine.event.account_id, machine.event.region) == (machine.account_id, machine.region)
+        assert machine.event.target_id == str(machine.row.pk)
+
+
+# --- reading AWS ---
+
+
+def test_what_one_account_says_changes_no_row_of_another(machines, monkeypatch):
+    """The second account's reading knows nothing of the node any more: only that account's row is gone."""
+    for module in (services.ssm, services.ec2):
+        monkeypatch.setattr(module, "instance_pages", lambda *access, **options: iter([Page([])]))
+    target = Region.objects.get(account__account_id=LAB.account_id)
+    moment = now()
+    Region.objects.filter(pk=target.pk).update(claimed_until=moment + services.CLAIM, started_at=moment)
+    services.refresh_region(target.pk, now=moment)
+    assert {machine.name for machine in MACHINES if machine.row.gone_at is not None} == {LAB.name}
+
+
+def test_a_node_is_unique_in_its_account_and_region_and_nowhere_else(machines):
+    fields = [
+        constraint.fields
+        for constraint in Instance._meta.constraints
+        if "instance_id" in getattr(constraint, "fields", ())
+    ]
+    assert fields == [("account", "region", "instance_id")]
+    assert len({machine.row.pk for machine in MACHINES}) == 3 and isinstance(LAGOS.row.pk, uuid.UUID)
