@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from axes.handlers.proxy import AxesProxyHandler
+from axes import utils as axes
 from django.conf import settings
 from django.contrib import auth
 from django.shortcuts import get_object_or_404
@@ -11,7 +11,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_variables
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import generics, serializers
-from rest_framework.exceptions import AuthenticationFailed, NotFound
+from rest_framework.exceptions import NotFound
 from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 
@@ -208,10 +208,12 @@ class Login(ApiView):
         given = asked.validated_data
         current.get().source = "api"
         user = self._user(request._request, given["username"], given["password"])
+        if user is None:
+            return problem(401, "Username and password do not match.")
         if refusal := self._second_factor(user, given["code"]):
             return refusal
-        # Tells axes to forget the wrong passwords before this one, as the page does.
-        AxesProxyHandler.user_logged_in(sender=Login, request=request._request, user=user)
+        # axes forgets the wrong passwords before this one, as it does when somebody logs in on the page.
+        axes.reset(ip=current.get().source_address, username=user.username)
         scopes = given.get("scopes") or [scope for scope in SCOPES if may_have(scope, user.has_perm)]
         token, text = tokens.create(
             user,
@@ -226,7 +228,7 @@ class Login(ApiView):
         return Response(NewTokenSerializer(token).data, status=201)
 
     @staticmethod
-    def _user(request, username: str, password: str) -> User:
+    def _user(request, username: str, password: str) -> User | None:
         user = auth.authenticate(request, username=username, password=password)
         if user is None:
             locked = getattr(request, "axes_locked_out", False)
@@ -238,7 +240,6 @@ class Login(ApiView):
                 target=known or Target("identity.user", "", "an unknown name"),
                 reason="too many wrong passwords" if locked else "wrong password" if known else "unknown name",
             )
-            raise AuthenticationFailed("Username and password do not match.")
         return user
 
     @staticmethod
