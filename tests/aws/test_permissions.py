@@ -22,12 +22,17 @@ NOT_THE_PRODUCT = {"endpoint", "node", "awsapi"}
 SERVICES = ("ec2", "ssm", "sts", "iam", "logs", "s3", "sns", "sqs", "events", "cloudtrail", "securityhub", "kms")
 
 
+# The action in IAM of an operation that has another name.
+ACTIONS = {"sqs:DeleteMessageBatch": "sqs:DeleteMessage", "sns:PublishBatch": "sns:Publish"}
+
+
 def operations() -> dict[str, set[str]]:
     """boto3's method names, each with the IAM actions that it may be."""
     session, found = Session(), {}
     for service in SERVICES:
         for operation in session.get_service_model(service).operation_names:
-            found.setdefault(xform_name(operation), set()).add(f"{service}:{operation}")
+            action = f"{service}:{operation}"
+            found.setdefault(xform_name(operation), set()).add(ACTIONS.get(action, action))
     return found
 
 
@@ -222,6 +227,18 @@ def test_the_templates_parameters_take_what_fleetops_takes_and_can_be_filled_in(
         assert re.fullmatch(pattern, good) and not re.fullmatch(pattern, bad)
     assert template["Parameters"]["TrustedPrincipal"]["Default"] == "arn:aws:iam::111122223333:role/fleetops"
     assert template["Parameters"]["ExternalId"]["Default"] == "a:b/c@d"
+
+
+def test_the_manual_shows_the_policies_as_they_are_made():
+    """docs/aws.md is read before there is anything to run."""
+    text = (ROOT / "docs" / "aws.md").read_text()
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    role = f"arn:aws:iam::222233334444:role/{permissions.ROLE_NAME}"
+    assert shown == [
+        permissions.policy("222233334444"),
+        permissions.trust_policy(permissions.UNKNOWN_PRINCIPAL, "SOMETHING-ONLY-YOU-KNOW"),
+        permissions.caller_policy([role]),
+    ], "write them anew: manage.py aws_policy --account 222233334444, and so on"
 
 
 # --- the policy on a real role ---
