@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = [
     "tests/audit",
     "tests/identity",
+    "tests/policy",
     "tests/review",
     "tests/inventory/test_services.py",
     "tests/inventory/test_selection.py",
