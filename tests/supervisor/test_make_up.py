@@ -121,6 +121,19 @@ def test_nobody_else_may_read_what_is_written_down(stack, state):
     assert [path for path in others if path != stack.log] == []  # the test itself opened that one
 
 
+def test_two_machines_of_one_id_have_each_their_own_shell(stack):
+    """A hybrid node's id is given out by each account on its own: the demo has one in two of them."""
+    person = stack.log_in("admin", shown_password(stack.log.read_text())[0])
+    for name, account in (("lagos-pos-gw-012", "111122223333"), ("lab-pos-gw-01", "444455556666")):
+        terminal = person.terminal(person.connect(name))
+        terminal.run("echo =$(hostname)=; exit", f"={name}=", seconds=30)
+        terminal.until_told("ended")
+        terminal.close()
+        assert name in person.get(f"/audit/?q=account:{account}+action:sessions.open")
+        other = {"lagos-pos-gw-012": "lab-pos-gw-01"}.get(name, "lagos-pos-gw-012")
+        assert other not in person.get(f"/audit/?q=account:{account}")
+
+
 def test_fleetops_status_tells_how_to_try_the_aws_cli(stack):
     now = stack.fleetops_status()
     assert now["running"]
