@@ -22,7 +22,7 @@ from fleetops.aws.regions import home_of, partition_of
 from fleetops.aws.ssm import USER_TAG
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
-from fleetops.transitions import LostRace, move
+from fleetops.transitions import IllegalMove, LostRace, move
 
 from .models import Account, AccountCheck, CheckRow
 from .states import CHECK_MOVES, CheckResult, CheckState
@@ -124,7 +124,7 @@ def carry_out(check_id: Any) -> None:
     check = AccountCheck.objects.select_related("account").get(pk=check_id)
     try:
         move(check, CheckState.RUNNING, CHECK_MOVES, started_at=clock_now())
-    except LostRace:
+    except (LostRace, IllegalMove):  # somebody is at it, or was
         return
     account = check.account
     access = account.access()
