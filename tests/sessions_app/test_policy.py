@@ -245,6 +245,22 @@ def test_a_shell_is_refused_at_the_websocket_in_words_once_the_policy_says_no(te
     services.request_end(session, actor=operator)
 
 
+def test_who_watches_by_websocket_brings_the_reason_that_the_page_asked_for(people, foreign):
+    policy.delete_rule(Rule.objects.get(deeds=["read_recording", "watch_session"]), actor=people["administrator"])
+    rule(needs_reason=True, deeds=["watch_session"])
+    log_in = client_of(people["auditor"]).session
+    reason = services.reason_given(log_in, foreign.pk)
+    TerminalSession.objects.filter(pk=foreign.pk).update(owner_epoch=1)
+    with pytest.raises(policy.ReasonNeeded):
+        services.admit(foreign.pk, user=people["auditor"], watch=True, reason=reason)
+    for number in range(60):  # only the latest are kept in a log-in
+        services.give_reason(log_in, number, "old")
+    services.give_reason(log_in, foreign.pk, "review")
+    assert len(log_in["reasons"]) <= services.REASONS_KEPT + 1
+    reason = services.reason_given(log_in, foreign.pk)
+    assert services.admit(foreign.pk, user=people["auditor"], watch=True, reason=reason).pk == foreign.pk
+
+
 def test_a_second_factor_is_of_the_log_in_that_attaches(terminal, instance, operator):
     policy.delete_rule(Rule.objects.get(name=SHELLS), actor=operator)
     rule("Factor", needs_mfa=True)
