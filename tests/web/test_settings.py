@@ -56,6 +56,13 @@ def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(t
         ({"FLEETOPS_DATABASE_URL": "sqlite:////tmp/x.sqlite3"}, "production does not run on SQLite"),
         ({"FLEETOPS_DATABASE_URL": "mysql://fleetops:hidden-word@db/x"}, "FLEETOPS_DATABASE_URL is neither"),
         ({"FLEETOPS_VALKEY_URL": ""}, "Set FLEETOPS_VALKEY_URL"),
+        ({"FLEETOPS_SESSION_IDLE_MINUTES": "soon"}, "is not a number; unset it to use 20"),
+        ({"FLEETOPS_SESSION_IDLE_MINUTES": "nan"}, "FLEETOPS_SESSION_IDLE_MINUTES=nan is outside 0.02 to 60"),
+        ({"FLEETOPS_SESSION_LONGEST_MINUTES": "2000"}, "is outside 0.02 to 1440"),
+        (
+            {"FLEETOPS_DATABASE_GONE_SECONDS": "2", "FLEETOPS_DATABASE_HOLD_SECONDS": "3"},
+            "FLEETOPS_DATABASE_GONE_SECONDS is less",
+        ),
         ({"FLEETOPS_MASTER_KEY_FILE": ""}, "Set FLEETOPS_MASTER_KEY_FILE to a key ring"),
         ({"FLEETOPS_MASTER_KEY_FILE": "/nowhere/master.key"}, "/nowhere/master.key cannot be read: No such file"),
         ({"FLEETOPS_PROFILE": "Production"}, "is none of embedded, production"),
