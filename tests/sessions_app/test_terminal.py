@@ -218,7 +218,10 @@ def test_a_browser_whose_log_in_ends_is_turned_away_and_the_shell_waits(terminal
     ("change", "words"),
     [
         ({"is_active": False}, "Ended: the account of mei.tanaka may no longer log in."),
-        ({"groups": []}, "Ended: the access policy takes it away. No rule allows mei.tanaka to open a shell on {node}."),
+        (
+            {"groups": []},
+            "Ended: the access policy takes it away. No rule allows mei.tanaka to open a shell on {node}.",
+        ),
     ],
 )
 def test_a_shell_ends_with_the_right_to_have_it(operator, shell, change, words):
