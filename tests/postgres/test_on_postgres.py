@@ -19,8 +19,10 @@ ROOMS = [
     "tests/identity",
     "tests/policy",
     "tests/review",
+    "tests/test_two_accounts.py",
     "tests/inventory/test_services.py",
     "tests/inventory/test_selection.py",
+    "tests/inventory/test_accounts.py",
     "tests/inventory/test_link_account.py",
 ]
 
