@@ -11,6 +11,11 @@ app.set_default()  # in every thread: a page that hands a task over runs in one 
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
+    "inventory.read_queues": {
+        "task": "fleetops.inventory.tasks.read_queues",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
     "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
     "notify.deliver_due": {
         "task": "fleetops.notify.tasks.deliver_due",

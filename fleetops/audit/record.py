@@ -74,6 +74,7 @@ ACTIONS = (
     "inventory.region.enable",
     "inventory.region.disable",
     "inventory.region.refresh.fail",
+    "inventory.region.queue",
     "inventory.filter.save",
     "inventory.filter.change",
     "inventory.filter.delete",

@@ -20,6 +20,7 @@ UNKNOWN_PRINCIPAL: Final = "arn:aws:iam::HUB-ACCOUNT:role/FLEETOPS"
 
 _INSTANCE = "arn:{partition}:ec2:{region}:{account}:instance/{instance}"
 _MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
+_QUEUE = "arn:{partition}:sqs:{region}:{account}:{queue}"
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
 
@@ -56,6 +57,22 @@ PERMISSIONS: Final = (
         "reads the tags of hybrid nodes",
         "Hybrid nodes have no tags, so no filter and no rule by tag finds them.",
         (_MANAGED,),
+    ),
+    Permission(
+        "sqs:ReceiveMessage",
+        "Events",
+        "takes EventBridge's events from the queue that a region names",
+        "Changes of instances show when the region is read next, not within seconds.",
+        (_QUEUE,),
+        is_optional=True,
+    ),
+    Permission(
+        "sqs:DeleteMessage",
+        "Events",
+        "deletes the events that it has taken",
+        "The same events are taken again and again, and fill the queue.",
+        (_QUEUE,),
+        is_optional=True,
     ),
     Permission(
         "ssm:StartSession",

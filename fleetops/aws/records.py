@@ -64,6 +64,14 @@ class SessionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueMessage:
+    """One message of an SQS queue."""
+
+    receipt: str  # deletes it
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallerIdentity:
     """Who the credentials are."""
 

@@ -311,6 +311,7 @@ def _write(
     ids = [key for key, record in records.items() if getattr(record, "state", "") not in _GONE_STATES]
     if not ids:
         return
+    read_at = "ec2_read_at" if take is _take_machine else "ssm_read_at"
     with transaction.atomic():
         rows = {row.instance_id: row for row in region.instances.filter(instance_id__in=ids)}
         fresh, retagged, pinged, touched = [], [], [], []
@@ -319,6 +320,8 @@ def _write(
             is_new = row is None
             if row is None:
                 row = Instance(account_id=region.account_id, region=region, instance_id=instance_id)
+            elif (getattr(row, read_at) or moment) > moment:
+                continue  # an event had it read meanwhile
             before = [getattr(row, name) for name in _SHOWN_FIELDS]
             last_ping_at = row.last_ping_at
             take(row, records[instance_id], moment)
@@ -337,9 +340,28 @@ def _write(
         _write_tags(region, retagged)
         _write_pings(pinged)
         if touched:
-            read_at = "ec2_read_at" if take is _take_machine else "ssm_read_at"
             Instance.objects.filter(pk__in=touched).update(**{read_at: moment})
     outcome.read += len(ids)
+
+
+def refresh_instances(region: Region, instance_ids: Sequence[str], *, now: datetime) -> Outcome:
+    """Read just these instances from EC2 and SSM. Raises AwsError; what was read before it is kept."""
+    access, outcome = region.account.access(), Outcome()
+    for start in range(0, len(instance_ids), ssm.PAGE):
+        ids = instance_ids[start : start + ssm.PAGE]
+        machines = {
+            each.instance_id: each for each in ec2.instances(access, region.name, ids, session_name=SESSION_NAME)
+        }
+        nodes = {each.instance_id: each for each in ssm.instances(access, region.name, ids, session_name=SESSION_NAME)}
+        _write(region, nodes, _take_node, now, outcome)
+        _write(region, machines, _take_machine, now, outcome)
+        known = region.instances.filter(gone_at=None)
+        silent = known.filter(instance_id__in=[each for each in ids if each not in nodes]).exclude(ping_status="")
+        outcome.changed += silent.update(ping_status="", changed_at=now, ssm_read_at=now)
+        # What EC2 does not list may be too new for it; what it says is terminated is gone.
+        ended = [key for key, each in machines.items() if each.state in _GONE_STATES and key not in nodes]
+        outcome.gone += known.filter(instance_id__in=ended).update(gone_at=now, changed_at=now, ec2_read_at=now)
+    return outcome
 
 
 def _take_machine(row: Instance, machine: Ec2Instance, moment: datetime) -> None:

@@ -6,7 +6,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import account_checks, services
+from . import account_checks, events, services
 
 
 @shared_task(ignore_result=True)
@@ -39,3 +39,19 @@ def check_account(check_id: str) -> None:
     except Exception:
         account_checks.give_up(check_id, "FleetOps failed at it; the worker's log says why.")
         raise
+
+
+@shared_task(ignore_result=True)
+@within("worker")
+def read_queues() -> None:
+    """Give each region's queue of events to a worker."""
+    for region_id in events.queues_to_read(now=now()):
+        read_queue.delay(region_id)
+
+
+# Not acknowledged late: its messages come again by themselves, and the next tick reads the queue anew.
+@shared_task(ignore_result=True, soft_time_limit=45, time_limit=50)
+@within("worker")
+def read_queue(region_id: int) -> None:
+    """Read what has happened to a region's instances."""
+    events.read_queue(region_id, now=now())

@@ -60,6 +60,7 @@ VERBS = {
     "inventory.region.enable": "turned a region on in",
     "inventory.region.disable": "turned a region off in",
     "inventory.region.refresh.fail": "could not read",
+    "inventory.region.queue": "changed the queue of events of",
     "inventory.filter.save": "saved the filter",
     "inventory.filter.change": "changed the saved filter",
     "inventory.filter.delete": "deleted the saved filter",
