@@ -139,3 +139,29 @@ def test_no_secret_shows_in_a_repr_or_an_error(changed, endpoint):
     told = repr(access) + repr(error.value) + str(error.value)
     assert endpoint.account["product_credentials"]["secret_access_key"] not in told
     assert "BEGIN CERTIFICATE" not in told
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-11-01T08:00:00.000Z",
+        "2026-11-01T08:00:00Z",
+        "2026-11-01T08:00:00.123456Z",
+        "2026-11-01T08:00:00.1Z",
+        "2026-11-01T08:00:00+02:00",
+        "Sun, 01 Nov 2026 08:00:00 GMT",
+        1_795_000_000,
+        1_795_000_000.25,
+        "1795000000",
+        "20261101T080000Z",
+    ],
+)
+def test_timestamps_are_read_as_botocore_reads_them(value):
+    read = clients.parse_timestamp(value)
+    assert read == clients.botocore_parse_timestamp(value)
+    assert read.utcoffset() is not None
+
+
+def test_what_is_no_timestamp_is_botocores_error():
+    with pytest.raises(ValueError, match="Invalid timestamp"):
+        clients.parse_timestamp("2026-13-01T08:00:00Z")
