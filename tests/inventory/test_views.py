@@ -181,6 +181,7 @@ def test_the_list_follows_what_is_typed(client_as, fleet):
     assert [row.name for row in answer.context["rows"]] == ["api-1"]
     assert answer.headers["HX-Replace-Url"] == "/fleet/?q=api+and+env%3Dprod"
     assert 'id="fleet-list"' in html
+    assert f'<td data-m="a" id="n-{fleet[0].pk.hex}">' in html  # in its place, and not to be put into another's
     assert "<html" not in html
     assert '<nav class="nav-tabs" id="fleet-tabs" aria-label="Views" hx-swap-oob="true">' in html
     assert re.search(r'id="fleet-count" role="status" hx-swap-oob="true">\s*1 matches', html)
