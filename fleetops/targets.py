@@ -79,6 +79,7 @@ class TargetFacts:
     profile: str = ""  # name of the instance profile
     computer_name: str = ""
     private_ip: str = ""
+    tags_known: bool = True  # False: they have not been read yet, so that `tags` says nothing
 
 
 class ExpressionError(UserError):
@@ -246,6 +247,10 @@ class Expression:
     def matches(self, facts: TargetFacts) -> bool:
         return self.root.matches(facts)
 
+    def tells(self, facts: TargetFacts) -> bool | None:
+        """The same; None where it hangs on tags that have not been read yet."""
+        return self.matches(facts) if facts.tags_known else _tell(self.root, facts)
+
     def __str__(self) -> str:
         return str(self.root)
 
@@ -288,6 +293,22 @@ _VALUES: Final[Mapping[str, Callable[[TargetFacts], tuple[str, ...]]]] = {
     "profile": lambda facts: (facts.profile,),
     "hybrid": lambda facts: ("yes" if facts.is_hybrid else "no",),
 }
+
+
+def _tell(node: Node, facts: TargetFacts) -> bool | None:
+    """Whether `node` holds, of an instance whose tags are not known; None if they decide."""
+    if isinstance(node, Not):
+        told = _tell(node.part, facts)
+        return None if told is None else not told
+    if isinstance(node, And | Or):
+        each = [_tell(part, facts) for part in node.parts]
+        decides = isinstance(node, Or)  # one of these is enough
+        if decides in each:
+            return decides
+        return None if None in each else not decides
+    if isinstance(node, Comparison) and node.key == "tag":
+        return None
+    return node.matches(facts)
 
 
 def _word_values(facts: TargetFacts) -> tuple[str, ...]:

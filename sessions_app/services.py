@@ -74,8 +74,9 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
     cannot be reached now.
     """
     reason = one_line(reason)
+    where = {"account_id": instance.account.account_id, "region": instance.region.name}
     if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
-        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance")
+        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance", **where)
         raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
     context = policy.context(actor, reason=reason)
     try:
@@ -89,16 +90,17 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
             target=instance,
             reason=denied.decision.text,
             rules=denied.decision.rules,
-            account_id=instance.account.account_id,
-            region=instance.region.name,
+            **where,
         )
         raise
     role_arn = decision.obligations.role_arn
     if role_arn and role_arn.split(":")[4] != instance.account.account_id:
-        raise UserError(
+        text = (
             f"Rule “{decision.rules[0]}” opens shells under {role_arn}, which is not a role of account "
             f"{instance.account.account_id}. Whoever administers the policy has to change the rule."
         )
+        deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
+        raise UserError(text)
     ready = readiness_of(instance, now=now())
     if not ready.can_connect:
         raise UserError(f"No shell can be opened on {instance} now. {ready.reason} {ready.mend}".strip())
@@ -185,10 +187,10 @@ def admit(session_id: UUID, *, user: User, watch: bool, reason: str = "") -> Ter
     if session is None:
         raise NotFound("There is no such session.")
     if session.user_id != user.pk and not user.has_perm(REVIEW_PERMISSION):
-        deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="somebody else's session")
+        _deny_attaching(session, user, "somebody else's session")
         raise NotFound("There is no such session.")
     if session.user_id != user.pk and not watch:
-        deny("sessions.attach.refuse", actor=user, target=session, session=session, reason="may only watch")
+        _deny_attaching(session, user, "may only watch")
         raise Denied("This session belongs to somebody else: you may watch it, not type into it.")
     if session.is_live:
         deed = Deed.WATCH_SESSION if watch else Deed.SHELL
@@ -200,6 +202,11 @@ def admit(session_id: UUID, *, user: User, watch: bool, reason: str = "") -> Ter
         with transaction.atomic():
             _record("sessions.watch" if watch else "sessions.attach", session, actor=user)
     return session
+
+
+def _deny_attaching(session: TerminalSession, user: User, reason: str) -> None:
+    where = {"account_id": session.account_id, "region": session.region}
+    deny("sessions.attach.refuse", actor=user, target=session, session=session, reason=reason, **where)
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,8 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
             who, target = policy.actor_facts(user), _target(session)
             deed = Deed.WATCH_SESSION if each.watch else Deed.SHELL
             here = Context(moment, each.source_address, each.mfa_at, each.reason)
-            answer = decide(DeedRequest(who, deed, here, target, owner=str(session.user_id)), rules)
+            under = None if each.watch else session.role_arn
+            answer = decide(DeedRequest(who, deed, here, target, owner=str(session.user_id), under=under), rules)
             if answer.allowed:
                 continue
             if not each.watch and not decide(_shell(session, who, moment), rules).allowed:
@@ -334,11 +342,11 @@ def _target(session: TerminalSession) -> TargetFacts | None:
 
 
 def _shell(session: TerminalSession, who: policy.ActorFacts, moment: datetime) -> DeedRequest:
-    """Whether its user could open it now, as they did: from there, with that second factor, for that reason."""
+    """Whether its user could open it now, as they did: from there, with that second factor, for that reason,
+    under that role."""
     mfa_at = None if session.mfa_at is None else session.mfa_at.timestamp()
-    return DeedRequest(
-        who, Deed.SHELL, Context(moment, session.source_address, mfa_at, session.reason), _target(session)
-    )
+    here = Context(moment, session.source_address, mfa_at, session.reason)
+    return DeedRequest(who, Deed.SHELL, here, _target(session), under=session.role_arn)
 
 
 def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str, reason: str) -> None:
@@ -349,6 +357,7 @@ def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str,
             deed,
             target=_target(session),
             owner=session.user_id,
+            under=session.role_arn if deed == Deed.SHELL else None,
             context=policy.context(actor, reason=one_line(reason)),
         )
     except policy.ReasonNeeded:
@@ -361,6 +370,8 @@ def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str,
             session=session,
             reason=denied.decision.text,
             rules=denied.decision.rules,
+            account_id=session.account_id,
+            region=session.region,
         )
         raise
 

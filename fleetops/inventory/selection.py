@@ -61,6 +61,8 @@ def facts_of(instance: Instance) -> TargetFacts:
         profile=instance.profile_name,
         computer_name=instance.computer_name,
         private_ip=instance.private_ip,
+        # A hybrid node's are asked for one by one, after it has appeared; a machine's come with it, from EC2.
+        tags_known=(instance.tags_read_at if instance.is_hybrid else instance.ec2_read_at) is not None,
     )
 
 

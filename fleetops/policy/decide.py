@@ -15,7 +15,8 @@ What the rules mean, all of it:
   allows it, and the answer is no.
 - What is not known counts against the person: an allow holds for an unknown instance only if it is for `all`, and from
   an unknown address only if it names no network; a deny holds in both cases. So does one whose expression can no longer
-  be read.
+  be read, or hangs on tags that have not been read yet; an allow of that kind does not hold.
+- A shell that is open goes on only by an allow that gives the IAM role which it is open under.
 
 Rules have no order: nothing here looks at where one stands.
 """
@@ -70,6 +71,8 @@ WITH_USER: Final = frozenset({Deed.RUN_AS})
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 Network = IPv4Network | IPv6Network
+# Letters and signs that count as printable and show nothing.
+_BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +186,15 @@ class DeedRequest:
     document: str = ""
     run_as: str = ""
     owner: str = ""  # id of the user whose session it is
+    under: str | None = None  # of a shell that is open: ARN of its IAM role, empty for the account's own
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One part of an answer. `kind`: denied, allowed, lacks (an allow's conditions are not met), none, inactive."""
+    """One part of an answer.
+
+    `kind`: denied, allowed, lacks (an allow's conditions are not met), none, role (none that gives it), inactive.
+    """
 
     kind: str
     text: str
@@ -254,8 +261,10 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
         return Decision(False, (Reason("inactive", f"The account of {request.actor.name} may no longer log in."),))
     denying: list[RuleFacts] = []
     allowing: list[tuple[RuleFacts, tuple[str, ...]]] = []
+    other_role = False
     for rule in rules:
-        if _miss(rule, request):
+        if miss := _miss(rule, request):
+            other_role = other_role or miss == "under"
             continue
         if rule.is_deny:
             denying.append(rule)
@@ -268,7 +277,8 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
         rule = granting[0]
         return Decision(True, (Reason("allowed", f"Rule “{rule.name}” allows it.", rule.id, rule.name),), _asks(rule))
     if allowing:
-        allowing.sort(key=lambda pair: (len(pair[1]), pair[1], _least(pair[0])))
+        # Nearest is what a person can mend by a word.
+        allowing.sort(key=lambda pair: (pair[1] != ("reason",), len(pair[1]), pair[1], _least(pair[0])))
         nearest, unmet = allowing[0]
         reasons = tuple(
             Reason(
@@ -280,7 +290,11 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
             for rule, each in allowing
         )
         return Decision(False, reasons, _asks(nearest), unmet)
-    return Decision(False, (Reason("none", f"No rule allows {request.actor.name} to {deed_on(request)}."),))
+    text = f"No rule allows {request.actor.name} to {deed_on(request)}"
+    if other_role:
+        return Decision(False, (Reason("role", f"{text} under {_role(request.under)} any more. Open it anew."),))
+    doubt = "" if request.target is None or request.target.tags_known else " Its tags have not been read yet."
+    return Decision(False, (Reason("none", f"{text}.{doubt}"),))
 
 
 def explain(request: DeedRequest, rules: Iterable[RuleFacts]) -> list[Contribution]:
@@ -348,6 +362,8 @@ def _miss(rule: RuleFacts, request: DeedRequest) -> str:
         return "hours"
     if deny and rule.networks and _is_from(rule.networks, request.context.source_address) is False:
         return "network"
+    if not deny and request.under is not None and rule.role_arn != request.under:
+        return "under"
     return ""
 
 
@@ -356,7 +372,8 @@ def _holds_target(rule: RuleFacts, target: TargetFacts | None) -> bool:
         return rule.is_deny
     if target is None:
         return rule.is_deny or rule.targets.matches_everything
-    return rule.targets.matches(target)
+    told = rule.targets.tells(target)
+    return rule.is_deny if told is None else told
 
 
 def _holds_text(globs: tuple[str, ...], text: str, deny: bool) -> bool:
@@ -377,6 +394,11 @@ def _is_from(networks: tuple[Network, ...], address: str) -> bool | None:
     return any(found in network for network in networks)
 
 
+def says_something(reason: str) -> bool:
+    """Whether there is a character in it that shows."""
+    return any(each.isprintable() and not each.isspace() and each not in _BLANKS for each in reason)
+
+
 # --- what an allow lacks ---------------------------------------------------------------------------------------------
 
 
@@ -390,7 +412,7 @@ def _unmet(rule: RuleFacts, context: Context) -> tuple[str, ...]:
         found.append("mfa")
     if rule.approvals > context.approvals:
         found.append("approval")
-    if rule.needs_reason and not context.reason.strip():
+    if rule.needs_reason and not says_something(context.reason):
         found.append("reason")
     return tuple(found)
 
@@ -434,6 +456,8 @@ def _denial(rule: RuleFacts, request: DeedRequest) -> Reason:
         doubt = ", since its expression can no longer be read"
     elif request.target is None and not rule.targets.matches_everything:
         doubt = ", since it is not known on which instance"
+    elif request.target is not None and rule.targets.tells(request.target) is None:
+        doubt = ", since the tags of the instance have not been read yet"
     else:
         doubt = ""
     note = f": {rule.note.rstrip('.')}" if rule.note and not doubt else ""
@@ -446,6 +470,10 @@ def _says(rule: RuleFacts) -> str:
 
 def _named(target: TargetFacts | None) -> str:
     return "an instance that is not known" if target is None else target.name or target.instance_id
+
+
+def _role(arn: str | None) -> str:
+    return f"the IAM role {arn}" if arn else "the account's own role"
 
 
 def _miss_text(rule: RuleFacts, request: DeedRequest, miss: str) -> str:
@@ -466,6 +494,8 @@ def _miss_text(rule: RuleFacts, request: DeedRequest, miss: str) -> str:
         case "target":
             if rule.targets is None:
                 return "Its expression can no longer be read, so it allows nothing."
+            if request.target is not None and rule.targets.tells(request.target) is None:
+                return f"Its instances are {rule.targets}; the tags of {_named(request.target)} are not read yet."
             return f"Its instances, {rule.targets}, do not include {_named(request.target)}."
         case "document":
             return f"Is only about the documents {', '.join(rule.documents) or 'that it names: none'}."
@@ -473,5 +503,7 @@ def _miss_text(rule: RuleFacts, request: DeedRequest, miss: str) -> str:
             return f"Is only about the OS users {', '.join(rule.run_as) or 'that it names: none'}."
         case "hours":
             return f"Denies only {rule.hours}."
+        case "under":
+            return f"Opens shells under {_role(rule.role_arn)}."
         case _:
             return f"Denies only from {', '.join(map(str, rule.networks))}."

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.models import Group
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Q
 
 from fleetops.audit.record import record
@@ -33,6 +35,7 @@ from .decide import (
     Decision,
     Deed,
     DeedRequest,
+    Network,
     RuleFacts,
     decide,
     deed_on,
@@ -47,6 +50,8 @@ CHANGE_PERMISSION = "policy.change_rule"
 # A door writes down that a rule decided at most so often; the review asks for months.
 USE_NOTED_SECONDS = 60
 MOST_APPROVALS = 9
+MOST_NAME_CHARACTERS = 100
+ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\x21-\x7e]+")
 MOST_NAMES = 50  # of documents, OS users or networks in one rule
 
 
@@ -81,14 +86,19 @@ _used: dict[str, float] = {}  # rule → when this process last wrote down that 
 
 
 def rules() -> tuple[RuleFacts, ...]:
-    """All rules, as they decide. One query; four after a change."""
+    """All rules, as they decide. One query; five after a change."""
     global _kept
-    # The stamp first: rules that change in between are read again next time, never missed.
     stamp = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
     kept = _kept
     if stamp is not None and kept.stamp == stamp:
         return kept.rules
-    found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups"))
+    while True:
+        found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups"))
+        # Rules and whom they name are read one after the other: between two changes they might not belong together.
+        later = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
+        if later == stamp:
+            break
+        stamp = later
     with _lock:
         _kept = _Read(stamp, found)
     return found
@@ -97,10 +107,10 @@ def rules() -> tuple[RuleFacts, ...]:
 def facts_of(rule: Rule) -> RuleFacts:
     """A row, read into what decides."""
     try:
-        targets = parse(rule.targets)
-    except ExpressionError:  # written by another version
-        logger.warning("a rule's expression cannot be read any more rule=%s", rule.pk)
-        targets = None
+        targets, networks = parse(rule.targets), tuple(ip_network(each) for each in rule.networks)
+    except (ExpressionError, ValueError):  # written by another version
+        logger.warning("a rule cannot be read any more rule=%s", rule.pk)
+        targets, networks = None, ()
     return RuleFacts(
         id=str(rule.pk),
         name=rule.name,
@@ -114,7 +124,7 @@ def facts_of(rule: Rule) -> RuleFacts:
         documents=tuple(rule.documents),
         run_as=tuple(rule.run_as),
         hours=rule.hours,
-        networks=tuple(ip_network(each) for each in rule.networks),
+        networks=networks,
         needs_mfa=rule.needs_mfa,
         needs_reason=rule.needs_reason,
         approvals=rule.approvals,
@@ -169,6 +179,7 @@ def require(
     document: str = "",
     run_as: str = "",
     owner: UUID | str = "",
+    under: str | None = None,
     context: Context,
 ) -> Decision:
     """Let `actor` through a door, or raise PolicyDenied, which the caller audits by its own `….refuse`.
@@ -176,7 +187,7 @@ def require(
     Raises ReasonNeeded if saying why would do. Two queries, and now and then an update of when a rule last decided; so
     call it outside of transactions that might be rolled back.
     """
-    request = _request(actor, deed, target, document, run_as, owner, context)
+    request = _request(actor, deed, target, document, run_as, owner, context, under)
     answer = decide(request, rules())
     if answer.wants_only_a_reason:
         raise ReasonNeeded(request, answer)
@@ -222,8 +233,9 @@ def _request(
     run_as: str,
     owner: UUID | str,
     context: Context,
+    under: str | None = None,
 ) -> DeedRequest:
-    return DeedRequest(actor_facts(actor), deed, context, target, document, run_as, str(owner))
+    return DeedRequest(actor_facts(actor), deed, context, target, document, run_as, str(owner), under)
 
 
 def _note_use(rule_ids: Iterable[str]) -> None:
@@ -281,6 +293,8 @@ def problems(fields: Mapping[str, Any], *, confirmed: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     if not given["name"].strip():
         found["name"] = "Give the rule a name: denials show it."
+    elif len(given["name"]) > MOST_NAME_CHARACTERS:
+        found["name"] = f"At most {MOST_NAME_CHARACTERS} characters."
     deeds = list(given["deeds"])
     if not deeds or set(deeds) - set(DEED_WORDS):
         found["deeds"] = "Choose at least one deed."
@@ -347,7 +361,7 @@ def _other_problems(given: Mapping[str, Any]) -> dict[str, str]:
     if not 0 <= given["approvals"] <= MOST_APPROVALS:
         found["approvals"] = f"From 0 to {MOST_APPROVALS} people."
     arn = given["role_arn"]
-    if arn and not (arn.startswith("arn:") and ":iam::" in arn and ":role/" in arn and not set(arn) & set(" \t\n")):
+    if arn and not ROLE_ARN.fullmatch(arn):
         found["role_arn"] = "Write the role's ARN: arn:aws:iam::111122223333:role/name."
     if arn and Deed.SHELL not in given["deeds"]:
         found["role_arn"] = "An IAM role can be given for opening a shell alone."
@@ -360,9 +374,7 @@ def create_rule(*, actor: User | str, enabled: bool = True, confirmed: bool = Fa
     Raises RuleProblems, UserError if the name is taken.
     """
     given = _checked(fields, confirmed)
-    with transaction.atomic():
-        if Rule.objects.filter(name=given["name"]).exists():
-            raise RuleProblems({"name": f"There is a rule “{given['name']}” already. Choose another name."})
+    with _name_once(given["name"]), transaction.atomic():
         rule = Rule(enabled=enabled)
         after = _write(rule, given, actor)
         _changed(rule, "create", actor, {}, after)
@@ -376,10 +388,8 @@ def change_rule(rule: Rule, *, actor: User, version: int, confirmed: bool = Fals
     Raises RuleProblems; UserError if it was changed or deleted meanwhile.
     """
     given = _checked(fields, confirmed)
-    with transaction.atomic():
+    with _name_once(given["name"]), transaction.atomic():
         held = _held(rule, version)
-        if Rule.objects.filter(name=given["name"]).exclude(pk=held.pk).exists():
-            raise RuleProblems({"name": f"There is a rule “{given['name']}” already. Choose another name."})
         before = snapshot(held)
         after = _write(held, given, actor)
         if before == after:
@@ -455,13 +465,31 @@ def _checked(fields: Mapping[str, Any], confirmed: bool) -> dict[str, Any]:
         raise RuleProblems(found)
     given = {**FIELDS, **fields}
     given["targets"] = str(parse(given["targets"]))
-    given["networks"] = [str(ip_network(each)) for each in given["networks"]]
+    given["networks"] = [str(_plain(ip_network(each))) for each in given["networks"]]
     if not given["days"]:
         given |= {"starts_at": None, "ends_at": None, "zone": ""}
     for name in ("deeds", "documents", "run_as", "days"):
         given[name] = sorted(set(given[name]))
     given["name"], given["note"] = " ".join(given["name"].split()), given["note"].strip()
     return given
+
+
+@contextmanager
+def _name_once(name: str) -> Iterator[None]:
+    """The database has each name once, whoever saves at the same time; tell the second one."""
+    try:
+        yield
+    except IntegrityError:
+        if not Rule.objects.filter(name=name).exists():
+            raise
+        raise RuleProblems({"name": f"There is a rule “{name}” already. Choose another name."}) from None
+
+
+def _plain(network: Network) -> Network:
+    """IPv4 written as IPv6 as what it is: so addresses are compared."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def _held(rule: Rule, version: int | None = None) -> Rule:

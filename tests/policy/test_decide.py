@@ -380,3 +380,58 @@ def test_more_circumstances_in_ones_favour_never_cost_an_allow(request, rules):
     if decide(request, rules).allowed:
         better = replace(request.context, mfa_at=2.0, reason="why", approvals=9)
         assert decide(replace(request, context=better), rules).allowed
+
+
+# What is not known yet, and what a shell is open under
+
+
+UNREAD = TargetFacts("mi-1", name="rack-1", region="eu-west-1", is_hybrid=True, tags_known=False)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ("env=prod", None),
+        ("env!=prod", None),
+        ("env=prod and region=eu-west-1", None),
+        ("env=prod and region=us-east-1", False),
+        ("env=prod or region=eu-west-1", True),
+        ("not (env=prod and region=us-east-1)", True),
+        ("name=rack*", True),
+        ("all", True),
+    ],
+)
+def test_tags_that_are_not_read_yet_leave_open_only_what_hangs_on_them(targets, told):
+    assert parse(targets).tells(UNREAD) is told
+    deny, allow = rule("No", effect="deny", targets=targets), rule("Yes", targets=targets)
+    assert decide(ask(target=UNREAD), [rule("All"), deny]).allowed is (told is False)
+    assert decide(ask(target=UNREAD), [allow]).allowed is (told is True)
+
+
+def test_a_deny_by_tags_that_are_not_read_yet_says_so():
+    answer = decide(ask(target=UNREAD), [rule("All"), rule("No", effect="deny", targets="env=prod", note="Freeze")])
+    assert answer.text == "Rule “No” denies it, since the tags of the instance have not been read yet."
+    assert decide(ask(target=UNREAD), [rule(targets="env=dev")]).text.endswith("Its tags have not been read yet.")
+    said = explain(ask(target=UNREAD), [rule(targets="env=dev")])
+    assert said[0].text == "Its instances are env=dev; the tags of rack-1 are not read yet."
+
+
+def test_an_open_shell_goes_on_only_by_an_allow_that_gives_its_role():
+    narrow, plain = rule("Narrow", role_arn="arn:narrow"), rule("Plain")
+    assert decide(ask(), [plain]).allowed
+    under = replace(ask(), under="arn:narrow")
+    assert decide(under, [narrow, plain]).allowed
+    lost = decide(under, [plain])
+    assert not lost.allowed and "under the IAM role arn:narrow any more. Open it anew." in lost.text
+    assert "under the account's own role any more" in decide(replace(ask(), under=""), [narrow]).text
+    assert not decide(under, [narrow, rule("No", effect="deny")]).allowed
+
+
+@pytest.mark.parametrize("other", [{"needs_mfa": True}, {"approvals": 1}, {"hours": replace(OFFICE, zone=None)}])
+def test_a_rule_that_lacks_a_reason_alone_is_nearest_whatever_else_another_lacks(other):
+    assert decide(ask(), [rule("A", **other), rule("B", needs_reason=True)]).wants_only_a_reason
+
+
+@pytest.mark.parametrize("reason", ["", " \n\t", "\u200b", "\u3164", "\u2800 \u00ad"])
+def test_a_reason_that_does_not_show_is_none(reason):
+    assert not decide(ask(reason=reason), [rule(needs_reason=True)]).allowed

@@ -73,7 +73,7 @@ def test_a_default_that_was_deleted_does_not_come_back_and_a_changed_one_stays_c
 # Asking
 
 
-def test_a_decision_takes_two_queries_and_four_more_after_a_change(admin):
+def test_a_decision_takes_two_queries_and_five_more_after_a_change(admin):
     user = make_user(role="operator")
     may(user)
     with CaptureQueriesContext(connection) as queries:
@@ -82,7 +82,7 @@ def test_a_decision_takes_two_queries_and_four_more_after_a_change(admin):
     make(effect="deny")
     with CaptureQueriesContext(connection) as queries:
         assert not may(user)
-    assert len(queries) == 5
+    assert len(queries) == 6
 
 
 def test_a_change_by_another_process_is_noticed_at_the_next_question(admin):
@@ -190,6 +190,8 @@ def test_a_simulation_says_the_same_as_the_door(admin):
         ({"networks": ["10.0.0.0/8"] * 51}, "networks", "At most 50"),
         ({"approvals": 10}, "approvals", "From 0 to 9"),
         ({"role_arn": "role/x"}, "role_arn", "arn:aws:iam"),
+        ({"role_arn": "arn:iam::role/x"}, "role_arn", "arn:aws:iam"),
+        ({"name": "x" * 101}, "name", "At most 100"),
         ({"role_arn": "arn:aws:iam::111122223333:role/x", "deeds": ["patch"]}, "role_arn", "opening a shell alone"),
     ],
 )
@@ -260,6 +262,31 @@ def test_no_rule_shuts_administrators_out_of_the_policy(admin, client):
     assert client.get(rule.get_absolute_url()).status_code == 200
     assert client.post(f"{rule.get_absolute_url()}delete/").status_code == 302
     assert may(admin)
+
+
+def test_networks_that_cannot_be_read_any_more_shut_the_rule_and_not_the_product(admin):
+    user = make_user(role="operator")
+    rule = make("Odd", effect="deny", networks=["::ffff:10.0.0.0/104"])
+    assert rule.networks == ["10.0.0.0/8"]
+    Rule.objects.filter(pk=rule.pk).update(networks=["over there"])
+    services.set_enabled(rule, False, actor=admin)
+    assert may(user)
+    services.set_enabled(rule, True, actor=admin)
+    assert not may(user)
+
+
+def test_rules_that_change_while_they_are_read_are_read_again(admin, monkeypatch):
+    user, real = make_user(role="operator"), services.facts_of
+    made = []
+
+    def meanwhile(rule):
+        if not made:
+            made.append(make("No", effect="deny"))
+        return real(rule)
+
+    monkeypatch.setattr(services, "facts_of", meanwhile)
+    services.set_enabled(Rule.objects.get(deeds=["end_session"]), False, actor=admin)
+    assert not may(user)
 
 
 def test_a_rule_that_this_version_cannot_read_denies_and_allows_nothing(admin):

@@ -130,6 +130,31 @@ def test_a_session_is_opened_under_the_role_that_its_rule_names_if_that_is_one_o
     assert answer.status_code == 409 and "is not a role of account" in answer.content.decode()
 
 
+def test_a_shell_ends_once_no_rule_gives_the_role_that_it_is_open_under(people):
+    role = "arn:aws:iam::111122223333:role/oncall"
+    giving = rule("Role", role_arn=role, everybody=False, users=[people["operator"]])
+    session = make_session(user=people["operator"], owner="me", owner_epoch=1, role_arn=role)
+    assert services.heartbeat("me", [session.pk], beat=False)[session.pk].taken_away == ""
+    policy.delete_rule(giving, actor=people["administrator"])
+    assert f"under the IAM role {role} any more" in (
+        services.heartbeat("me", [session.pk], beat=False)[session.pk].taken_away
+    )
+    with pytest.raises(policy.PolicyDenied, match="any more"):
+        services.admit(session.pk, user=people["operator"], watch=False)
+    event = AuditEvent.objects.get(action="sessions.attach.refuse")
+    assert (event.account_id, event.region) == (session.account_id, session.region)
+
+
+def test_a_deny_by_tag_holds_for_a_hybrid_node_until_its_tags_are_read(people):
+    node = make_instance(instance_id="mi-0123456789abcdef0", tags_read_at=None)
+    deny(targets="env=prod")
+    client = client_of(people["operator"])
+    answer = connect(client, node)
+    assert answer.status_code == 403 and "tags of the instance have not been read yet" in answer.content.decode()
+    type(node).objects.filter(pk=node.pk).update(tags_read_at=now())
+    assert connect(client, node).status_code == 302
+
+
 # Recordings, watching, ending
 
 
@@ -318,7 +343,7 @@ def test_live_sessions_are_decided_on_again_in_four_queries_however_many(people)
         orders = services.heartbeat("me", [session.pk for session in sessions], beat=True)
     assert all(order.is_mine and not order.taken_away for order in orders.values())
     deny(everybody=False, users=[users[0]], targets=f"id={instances[0].instance_id}")
-    with at_most(7):  # the rules are read anew
+    with at_most(8):  # the rules are read anew
         orders = services.heartbeat("me", [session.pk for session in sessions], beat=True)
     taken = {pk for pk, order in orders.items() if order.taken_away}
     assert taken == {sessions[0].pk}
