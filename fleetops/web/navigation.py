@@ -12,7 +12,8 @@ NAVIGATION = (
         "Operate",
         (
             ("Fleet", "inventory:fleet", "server", ("inventory.view_instance",)),
-            ("Sessions", "sessions:list", "prompt", _SESSIONS),
+            # A rule of the policy may give a shell to whoever sees an instance.
+            ("Sessions", "sessions:list", "prompt", (*_SESSIONS, "inventory.view_instance")),
             ("Approvals", "approvals:list", "hand", _APPROVALS),
         ),
     ),

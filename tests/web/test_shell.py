@@ -22,11 +22,17 @@ def labels(user) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", ["Fleet"]),
-        ("operator", ["Fleet", "Sessions"]),
-        ("patch_owner", ["Fleet"]),
-        ("auditor", ["Fleet", "Sessions", "Audit"]),
-        ("administrator", ["Fleet", "Sessions", "Audit", "Users"]),
+        ("viewer", ["Fleet", "Sessions", "Calendars"]),
+        ("operator", ["Fleet", "Sessions", "Approvals", "Calendars"]),
+        ("patch_owner", ["Fleet", "Sessions", "Approvals", "Calendars"]),
+        ("auditor", ["Fleet", "Sessions", "Approvals", "Calendars", "Audit", "Notices", "Policy"]),
+        (
+            "administrator",
+            [
+                *("Fleet", "Sessions", "Approvals", "Calendars", "Audit"),
+                *("Accounts", "Notices", "Policy", "Users", "API tokens"),
+            ],
+        ),
         ("", []),
     ],
 )
@@ -42,14 +48,14 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
     make_session(user=other, instance=instance)
 
     client.force_login(operator)
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "1 live"}
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "1 live", "/approvals/": ""}
     page = client.get("/sessions/").content.decode()
     assert 'Sessions<span class="nav-count">1 live</span>' in page and 'Fleet<span class="nav-count">1</span>' in page
 
     client.force_login(make_user(role="auditor"))
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "2 live"}
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "2 live", "/approvals/": ""}
     client.force_login(make_user(role="viewer"))
-    assert client.get("/counts/").json() == {"/fleet/": "1"}
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": ""}
 
 
 def test_the_room_that_is_open_is_marked(client, roles):
