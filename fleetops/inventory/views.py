@@ -16,6 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from fleetops.clock import now
 from fleetops.errors import UserError
+from fleetops.policy import services as policy
 from fleetops.targets import ExpressionError
 from fleetops.web.shortcuts import permission_required, require_permission
 
@@ -56,6 +57,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
     paginator = Paginator(matching, listing.ROWS)
     paginator.count = sum(in_tabs[status] for status in query.statuses)
     page = paginator.get_page(request.GET.get("page"))
+    stamp = policy.stamp()  # before they are decided on
     rows = listing.rows(page, user=request.user, moment=moment)
     context = {
         "rows": rows,
@@ -76,7 +78,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "best_drop": None if rows or not query else listing.best_drop(query, sort, visible),
         "saved": filters,
         "is_update": bool(request.htmx),
-        **_live([row.instance.pk for row in rows], query, sort, (counts, in_tabs), paginator.count, moment),
+        **_live([row.instance.pk for row in rows], query, sort, (counts, in_tabs), paginator.count, moment, stamp),
     }
     if not request.htmx:
         return render(request, "inventory/fleet.html", context)
@@ -105,7 +107,10 @@ def live(request: HttpRequest) -> HttpResponse:
     visible = Instance.objects.visible_to(request.user)
     counts, in_tabs = _counts(visible.present(), query)
     matching = sum(in_tabs[status] for status in query.statuses)
-    changed = visible.filter(pk__in=shown, changed_at__gt=changed_since)
+    changed = visible.filter(pk__in=shown)
+    stamp = policy.stamp()
+    if request.GET.get("rules", stamp) == stamp:  # else every Connect may be another
+        changed = changed.filter(changed_at__gt=changed_since)
     context = {
         "rows": listing.rows(changed.select_related("account", "region"), user=request.user, moment=moment),
         "tabs": listing.tabs(in_tabs, query, sort),
@@ -115,7 +120,7 @@ def live(request: HttpRequest) -> HttpResponse:
         "news": matching - total,
         "news_fewer": total - matching,
         "news_url": listing.url(query, sort),
-        **_live(shown, query, sort, (counts, in_tabs), total, moment),
+        **_live(shown, query, sort, (counts, in_tabs), total, moment, stamp),
     }
     context["counts_changed"] = request.GET.get("counts") != context["digest"]
     response = render(request, "inventory/_live.html", context)
@@ -130,7 +135,9 @@ def _counts(visible, query: FleetQuery) -> tuple[dict, dict]:
     return counts, others.apply(visible).counts() if others else counts
 
 
-def _live(shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: int, moment: datetime) -> dict:
+def _live(
+    shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: int, moment: datetime, rules: str
+) -> dict:
     """What a page shows of the regions' reading, and what it asks with when it asks for changes."""
     regions = list(Region.objects.filter(enabled=True, account__enabled=True).select_related("account"))
     read = [region.refreshed_at for region in regions if region.refreshed_at]
@@ -143,6 +150,7 @@ def _live(shown: list[uuid.UUID], query: FleetQuery, sort: str, counts, total: i
         "counts": digest,
         "q": query.text,
         "sort": sort,
+        "rules": rules,
     }
     return {
         "failing": failing,

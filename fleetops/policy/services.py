@@ -88,20 +88,25 @@ _used: dict[str, float] = {}  # rule → when this process last wrote down that 
 def rules() -> tuple[RuleFacts, ...]:
     """All rules, as they decide. One query; five after a change."""
     global _kept
-    stamp = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
+    read = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
     kept = _kept
-    if stamp is not None and kept.stamp == stamp:
+    if read is not None and kept.stamp == read:
         return kept.rules
     while True:
         found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups"))
         # Rules and whom they name are read one after the other: between two changes they might not belong together.
         later = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
-        if later == stamp:
+        if later == read:
             break
-        stamp = later
+        read = later
     with _lock:
-        _kept = _Read(stamp, found)
+        _kept = _Read(read, found)
     return found
+
+
+def stamp() -> str:
+    """Another after each change of a rule. One query."""
+    return str(PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first() or "")
 
 
 def facts_of(rule: Rule) -> RuleFacts:

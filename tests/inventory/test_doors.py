@@ -1,11 +1,15 @@
 """What the fleet's pages show of the access policy: where Connect is offered, and why it is not."""
 
+import json
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from fleetops.clock import now
 from fleetops.inventory.doors import PolicyFleet, shells
 from fleetops.inventory.models import Instance
 from fleetops.policy import services as policy
@@ -94,3 +98,16 @@ def test_the_policys_pages_find_and_count_what_their_reader_may_see(prod, dev):
     assert fleet.find(dev.instance_id, user)[0].url == dev.get_absolute_url()
     assert (fleet.count(parse("env=prod"), user), fleet.count(parse("all"), user)) == (1, 2)
     assert fleet.count(parse("all"), stranger) == 0
+
+
+def test_a_list_that_is_open_follows_a_rule_that_changes(prod, dev):
+    client = client_of("operator")
+    page = client.get(reverse("inventory:fleet"))
+    Instance.objects.update(changed_at=now() - timedelta(days=1))
+    asked = json.loads(page.context["live_values"])
+    assert client.get(reverse("inventory:live"), asked).context["rows"] == []
+    no_prod()
+    answer = client.get(reverse("inventory:live"), asked)
+    assert {row.instance.pk for row in answer.context["rows"]} == {prod.pk, dev.pk}
+    again = json.loads(answer.context["live_values"])
+    assert client.get(reverse("inventory:live"), again).context["rows"] == []

@@ -92,10 +92,10 @@ def test_the_list_takes_the_same_few_queries_however_many_rows(client_as, number
     with CaptureQueriesContext(connection) as queries:
         client.get(FLEET)
     # session, user, permissions of user and groups; saved filters; counts, rows, regions; three of the sidebar
-    assert len(queries) == 13, [query["sql"][:90] for query in queries]
+    assert len(queries) == 14, [query["sql"][:90] for query in queries]
     with CaptureQueriesContext(connection) as queries:
         client.get(f"{FLEET}?q=tag:env=prod")
-    assert len(queries) == 14  # and how many match
+    assert len(queries) == 15  # and how many match
 
 
 def test_a_filter_a_sort_and_a_page_live_in_the_url(client_as, fleet):
@@ -205,7 +205,7 @@ def test_what_is_typed_takes_as_few_queries_as_a_page(client_as, fleet):
     typed(client, "api")
     with CaptureQueriesContext(connection) as queries:
         typed(client, "env=prod and not cluster=db")
-    assert len(queries) == 10  # a page's with a filter, but for saved filters and the sidebar's three
+    assert len(queries) == 11  # a page's with a filter, but for saved filters and the sidebar's three
 
 
 def test_completion_and_preview_answer_as_json(client_as, fleet):
