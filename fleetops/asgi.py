@@ -8,8 +8,10 @@ from django.core.asgi import get_asgi_application
 
 import fleetops.celery  # noqa: F401  (the broker of the tasks that pages hand to workers)
 
-web = get_asgi_application()
+_pages = get_asgi_application()
 
-from sessions_app.asgi import terminal_application  # needs the applications that the line above has loaded
+from fleetops.monitoring import Watched  # these need the applications that the line above has loaded
+from sessions_app.asgi import terminal_application
 
-terminal = terminal_application()
+web = Watched(_pages, "web", has_lifespan=False)
+terminal = Watched(terminal_application(), "terminal", has_lifespan=True)

@@ -4,6 +4,8 @@ import os
 
 from celery import Celery
 
+from fleetops import taskwatch  # noqa: F401  (it connects itself to what Celery tells)
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetops.settings")
 
 app = Celery("fleetops")

@@ -317,26 +317,43 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 
+# --- Numbers ---------------------------------------------------------------------------------------------------------
+# /metrics of web and terminal is for this machine, for these networks, and for who sends this token.
+METRICS_NETWORKS = env_networks("FLEETOPS_METRICS_NETWORKS")
+METRICS_TOKEN = env_password("FLEETOPS_METRICS_TOKEN")
+if METRICS_TOKEN and len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured("FLEETOPS_METRICS_TOKEN has less than 16 characters; make a longer one.")
+# The worker's /metrics; beat's is on the next port. 0: they have none.
+METRICS_PORT = env_int("FLEETOPS_METRICS_PORT", 0, high=65534)
+
 # --- Logs ------------------------------------------------------------------------------------------------------------
 LOG_LEVEL = env_str("FLEETOPS_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = env_str("FLEETOPS_LOG_FORMAT", "line" if _EMBEDDED else "json", choices=("line", "json"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "filters": {"without_ticks": {"()": "fleetops.logs.WithoutTicks"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"},
+        "json": {"()": "fleetops.logs.json_formatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "botocore": {"level": "WARNING"},
         "boto3": {"level": "WARNING"},
         "urllib3": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
+        # A line for each page is for programs to read; a person who reads along asks for DEBUG.
+        "fleetops.access": {"level": "WARNING" if LOG_FORMAT == "line" and LOG_LEVEL == "INFO" else LOG_LEVEL},
         "django.channels.server": {"level": "WARNING"},
         # uvicorn has set up its own by then: a line for each websocket, in another format than all others.
         "uvicorn": {"level": "WARNING", "handlers": [], "propagate": True},
         "uvicorn.error": {"level": "WARNING"},
         # A line for each tick and each task drowns what a person looks for; failures are warnings and errors.
-        "celery.beat": {"filters": ["without_ticks"]},
+        # Both say at INFO that they are up, for which the supervisor waits, whatever the level of all others.
+        "celery.beat": {"filters": ["without_ticks"], "level": "INFO"},
+        "celery.apps.worker": {"level": "INFO"},
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
     },

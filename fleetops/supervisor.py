@@ -254,9 +254,13 @@ class Log:
 
     def __init__(self, output: IO[str]) -> None:
         self.output = output
+        self.is_json = (os.environ.get("FLEETOPS_LOG_FORMAT") or "line") == "json"
         self.colour = output.isatty() and not os.environ.get("NO_COLOR")
 
     def line(self, part: str, text: str) -> None:
+        if self.is_json:
+            self.write(as_json(part, text) + "\n")
+            return
         label = f"{part:<8}"
         if self.colour:
             label = f"\033[{COLOURS.get(part, 0)}m{label}\033[0m"
@@ -270,6 +274,18 @@ class Log:
         with contextlib.suppress(BrokenPipeError):  # nobody reads any more; that is no reason to end the parts
             self.output.write(text)
             self.output.flush()
+
+
+def as_json(part: str, text: str) -> str:
+    """A line of a part as an object that names the part; what is one already keeps its fields."""
+    facts: dict[str, Any] = {}
+    if text.startswith("{"):
+        with contextlib.suppress(ValueError):
+            facts = json.loads(text)
+    if "event" not in facts:
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        facts = {"time": moment, "level": "info", "logger": f"fleetops.{part}", "event": text}
+    return json.dumps({"process": part} | facts)
 
 
 class LineReader(asyncio.Protocol):
@@ -382,7 +398,7 @@ def parts_of(plan: Plan) -> dict[str, Part]:
                 *(*celery, "worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "INFO"),
                 *("--without-gossip", "--without-mingle"),
             ],
-            ready_line=r"\bready\.$",
+            ready_line=r"\bready\.(\"|$)",
         )
     )
     schedule = plan.run / "beat-schedule"

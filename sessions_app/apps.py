@@ -1,5 +1,7 @@
 from django.apps import AppConfig
 
+from fleetops import metrics
+from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
@@ -20,5 +22,21 @@ class SessionsConfig(AppConfig):
             people = "person has" if count == 1 else "people have"
             return f"{count} {people} a shell open in {account}. End it first, or wait for its end." if count else ""
 
+        chunks = self.get_model("RecordingChunk").objects
+
+        def oldest():
+            at = chunks.filter(sent_at=None).order_by("sealed_at").values_list("sealed_at", flat=True).first()
+            yield (), (now() - at).total_seconds() if at else 0
+
+        metrics.ask(
+            "fleetops_recording_chunks_unsent",
+            "Sealed pieces of recordings that the store does not have yet.",
+            (),
+            lambda: [((), chunks.filter(sent_at=None).count())],
+        )
+        metrics.ask("fleetops_recording_unsent_oldest_seconds", "Age of the oldest of them.", (), oldest)
+        metrics.ask(
+            "fleetops_sessions_live", "Sessions that are opening or open.", (), lambda: [((), sessions.live().count())]
+        )
         show_count("sessions:list", live)
         hold_removal(holds)

@@ -1,4 +1,4 @@
-"""The terminal process's ASGI application: terminal websockets, a health check, nothing else."""
+"""The terminal process's ASGI application: terminal websockets, nothing else."""
 
 from __future__ import annotations
 
@@ -63,10 +63,9 @@ class TerminalApplication:
 
 
 async def _answer_http(scope: Scope, send: Send) -> None:
-    is_health = scope["path"] == "/healthz"
-    body = b"ok\n" if is_health else b"This port takes terminals' websockets only.\n"
+    body = b"This port takes terminals' websockets only.\n"
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200 if is_health else 404, "headers": headers})
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
     await send({"type": "http.response.body", "body": body if scope.get("method") != "HEAD" else b""})
 
 

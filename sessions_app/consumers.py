@@ -166,6 +166,7 @@ class TerminalConsumer:
         user = scope["user"]
         if not user.is_authenticated:
             raise Closed(NOT_LOGGED_IN, "Log in to open a terminal.")
+        context.user, context.session = str(user.pk), str(scope["session_id"])
         attach = await _first_message(peer)
         log_in = scope["session"]  # read by now, for the user
         mfa_at, reason = log_in.get("mfa_at"), services.reason_given(log_in, scope["session_id"])

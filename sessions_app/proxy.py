@@ -17,6 +17,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.db import DatabaseError
 
+from fleetops import metrics
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
 from fleetops.clock import now, steady
@@ -63,18 +64,23 @@ END_SECONDS = 2.0  # until browsers are told of an end that the database has not
 END_RETRY_SECONDS = 2.0
 MAX_COLS, MAX_ROWS = 1000, 500
 
+_BYTES_IN, _BYTES_OUT = metrics.TERMINAL_BYTES.labels("in"), metrics.TERMINAL_BYTES.labels("out")
+
 
 class Over(Exception):
-    """The session ends, for this reason in words. `terminate`: AWS does not know it yet, or may not."""
+    """The session ends, for this reason and of this kind. `terminate`: AWS does not know it yet, or may not."""
 
-    def __init__(self, reason: str, *, terminate: bool = True) -> None:
+    def __init__(self, reason: str, *, terminate: bool = True, kind: str = "other") -> None:
         super().__init__(reason)
         self.reason = reason
         self.terminate = terminate
+        self.kind = kind  # as fleetops_terminal_sessions_ended_total counts it
 
 
 class Listener(Protocol):
     """A reader, as its proxy sees it. Neither call may wait."""
+
+    seen: int  # all output before this offset is on its screen
 
     def wake(self) -> None:
         """The journal has grown, or the session is over."""
@@ -164,7 +170,15 @@ class Proxy:
         """Begin."""
         # What it does later is not the doing of the browser that happened to attach first.
         context = contextvars.copy_context()
-        context.run(current.set, RequestContext("", self.session.source_address, "terminal"))
+        about = RequestContext(
+            # The session's own id: CloudTrail's StartSession bears it in its userAgent.
+            self.session.pk.hex,
+            self.session.source_address,
+            "terminal",
+            user=str(self.session.user_id),
+            session=str(self.session.pk),
+        )
+        context.run(current.set, about)
         self.task = self._loop.create_task(self._run(), name=f"proxy {self.session.pk}", context=context)
 
     # For readers
@@ -177,6 +191,11 @@ class Proxy:
     def is_finishing(self) -> bool:
         """Its end has begun."""
         return self._over is not None
+
+    def lag(self) -> int:
+        """Bytes of output that the reader furthest behind has not shown."""
+        end = self.journal.output_end
+        return max((end - listener.seen for listener in list(self.listeners)), default=0)
 
     def add(self, listener: Listener) -> None:
         self.listeners.add(listener)
@@ -256,10 +275,10 @@ class Proxy:
         self._size_is_due = True
         self._send_pending()
 
-    def end(self, reason: str, *, terminate: bool = True) -> None:
+    def end(self, reason: str, *, terminate: bool = True, kind: str = "other") -> None:
         """End the session; again it does nothing."""
         if self._over is None and not self._is_let_go:
-            self._over = Over(reason, terminate=terminate)
+            self._over = Over(reason, terminate=terminate, kind=kind)
             self._room.set()
             if self._live is not None and not self._is_starting:
                 self._live.cancel()
@@ -294,6 +313,7 @@ class Proxy:
                 data = bytes(self._pending[:room])
                 del self._pending[:room]
                 numbers = self.channel.send_input(data, now=steady())
+                _BYTES_IN.inc(len(data))
                 self._note_input(numbers[-1])
         except JournalFull:
             self._journal_is_full()
@@ -383,6 +403,7 @@ class Proxy:
             self.active_at = self._loop.time()
             self._is_unsealed()
             self._unwritten += outputs
+            _BYTES_OUT.inc(sum(len(data) for data, _ in outputs))
         self._write_down()
         if (is_acknowledged and self._pending) or self._size_is_due:
             self._send_pending()
@@ -391,7 +412,7 @@ class Proxy:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
         if closed is not None:
-            self.end(closed.output.strip() or "The shell has ended.", terminate=False)
+            self.end(closed.output.strip() or "The shell has ended.", terminate=False, kind="shell")
 
     def _write_down(self) -> None:
         """Append what was received; on a full journal read no more until there is room."""
@@ -592,6 +613,7 @@ class Proxy:
         try:
             stream = await self._threads.aws(streams.start, session)
             session.ssm_session_id = stream.session_id
+            metrics.TERMINAL_OPENED.inc()
             self._access = stream.access
             # A shell without a handshake takes its size before its first prompt, which then has the right width.
             self.channel = self._new_channel(State.OPEN if stream.is_embedded else None)
@@ -659,6 +681,7 @@ class Proxy:
             await asyncio.wait({writing}, timeout=END_SECONDS)
             self.end_reason = over.reason
             self.status = "ended"
+            metrics.TERMINAL_ENDED.labels(over.kind).inc()
             for listener in list(self.listeners):
                 listener.wake()
             await writing
@@ -732,14 +755,14 @@ class Proxy:
         if self.status != "open":
             return
         if moment - self.active_at > settings.SESSION_IDLE_SECONDS:
-            self.end(f"Ended after {in_words(settings.SESSION_IDLE_SECONDS)} without input or output.")
+            self.end(f"Ended after {in_words(settings.SESSION_IDLE_SECONDS)} without input or output.", kind="idle")
         elif self.detached_at is not None and moment - self.detached_at > settings.SESSION_DETACHED_SECONDS:
-            self.end(f"Ended after {in_words(settings.SESSION_DETACHED_SECONDS)} without a browser.")
+            self.end(f"Ended after {in_words(settings.SESSION_DETACHED_SECONDS)} without a browser.", kind="detached")
         elif (
             self.session.started_at is not None
             and (now() - self.session.started_at).total_seconds() > settings.SESSION_LONGEST_SECONDS
         ):
-            self.end(f"Ended: a session lasts at most {in_words(settings.SESSION_LONGEST_SECONDS)}.")
+            self.end(f"Ended: a session lasts at most {in_words(settings.SESSION_LONGEST_SECONDS)}.", kind="longest")
 
     def seal_if_due(self) -> None:
         """Seal a chunk if there is enough, or for long enough. Called four times a second."""

@@ -17,6 +17,7 @@ from django.db import DatabaseError
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from fleetops import metrics
 from fleetops.clock import now
 
 from . import services, spool
@@ -106,6 +107,15 @@ class Terminals:
         self.owner = f"[{host}]:{port}:{self._token}" if ":" in host else f"{host}:{port}:{self._token}"
         for work in (self._beat, self._seal, self._listen, self._tidy, self._watch_spool, self.visitors.look):
             self._tasks.append(asyncio.create_task(work(), name=f"terminals {work.__name__}"))
+        metrics.SPOOL_QUOTA.set(settings.SPOOL_QUOTA_BYTES)
+        metrics.TERMINAL_LIVE.set_function(lambda: len(self.proxies))
+        metrics.ask(
+            "fleetops_terminal_lag_bytes",
+            "Output in journals that the browser furthest behind has not shown yet.",
+            (),
+            lambda: [((), max((proxy.lag() for proxy in list(self.proxies.values())), default=0))],
+            database=False,
+        )
         logger.info("terminal process ready host=%s relay_port=%d", self.host, port)
 
     async def stop(self) -> None:
@@ -233,7 +243,9 @@ class Terminals:
             proxy.hold_input(silent > settings.DATABASE_HOLD_SECONDS)
             if silent > settings.DATABASE_GONE_SECONDS:
                 length = in_words(settings.DATABASE_GONE_SECONDS)
-                proxy.end(f"FleetOps could not reach its database for {length}, so nobody could be checked.")
+                proxy.end(
+                    f"FleetOps could not reach its database for {length}, so nobody could be checked.", kind="database"
+                )
 
     async def _look(self, session_ids: list[UUID], *, beat: bool) -> None:
         """Carry out what the database says of these sessions."""
@@ -247,9 +259,9 @@ class Terminals:
                 logger.warning("another process took the session session=%s", pk)
                 proxy.let_go()
             elif order.end_requested_by:
-                proxy.end(f"Ended by {order.end_requested_by}.")
+                proxy.end(f"Ended by {order.end_requested_by}.", kind="person")
             elif order.taken_away:
-                proxy.end(f"Ended: {order.taken_away}.")
+                proxy.end(f"Ended: {order.taken_away}.", kind="access")
 
     async def _seal(self) -> None:
         while True:
@@ -304,10 +316,12 @@ class Terminals:
         while True:
             await asyncio.sleep(SPOOL_LOOK_SECONDS)
             try:
-                over = await self.threads.sealing(spool.spool_bytes) - settings.SPOOL_QUOTA_BYTES
+                size = await self.threads.sealing(spool.spool_bytes)
             except OSError:
                 logger.exception("the spool cannot be measured")
                 continue
+            metrics.SPOOL_BYTES.set(size)
+            over = size - settings.SPOOL_QUOTA_BYTES
             proxies = sorted(self.proxies.values(), key=lambda proxy: -proxy.journal.size)
             for proxy in proxies:
                 if over > 0:

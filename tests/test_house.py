@@ -16,9 +16,9 @@ PRODUCT = ("fleetops", "sessions_app", "patching", "statemgr")
 WINGS = {"sessions_app", "patching", "statemgr"}
 
 # Joins the rooms or starts them; nothing below imports it.
-ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap"}
+ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap", "taskwatch", "monitoring"}
 
-_GROUND = {"errors", "clock", "env", "targets", "fetch"}
+_GROUND = {"errors", "clock", "env", "targets", "fetch", "metrics"}
 _AUDIT = _GROUND | {"web"}
 _IDENTITY = _AUDIT | {"audit", "vault"}
 _DECIDERS = _IDENTITY | {"identity", "transitions"}
@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "env": set(),
     "targets": {"errors"},
     "fetch": {"errors", "clock"},
-    "logs": set(),
+    "logs": {"web"},
+    "metrics": set(),
+    "presence": set(),
     "processes": set(),
     "messages": set(),
     "batches": {"messages"},
@@ -43,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "awsapi": set(),
     "documents": set(),
     "schedules": {"clock", "errors"},
-    "aws": {"clock", "errors"},
+    "aws": {"clock", "errors", "metrics"},
     "vault": _GROUND,
     "transitions": _GROUND,
     "web": _GROUND,
@@ -92,8 +94,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sessions_app",
         "review",
     },
-    "asgi": {"sessions_app", "celery"},
-    "celery": set(),
+    "asgi": {"sessions_app", "celery", "monitoring"},
+    "monitoring": {"metrics", "presence"},
+    "taskwatch": {"metrics", "presence", "clock", "web"},
+    "celery": {"taskwatch"},
     "prepare": set(),
     "supervisor": {"processes", "prepare", "errors"},
     "bootstrap": {"errors"},

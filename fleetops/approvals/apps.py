@@ -1,5 +1,6 @@
 from django.apps import AppConfig
 
+from fleetops import metrics
 from fleetops.clock import now
 from fleetops.web.navigation import show_count
 
@@ -10,4 +11,10 @@ class ApprovalsConfig(AppConfig):
 
     def ready(self):
         requests = self.get_model("ApprovalRequest").objects
+        metrics.ask(
+            "fleetops_approvals_open",
+            "Requests that wait for an answer.",
+            (),
+            lambda: [((), requests.open(now()).count())],
+        )
         show_count("approvals:list", lambda user: str(requests.waiting_for(user, now()).count() or ""))

@@ -20,6 +20,7 @@ from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import create_loader
 from botocore.utils import parse_timestamp as botocore_parse_timestamp
 
+from . import calls
 from .errors import aws_call
 
 # A role assumed from a role is good for one hour at most, whatever the role's own maximum [AWS STS, role chaining].
@@ -96,6 +97,7 @@ def client(
                 verify=_ca_file(access),
                 config=_config(service, access, attempts),
             )
+        calls.watch(made, account=access.account_id, region=region)
         _clients[key] = made
         if len(_clients) > MOST_CLIENTS:
             _clients.popitem(last=False)
@@ -147,6 +149,7 @@ def _session(
             verify=_ca_file(access),
             config=_config("sts", access, DEFAULT_ATTEMPTS),
         )
+        calls.watch(sts, account=access.account_id, region=region)
         session = _new_session("")
         session._credentials = DeferredRefreshableCredentials(
             refresh_using=lambda: _assume(sts, request), method="assume-role"

@@ -19,6 +19,8 @@ class RequestContext:
     # Unix seconds at which the user of that id gave a second factor in the log-in that this belongs to, if they did.
     second_factor: Callable[[str], float | None] = lambda user_id: None
     denial_recorded: bool = False  # audit.record.deny sets it, so that one refusal makes one row
+    user: str = ""  # id of whoever is logged in, for the log
+    session: str = ""  # id of the terminal session that it is about, for the log
 
 
 _NOWHERE = RequestContext()  # outside of every request; nobody writes to it
@@ -27,7 +29,14 @@ current: ContextVar[RequestContext] = ContextVar("fleetops_request_context", def
 
 @contextmanager
 def within(source: str, *, request_id: str = "", source_address: str = "") -> Iterator[RequestContext]:
-    """Run a block, or as a decorator a whole function, in a context of its own: `@within("worker")` below a task."""
+    """Run a block, or as a decorator a whole function, in a context of its own: `@within("worker")` below a task.
+
+    Inside of one with the same source it is part of that: a task that a page handed over keeps the page's request id.
+    """
+    outer = current.get()
+    if outer.source == source and not request_id and not source_address:
+        yield outer
+        return
     context = RequestContext(request_id or uuid7().hex, source_address, source)
     token = current.set(context)
     try:

@@ -10,12 +10,19 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import resolve_url
 from whitenoise.middleware import WhiteNoiseMiddleware
 
+from fleetops import metrics
+from fleetops.clock import monotonic
 from fleetops.errors import Denied, UserError
 
 from .context import within
 from .views import denied, user_error
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("fleetops.access")
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Last parts of the names of routes that an open page asks again and again.
+_TICKS = frozenset({"live", "counts", "panel", "palette"})
 
 
 class StaticFilesMiddleware(WhiteNoiseMiddleware):
@@ -48,11 +55,39 @@ class RequestContextMiddleware:
         with within("browser", source_address=request.META.get("REMOTE_ADDR", "")) as context:
             request.audit_context, request.request_id = context, context.request_id
             context.second_factor = partial(_second_factor, request)
+            began = monotonic()
             response = self.get_response(request)
+            _log_access(request, response, monotonic() - began)
             response["X-Request-Id"] = context.request_id
             # What one person was shown is nobody else's, in no proxy's cache and not by "Back" after a log-out.
             response.setdefault("Cache-Control", "private, no-store")
             return response
+
+
+def route_of(request) -> str:
+    """The name of the address that was asked for, as in sessions:open; without the ids in it, and few of them."""
+    found = getattr(request, "resolver_match", None)
+    return (found.view_name or "unnamed") if found else "none"
+
+
+def _log_access(request, response, seconds: float) -> None:
+    route = route_of(request)
+    metrics.HTTP_REQUESTS.labels(_method(request), route, str(response.status_code)).inc()
+    metrics.HTTP_SECONDS.labels(route).observe(seconds)
+    is_tick = route.rpartition(":")[2] in _TICKS and request.method == "GET"
+    access.log(
+        logging.DEBUG if is_tick else logging.INFO,
+        "page answered method=%s route=%s status=%d ms=%d",
+        _method(request),
+        route,
+        response.status_code,
+        seconds * 1000,
+    )
+
+
+def _method(request) -> str:
+    """Its method; "other" for one that somebody has made up."""
+    return request.method if request.method in _METHODS else "other"
 
 
 def _second_factor(request, user_id: str) -> float | None:
@@ -63,6 +98,14 @@ def _second_factor(request, user_id: str) -> float | None:
 
 class LoginRequiredMiddleware(DjangoLoginRequiredMiddleware):
     """Django's, and for htmx a redirect of the whole page: a log-in form must not land inside of a table."""
+
+    def process_view(self, request, view_func, view_args, view_kwargs):
+        answer = super().process_view(request, view_func, view_args, view_kwargs)
+        # Asked of nobody who has not been looked up: a page for all costs no query more.
+        user = getattr(request, "_cached_user", None)
+        if user is not None and user.is_authenticated:
+            request.audit_context.user = str(user.pk)
+        return answer
 
     def handle_no_permission(self, request, view_func):
         if not getattr(request, "htmx", None):

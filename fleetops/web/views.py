@@ -1,13 +1,10 @@
-"""Pages for when something is not right, and the health check."""
+"""Pages for when something is not right."""
 
 import logging
 import secrets
 import sys
 from urllib.parse import urlsplit, urlunsplit
 
-from django.contrib.auth.decorators import login_not_required
-from django.db import connection
-from django.db.utils import DatabaseError
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -24,19 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Crockford's base 32: no letter that reads like a digit, for an id that is told over the telephone.
 _ERROR_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-@never_cache
-@login_not_required
-def healthz(request):
-    """200 while this process reaches the database, else 503. Tells nothing else, since anybody may ask."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        logger.warning("health check failed", exc_info=True)
-        return JsonResponse({"status": "database unreachable"}, status=503)
-    return JsonResponse({"status": "ok"})
 
 
 @never_cache

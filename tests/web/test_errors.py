@@ -139,21 +139,6 @@ def test_an_old_page_cannot_act(roles):
     assert answer.status_code == 403 and "This page was too old" in answer.content.decode()
 
 
-def test_health_tells_whether_the_database_is_there_and_nothing_else(client, monkeypatch):
-    answer = client.get("/healthz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
-
-    from django.db import connection
-    from django.db.utils import OperationalError
-
-    def gone():
-        raise OperationalError("no server at 10.0.0.1")
-
-    monkeypatch.setattr(connection, "cursor", gone)
-    answer = client.get("/healthz")
-    assert (answer.status_code, answer.json()) == (503, {"status": "database unreachable"})
-
-
 def test_nothing_inline_is_in_a_page(client, viewer):
     for path in ("/t/mendable/", "/nothing/here/", "/t/refused/"):
         page = client.get(path).content.decode()

@@ -61,7 +61,6 @@ def deed(to: frozenset[str], yes: int = 302, no: int = 403, **besides: int) -> d
 # user has all of a session: test_a_session_is_its_users. Forms are posted empty but for FORMS.
 DOORS: dict[str, dict[str, Rule]] = {
     "home": page(ALL, 302),
-    "web:healthz": page(ALL),
     "web:counts": page(ALL),  # of what one may see
     "identity:login": page(ALL, 302) | deed(ALL, 302),  # who is in already goes on
     "identity:logout": deed(ALL),
@@ -150,9 +149,9 @@ DOORS: dict[str, dict[str, Rule]] = {
     "review:event": page(REVIEW),
     "review:prove": deed(REVIEW),
 }
-OPEN_TO_ALL = {"web:healthz": ("GET",), "identity:login": ("GET", "POST"), "identity:code": ()}
+OPEN_TO_ALL = {"identity:login": ("GET", "POST"), "identity:code": ()}
 # What Django's own redirect takes besides; it tells nobody anything.
-ANY_METHOD = {"home", "web:healthz"}
+ANY_METHOD = {"home"}
 
 
 def names(patterns, namespace: str = "") -> Iterator[str]:
