@@ -7,6 +7,7 @@ stays so. As JSON the pairs are fields of their own, beside time, level, logger,
 from __future__ import annotations
 
 import logging
+import math
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +45,7 @@ def parted(template: str, args: Any) -> tuple[str, dict[str, Any]]:
         value = values.pop(0)
         if not key:
             return conversion % (value,)
-        pairs[key] = value if isinstance(value, int | float | bool | None) else conversion % (value,)
+        pairs[key] = _value(value, conversion)
         return ""
 
     if args:
@@ -61,6 +62,19 @@ def parted(template: str, args: Any) -> tuple[str, dict[str, Any]]:
         words = _WRITTEN.sub("", words)
     words = re.sub(r"\s+([:;,.])", r"\1", " ".join(words.split())).strip(" :;,")
     return (words, pairs) if words else (template % args if args else template, {})
+
+
+def _value(value: Any, conversion: str) -> Any:
+    """A number stays one, as exact as the line shows it; all else is text."""
+    if value is None or isinstance(value, bool):
+        return value
+    text = conversion % (value,)
+    if isinstance(value, int | float) and math.isfinite(value):
+        try:
+            return int(text) if conversion[-1] in "diu" or isinstance(value, int) else float(text)
+        except ValueError:  # as in %x
+            return text
+    return text
 
 
 def _facts(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 PROFILE = env_str("FLEETOPS_PROFILE", "embedded", choices=("embedded", "production"))
 _EMBEDDED = PROFILE == "embedded"
+LOCK_FILE = BASE_DIR / "requirements" / ("embedded.txt" if _EMBEDDED else "production.txt")  # what is installed
 
 # All state of this installation: database, secrets, recordings, the embedded endpoint.
 HOME = Path(env_str("FLEETOPS_HOME", str(BASE_DIR / ".fleetops"))).resolve()
@@ -59,6 +60,7 @@ INSTALLED_APPS = [
     "fleetops.inventory",
     "sessions_app",
     "fleetops.review",
+    "fleetops.doctor",
 ]
 
 MIDDLEWARE = [
@@ -343,6 +345,14 @@ LOGGING = {
         "botocore": {"level": "WARNING"},
         "boto3": {"level": "WARNING"},
         "urllib3": {"level": "WARNING"},
+        # At DEBUG these write every header and frame: a data channel's token, a browser's cookie, keystrokes.
+        "websockets": {"level": "WARNING"},
+        "asyncio": {"level": "WARNING"},
+        # And these a task's arguments, or each query and its values.
+        "celery": {"level": "INFO"},
+        "kombu": {"level": "INFO"},
+        "amqp": {"level": "INFO"},
+        "django.db.backends": {"level": "INFO"},
         "axes": {"level": "WARNING"},
         # A line for each page is for programs to read; a person who reads along asks for DEBUG.
         "fleetops.access": {"level": "WARNING" if LOG_FORMAT == "line" and LOG_LEVEL == "INFO" else LOG_LEVEL},

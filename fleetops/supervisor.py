@@ -475,7 +475,10 @@ class Supervisor:
         start.cancel()
         await self.stop()
         if self.failure:
-            self.log.write(f"\n{self.failure}\n")
+            if self.log.is_json:
+                self.log.say(str(self.failure))
+            else:
+                self.log.write(f"\n{self.failure}\n")
             return 1
         return 0
 
@@ -791,6 +794,10 @@ class Supervisor:
                 "to try the aws CLI on it: .venv/bin/fleetops status"
             )
         rows.append(f"up in {time.monotonic() - self.began:.1f} s; Ctrl-C stops everything")
+        if self.log.is_json:
+            for row in rows:
+                self.log.say(row)
+            return
         bold = ("\033[1m", "\033[0m") if self.log.colour else ("", "")
         self.log.write("\n" + f"  {bold[0]}{rows[0]}{bold[1]}\n" + "".join(f"  {row}\n" for row in rows[1:]) + "\n")
 

@@ -16,7 +16,7 @@ PRODUCT = ("fleetops", "sessions_app", "patching", "statemgr")
 WINGS = {"sessions_app", "patching", "statemgr"}
 
 # Joins the rooms or starts them; nothing below imports it.
-ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap", "taskwatch", "monitoring"}
+ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap", "taskwatch"}
 
 _GROUND = {"errors", "clock", "env", "targets", "fetch", "metrics"}
 _AUDIT = _GROUND | {"web"}
@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "patching": _WINGS,
     "statemgr": _WINGS,
     "review": _WINGS | WINGS | {"wire", "awsapi"},
+    "doctor": _WINGS | WINGS | {"monitoring", "presence"},
     "cli": {"wire", "errors"},
     # The roof.
     "settings": {"env", "vault"},

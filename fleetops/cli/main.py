@@ -2,6 +2,7 @@
 
     fleetops up                 start FleetOps in the foreground, as `make up` does once everything is built
     fleetops status [--json]    addresses, processes, and how to try the aws CLI on the embedded endpoint
+    fleetops doctor [--json]    what is wrong with this installation, and what to do; ends with 0, 1 or 2
     fleetops manage ...         Django's manage.py, in the environment of this installation
 
 Exit codes: 0 done, 1 it cannot be done (said in words), 2 wrong usage, 3 (status) FleetOps does not run.
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     show = verbs.add_parser("status", help="addresses, processes, and how to try the aws CLI")
     show.add_argument("--json", action="store_true", help="for programs")
     show.set_defaults(do=show_status)
+    doctor = verbs.add_parser("doctor", help="what is wrong with this installation, and what to do")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(do=look)
     verbs.add_parser("manage", help="Django's manage.py in this installation's environment: fleetops manage migrate")
     return top
 
@@ -57,6 +61,10 @@ def manage(words: Sequence[str]) -> int:
     """Become manage.py, which finds the database, the broker and AWS where the running installation has them."""
     script = installation.ROOT / "manage.py"
     os.execve(sys.executable, [sys.executable, str(script), *words], {**os.environ, **installation.environment()})
+
+
+def look(chosen: argparse.Namespace) -> int:
+    return manage(["doctor", *(["--json"] if chosen.json else [])])
 
 
 def show_status(chosen: argparse.Namespace) -> int:
