@@ -289,7 +289,7 @@ def on_error(exception: Exception, context: dict) -> Response:
         said = "; ".join(f"{name}: {' '.join(texts)}" if name else " ".join(texts) for name, texts in errors.items())
         return problem(400, said, errors=errors)
     if isinstance(exception, exceptions.Throttled):
-        answer = problem(429, f"That were too many calls in one minute; go on in {exception.wait} s.")
+        answer = problem(429, f"These were too many calls for one minute; go on in {exception.wait} s.")
         answer["Retry-After"] = str(exception.wait)
         return answer
     if isinstance(exception, exceptions.APIException):
