@@ -172,6 +172,7 @@ def instance(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         "instance": found,
         "shell": shell,
         "may_read_policy": request.user.has_perm("policy.view_rule"),
+        "may_review": request.user.has_perm("audit.view_auditevent"),
         "readiness": readiness_of(found, now=now()),
         "tags": sorted(found.tags.items()),
         "may_connect": request.user.has_perm(MAY_CONNECT),

@@ -4,6 +4,7 @@ import json
 import uuid
 
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
@@ -13,6 +14,7 @@ from fleetops.audit.models import AuditEvent, AuditSeal, Outcome
 from fleetops.audit.record import digest
 from fleetops.audit.services import verify_and_record
 from fleetops.clock import now
+from fleetops.inventory.models import Instance
 from fleetops.web.shortcuts import permission_required
 from sessions_app.models import TerminalSession
 
@@ -21,6 +23,7 @@ from .proof import chain_state
 
 # Links that are recomputed while the person waits, some 5 s; more are left to a worker.
 LINKS_AT_ONCE = 50_000
+SESSIONS_OF_A_PANEL, EVENTS_OF_A_PANEL = 50, 12  # the latest; the rest is a search of the log
 
 
 @require_safe
@@ -67,6 +70,18 @@ class _Row:
         self.event = event
         self.verb = words.verb(event)
         self.kind, self.icon = words.glyph(event)
+
+
+@require_safe
+@permission_required("audit.view_auditevent")
+def instance_panel(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    """What was done to an instance, and in its latest sessions; for the instance's page."""
+    instance = get_object_or_404(Instance.objects.visible_to(request.user), pk=pk)
+    sessions = instance.terminal_sessions.order_by("-pk").values_list("pk", flat=True)[:SESSIONS_OF_A_PANEL]
+    about = Q(target_id=str(instance.pk)) | Q(session_id__in=[str(session) for session in sessions])
+    events = AuditEvent.objects.filter(about).order_by("-pk")[:EVENTS_OF_A_PANEL]
+    context = {"instance": instance, "rows": [_Row(event) for event in events]}
+    return render(request, "review/_instance.html", context)
 
 
 @require_safe

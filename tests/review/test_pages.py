@@ -111,7 +111,11 @@ def test_facets_count_and_choose(client, auditor):
     page = page_of(client, "?q=outcome:denied")
     done = re.search(r'aria-checked="(\w+)" href="([^"]*)">[^/]*/span><span class="truncate" title="Done">Done</span>'
                      r'<span class="num">(\d+)', page)  # fmt: skip
-    assert done.groups() == ("false", "?q=outcome%3Adenied%2Cdone", "8")  # three, and that the roles and their four rules were made
+    assert done.groups() == (
+        "false",
+        "?q=outcome%3Adenied%2Cdone",
+        "8",
+    )  # three, and that the roles and their four rules were made
     assert re.search(r'aria-checked="true"[^>]*>[^/]*/span><span class="truncate" title="Denied">', page)
 
 
@@ -279,3 +283,35 @@ def test_nothing_inline_is_in_the_pages(client, auditor):
     (event,) = make_events(1)
     for page in (page_of(client, f"?open={event.pk}"), client.get(f"/audit/{event.pk}/").content.decode()):
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|\son[a-z]+=", page)
+
+
+# --- the panel of an instance ---
+
+
+def test_an_instances_page_shows_what_was_done_to_it_and_in_its_sessions(client, roles):
+    instance, other = make_instance(name="pay-1"), make_instance(name="pay-2")
+    session = make_session(user=make_user("maria", role="operator"), instance=instance)
+    elsewhere = make_session(user=make_user("noor", role="operator"), instance=other)
+    record("sessions.open", actor=session.user, target=instance, session=session, reason="Ticket 7")
+    record("sessions.end", actor="worker", session=session)
+    record("sessions.open", actor=elsewhere.user, target=other, session=elsewhere)
+    client.force_login(make_user(role="auditor"), backend="django.contrib.auth.backends.ModelBackend")
+    page = client.get(instance.get_absolute_url()).content.decode()
+    assert f'hx-get="/audit/instance/{instance.pk}/"' in page
+    panel = client.get(f"/audit/instance/{instance.pk}/").content.decode()
+    assert "maria" in panel and "Ticket 7" in panel and "sessions.end" in panel
+    assert "noor" not in panel
+    assert panel.index("sessions.end") < panel.index("sessions.open")
+    client.force_login(make_user(role="operator"), backend="django.contrib.auth.backends.ModelBackend")
+    assert "/audit/instance/" not in client.get(instance.get_absolute_url()).content.decode()
+
+
+def test_an_instances_panel_takes_the_same_few_queries_however_much_was_done(client, roles, django_assert_num_queries):
+    instance = make_instance()
+    client.force_login(make_user(role="auditor"), backend="django.contrib.auth.backends.ModelBackend")
+    for _ in range(30):
+        record("sessions.open", actor="worker", target=instance)
+    client.get(f"/audit/instance/{instance.pk}/")
+    with django_assert_num_queries(7):
+        panel = client.get(f"/audit/instance/{instance.pk}/")
+    assert panel.content.decode().count("<tr>") == 13  # a head, and the latest twelve

@@ -129,7 +129,7 @@ function preview(input, parameters) {
       if (answer.error) return told.replaceChildren(answer.error);
       const names = answer.first.slice(0, 3).map((each) => each.name).join(", ");
       const count = `${answer.count.toLocaleString("en")} of ${answer.total.toLocaleString("en")} instances`;
-      told.replaceChildren(make("b", {}, count), names ? `: ${names}${answer.count > 3 ? ", …" : ""}. ` : ". ", answer.warning ? make("span", { class: "warn" }, answer.warning) : "");
+      told.replaceChildren(make("b", {}, count), names ? `: ${names}${answer.count > 3 ? ", … " : ". "}` : ". ", answer.warning ? make("span", { class: "warn" }, answer.warning) : "");
     } catch {
       if (turn === asked) told.replaceChildren("How many this selects cannot be told now.");
     }
