@@ -3,8 +3,9 @@
 import os
 
 from celery import Celery
+from celery.signals import heartbeat_sent
 
-from fleetops import taskwatch  # noqa: F401  (it connects itself to what Celery tells)
+from fleetops import pulse, taskwatch  # noqa: F401  (the second connects itself to what Celery tells)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetops.settings")
 
@@ -12,6 +13,14 @@ app = Celery("fleetops")
 app.set_default()  # in every thread: a page that hands a task over runs in one of its server's
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@heartbeat_sent.connect
+def _beat_of_a_worker(**_) -> None:
+    """A worker's main loop sends one every 2 s, through the broker."""
+    pulse.touch()
+
+
 app.conf.beat_schedule = {
     "inventory.read_queues": {
         "task": "fleetops.inventory.tasks.read_queues",

@@ -1,6 +1,8 @@
 """Bring the database and the home to what this version needs: migrations, roles, the first administrator, static files.
 
-    python -m fleetops.prepare
+    python -m fleetops.prepare [--no-static]
+
+--no-static is for an image that carries the collected files.
 
 One process for all of it, since Django's start is the larger part of each. Safe to repeat. The supervisor runs it
 before the product starts, and reads ADMINISTRATOR_MADE from its output. FLEETOPS_ADMIN_PASSWORD is the password.
@@ -8,6 +10,7 @@ before the product starts, and reads ADMINISTRATOR_MADE from its output. FLEETOP
 
 import io
 import os
+import sys
 
 ADMINISTRATOR = "admin"
 ADMINISTRATOR_MADE = f"made the administrator {ADMINISTRATOR}"
@@ -29,8 +32,9 @@ def main() -> None:
     call_command("make_admin", username=ADMINISTRATOR, stdout=io.StringIO())
     if is_new:
         print(ADMINISTRATOR_MADE, flush=True)
-    call_command("collectstatic", interactive=False, verbosity=0)
-    print("collected the static files", flush=True)
+    if "--no-static" not in sys.argv[1:]:
+        call_command("collectstatic", interactive=False, verbosity=0)
+        print("collected the static files", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
+from fleetops.env import env_bool, env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
 from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -18,7 +18,12 @@ HOME = Path(env_str("FLEETOPS_HOME", str(BASE_DIR / ".fleetops"))).resolve()
 PORT = env_int("FLEETOPS_PORT", 8080, high=65535)
 TERMINAL_PORT = env_int("FLEETOPS_TERMINAL_PORT", PORT + 1 if PORT else 0, high=65535)
 
-DEBUG = False
+# Shows the whole of an error, settings and variables among it, to whoever asks.
+DEBUG = env_bool("FLEETOPS_DEBUG", False)
+if DEBUG and not _EMBEDDED:
+    raise ImproperlyConfigured("FLEETOPS_DEBUG shows settings to whoever causes an error; production unsets it.")
+if env_str("FLEETOPS_CLOCK_FILE") and not _EMBEDDED:  # read by fleetops/clock.py
+    raise ImproperlyConfigured("FLEETOPS_CLOCK_FILE shifts the clock for tests; production unsets it.")
 _SECRETS = HOME / "secrets"
 SECRET_KEY = env_secret("FLEETOPS_SECRET_KEY", generated_file=_SECRETS / "django.key" if _EMBEDDED else None)
 # Keys the digest of every audit row; outside the database, so that whoever can write rows cannot forge them.
@@ -32,6 +37,19 @@ if not ALLOWED_HOSTS:
     raise ImproperlyConfigured("Set FLEETOPS_ALLOWED_HOSTS to the names under which people reach FleetOps.")
 if "*" in ALLOWED_HOSTS and not _EMBEDDED:
     raise ImproperlyConfigured("FLEETOPS_ALLOWED_HOSTS=* would believe any Host header; name the hosts.")
+# Proxies whose X-Forwarded-For and -Proto uvicorn is told to believe (--forwarded-allow-ips).
+TRUSTED_PROXIES = env_list("FLEETOPS_TRUSTED_PROXIES")
+if not _EMBEDDED:
+    if not TRUSTED_PROXIES:
+        raise ImproperlyConfigured(
+            "Set FLEETOPS_TRUSTED_PROXIES to the addresses of the proxy that ends TLS: without it every person "
+            "has the proxy's address in the audit log, and no page knows that it came over TLS."
+        )
+    if any("*" in proxy or proxy.endswith("/0") for proxy in TRUSTED_PROXIES):
+        raise ImproperlyConfigured(
+            "FLEETOPS_TRUSTED_PROXIES trusts everybody, who could then choose the address that FleetOps sees; "
+            "name the proxies."
+        )
 # Where browsers open terminals: "" means the page's own host with TERMINAL_PORT.
 TERMINAL_URL = env_str("FLEETOPS_TERMINAL_URL")
 # Origins that may open a terminal, as scheme://host:port; empty means the pages' own.
@@ -102,7 +120,7 @@ TEMPLATES = [
 ]
 
 # --- Database ------------------------------------------------------------------------------------------------------
-DATABASE_URL = env_str("FLEETOPS_DATABASE_URL", f"sqlite:///{HOME}/fleetops.sqlite3" if _EMBEDDED else "")
+DATABASE_URL = env_password("FLEETOPS_DATABASE_URL") or (f"sqlite:///{HOME}/fleetops.sqlite3" if _EMBEDDED else "")
 
 
 def database(url: str) -> dict:
@@ -155,7 +173,7 @@ DATABASES = {"default": database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Broker, cache, channel layer: one Valkey -----------------------------------------------------------------------
-VALKEY_URL = env_str("FLEETOPS_VALKEY_URL", f"unix://{HOME}/run/valkey.sock" if _EMBEDDED else "")
+VALKEY_URL = env_password("FLEETOPS_VALKEY_URL") or (f"unix://{HOME}/run/valkey.sock" if _EMBEDDED else "")
 if not VALKEY_URL:
     raise ImproperlyConfigured("Set FLEETOPS_VALKEY_URL, for example redis://valkey:6379.")
 
@@ -193,6 +211,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
+# Worker and beat touch this file while they live; `python -m fleetops.health pulse` looks at it. Empty: they do not.
+PULSE_FILE = env_str("FLEETOPS_PULSE_FILE")
+CELERY_BEAT_SCHEDULER = "fleetops.pulse:Scheduler"
 
 # --- Who may come in -------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "identity.User"

@@ -39,6 +39,8 @@ def ship_chunks() -> int:
         try:
             store.put(chunk.sha256, path)
         except FileNotFoundError:
+            if not RecordingChunk.objects.filter(pk=chunk.pk, sent_at=None).exists():
+                continue  # another worker of this host has just shipped it
             logger.error("a sealed chunk is missing session=%s chunk=%d", chunk.session_id, chunk.number)
             continue
         except OSError:

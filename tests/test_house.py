@@ -16,7 +16,19 @@ PRODUCT = ("fleetops", "sessions_app", "patching", "statemgr")
 WINGS = {"sessions_app", "patching", "statemgr"}
 
 # Joins the rooms or starts them; nothing below imports it.
-ROOF = {"settings", "urls", "api", "asgi", "celery", "prepare", "supervisor", "bootstrap", "taskwatch"}
+ROOF = {
+    "settings",
+    "urls",
+    "api",
+    "asgi",
+    "celery",
+    "prepare",
+    "supervisor",
+    "bootstrap",
+    "health",
+    "pulse",
+    "taskwatch",
+}
 
 _GROUND = {"errors", "clock", "env", "targets", "fetch", "metrics"}
 _AUDIT = _GROUND | {"web"}
@@ -98,7 +110,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "asgi": {"sessions_app", "celery", "monitoring"},
     "monitoring": {"metrics", "presence"},
     "taskwatch": {"metrics", "presence", "clock", "web"},
-    "celery": {"taskwatch"},
+    "celery": {"pulse", "taskwatch"},
+    "health": set(),
+    "pulse": set(),
     "prepare": set(),
     "supervisor": {"processes", "prepare", "errors"},
     "bootstrap": {"errors"},
@@ -318,12 +332,12 @@ def test_the_python_locks_bear_hashes_and_no_address():
 
 
 def test_what_runs_is_what_is_tested():
-    """dev.txt holds every pin of embedded.txt: `make test` tries the versions that `make up` installs."""
+    """dev.txt holds every pin of the others: `make test` tries the versions that `make up` and the image install."""
     pins = {
         name: set(re.findall(r"^(\S+==\S+)", text_of(ROOT / "requirements" / name), re.MULTILINE))
-        for name in ("embedded.txt", "dev.txt")
+        for name in ("production.txt", "embedded.txt", "dev.txt")
     }
-    assert pins["embedded.txt"] <= pins["dev.txt"]
+    assert pins["production.txt"] <= pins["embedded.txt"] <= pins["dev.txt"]
 
 
 def test_the_npm_lock_bears_hashes_and_no_address():

@@ -56,6 +56,9 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--nodes", choices=("demo", "none"), default="demo")
     options = parser.parse_args()
+    if options.nodes == "demo" and os.environ.get("FLEETOPS_PROFILE") == "production":
+        print("Demo nodes are not for production: start the endpoint with --nodes none.", file=sys.stderr)
+        return 1
     home = options.home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(home, 0o700)

@@ -16,6 +16,7 @@ PRODUCTION = {
     "FLEETOPS_ALLOWED_HOSTS": "fleetops.example.com",
     "FLEETOPS_DATABASE_URL": "postgresql://fleetops:hidden-word@db/fleetops",
     "FLEETOPS_VALKEY_URL": "redis://valkey:6379",
+    "FLEETOPS_TRUSTED_PROXIES": "10.1.2.3",
 }
 
 
@@ -65,6 +66,12 @@ def test_production_starts_with_what_it_needs_and_sends_cookies_over_tls_alone(t
         ),
         ({"FLEETOPS_MASTER_KEY_FILE": ""}, "Set FLEETOPS_MASTER_KEY_FILE to a key ring"),
         ({"FLEETOPS_MASTER_KEY_FILE": "/nowhere/master.key"}, "/nowhere/master.key cannot be read: No such file"),
+        ({"FLEETOPS_TRUSTED_PROXIES": ""}, "Set FLEETOPS_TRUSTED_PROXIES to the addresses of the proxy"),
+        ({"FLEETOPS_TRUSTED_PROXIES": "10.1.2.3,*"}, "name the proxies"),
+        ({"FLEETOPS_TRUSTED_PROXIES": "0.0.0.0/0"}, "name the proxies"),
+        ({"FLEETOPS_DEBUG": "1"}, "FLEETOPS_DEBUG shows settings to whoever causes an error"),
+        ({"FLEETOPS_CLOCK_FILE": "/tmp/clock.json"}, "FLEETOPS_CLOCK_FILE shifts the clock for tests"),
+        ({"FLEETOPS_DATABASE_URL": "", "FLEETOPS_DATABASE_URL_FILE": "/nowhere/url"}, "/nowhere/url cannot be read"),
         ({"FLEETOPS_PROFILE": "Production"}, "is none of embedded, production"),
     ],
 )
@@ -84,6 +91,27 @@ def test_production_refuses_a_key_ring_that_others_read_or_that_an_embedded_star
     made.chmod(0o640)
     code, said = start(tmp_path, **PRODUCTION, FLEETOPS_MASTER_KEY_FILE=str(made))
     assert code == 1 and f"chmod 600 {made}" in said.splitlines()[-1]
+
+
+def test_the_addresses_of_the_stores_may_be_secrets_in_files(tmp_path, master_key):
+    files = {}
+    for name, value in (("DATABASE", "postgresql://fleetops:word@db/fleet"), ("VALKEY", "redis://:word@valkey:6379")):
+        (tmp_path / name).write_text(value + "\n")
+        files |= {f"FLEETOPS_{name}_URL": "", f"FLEETOPS_{name}_URL_FILE": str(tmp_path / name)}
+    code = "from django.conf import settings as s; print(s.DATABASES['default']['NAME'], s.CELERY_BROKER_URL)"
+    said = start(tmp_path, code, **(PRODUCTION | master_key | files))
+    assert said == (0, "fleet redis://:word@valkey:6379/0\n")
+
+
+def test_an_endpoint_in_production_starts_no_demo_nodes(tmp_path):
+    command = [sys.executable, "-m", "fleetops.endpoint", "--home", tmp_path / "endpoint"]
+    environment = os.environ | {"FLEETOPS_PROFILE": "production"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Demo nodes are not for production: start the endpoint with --nodes none.\n",
+    )
+    assert not (tmp_path / "endpoint").exists()
 
 
 def test_pages_hand_their_tasks_to_our_broker_in_every_thread(tmp_path):
