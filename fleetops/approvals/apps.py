@@ -13,7 +13,7 @@ class ApprovalsConfig(AppConfig):
         requests = self.get_model("ApprovalRequest").objects
         metrics.ask(
             "fleetops_approvals_open",
-            "Requests that wait for an answer.",
+            "Requests that wait for an answer, or to be used.",
             (),
             lambda: [((), requests.open(now()).count())],
         )

@@ -1,13 +1,12 @@
 """May a deed be done now, as far as calendars go? Pure: the calendars that bind come in, an answer goes out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 
 from .periods import HORIZON, Period, between
-
-_STEP: Final = timedelta(days=35)  # expanded at a time, when looking ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,55 +51,41 @@ def gate(bindings: Sequence[Binding], at: datetime) -> Gate:
 
     The windows of several calendars add to each other; every freeze holds.
     """
-    holds = _holds(bindings, at)
-    return Gate(holds, _next_change(bindings, at, is_open=not holds))
+    coming = [(each, between(each.text, each.zone, at, at + HORIZON)) for each in bindings]
+    holds = [
+        Hold(binding.name, period.title or "a freeze", period.end)
+        for binding, periods in coming
+        if binding.is_freeze
+        for period in periods
+        if period.holds(at)
+    ]
+    windows = [(binding, periods) for binding, periods in coming if not binding.is_freeze]
+    if windows and not any(period.holds(at) for _, periods in windows for period in periods):
+        names = "”, “".join(binding.name for binding, _ in windows)
+        starts = [period.start for _, periods in windows for period in periods if period.start > at]
+        holds.append(Hold(names, "", min(starts, default=None)))
+    return Gate(tuple(holds), _next_change(coming, at, is_open=not holds))
 
 
-def _holds(bindings: Sequence[Binding], at: datetime) -> tuple[Hold, ...]:
-    holds = []
-    instant = at + timedelta(microseconds=1)
-    for binding in bindings:
-        if binding.is_freeze:
-            for period in between(binding.text, binding.zone, at, instant):
-                holds.append(Hold(binding.name, period.title or "a freeze", period.end))
-    windows = [binding for binding in bindings if not binding.is_freeze]
-    if windows and not any(between(each.text, each.zone, at, instant) for each in windows):
-        names = "”, “".join(each.name for each in windows)
-        holds.append(Hold(names, "", _next_start(windows, at)))
-    return tuple(holds)
-
-
-def _next_start(windows: Sequence[Binding], at: datetime) -> datetime | None:
-    for start, end in _spans(at):
-        starts = [period.start for period in _all(windows, start, end) if period.start > at]
-        if starts:
-            return min(starts)
-    return None
-
-
-def _next_change(bindings: Sequence[Binding], at: datetime, *, is_open: bool) -> datetime | None:
+def _next_change(coming: Sequence[tuple[Binding, Sequence[Period]]], at: datetime, *, is_open: bool) -> datetime | None:
     """The first moment after `at` at which the answer is the other one. Answers change at edges of periods alone."""
-    freezes = [each for each in bindings if each.is_freeze]
-    windows = [each for each in bindings if not each.is_freeze]
-    for start, end in _spans(at):
-        closed, opened = _all(freezes, start, end), _all(windows, start, end)
-        edges = sorted({edge for period in (*closed, *opened) for edge in (period.start, period.end) if edge > at})
-        for edge in edges:
-            if edge >= end:
-                break  # what holds there the next span knows
-            frozen = any(period.holds(edge) for period in closed)
-            is_open_then = not frozen and (not windows or any(period.holds(edge) for period in opened))
-            if is_open_then != is_open:
-                return edge
+    freezes = windows = 0  # how many hold
+    edges: list[
+        tuple[datetime, int, int]
+    ] = []  # when, and how many more or fewer freezes and windows hold from then on
+    for binding, periods in coming:
+        freeze, window = int(binding.is_freeze), int(not binding.is_freeze)
+        for period in periods:
+            if period.start > at:
+                edges.append((period.start, freeze, window))
+            else:
+                freezes, windows = freezes + freeze, windows + window
+            if period.end < at + HORIZON:  # what holds after it nobody has looked at
+                edges.append((period.end, -freeze, -window))
+    has_windows = any(not binding.is_freeze for binding, _ in coming)
+    for moment, at_once in groupby(sorted(edges), key=itemgetter(0)):
+        for _, freeze, window in at_once:
+            freezes, windows = freezes + freeze, windows + window
+        if (not freezes and (windows > 0 or not has_windows)) != is_open:
+            return moment
     return None
-
-
-def _spans(at: datetime) -> Iterable[tuple[datetime, datetime]]:
-    start = at
-    while start < at + HORIZON:
-        yield start, start + _STEP
-        start += _STEP
-
-
-def _all(bindings: Iterable[Binding], start: datetime, end: datetime) -> list[Period]:
-    return [period for each in bindings for period in between(each.text, each.zone, start, end)]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -42,7 +43,7 @@ def bindings(deed: str, facts: TargetFacts, calendars: Collection[Calendar] | No
     """The calendars that bind `deed` on the instance of `facts`. Give `calendars` to ask for many with one query."""
     found = []
     for calendar in standing() if calendars is None else calendars:
-        if (calendar.binds_everything or deed in calendar.deeds) and parse(calendar.targets).matches(facts):
+        if (calendar.binds_everything or deed in calendar.deeds) and _expression(calendar.targets).matches(facts):
             found.append(Binding(calendar.name, calendar.is_freeze, calendar.text, calendar.zone))
     return found
 
@@ -54,7 +55,12 @@ def standing() -> list[Calendar]:
 
 def ask(deed: str, facts: TargetFacts, at: datetime, calendars: Collection[Calendar] | None = None) -> Gate:
     """May `deed` be done on the instance of `facts` at `at`; why not, and when that changes."""
-    return gate(bindings(deed, facts, calendars), at)
+    return _answer(tuple(bindings(deed, facts, calendars)), at)
+
+
+# Ten thousand instances of one run are bound by a few sets of calendars.
+_expression = lru_cache(maxsize=1024)(parse)
+_answer = lru_cache(maxsize=16)(gate)
 
 
 # Keeping
@@ -155,6 +161,7 @@ def remove_entry(entry: Entry, *, actor: User) -> None:
 
 def _rewrite(calendar: Calendar) -> None:
     calendar.text, calendar.read_at = text_of(calendar), now()
+    periods.examine(calendar.text)
     calendar.save(update_fields=["text", "read_at"])
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleetops.calendars import periods
 from fleetops.calendars.gate import Binding, gate
 from fleetops.calendars.periods import MOST_BYTES, between, calendar_text, event_text, examine
+from fleetops.clock import monotonic
 from fleetops.errors import UserError
 
 BERLIN = "Europe/Berlin"
@@ -207,3 +209,99 @@ def test_the_answer_changes_exactly_when_it_says(spans, hour):
 
 def test_the_zone_of_a_calendar_is_known_to_this_machine():
     assert ZoneInfo(BERLIN).utcoffset(datetime(2026, 7, 1)) == timedelta(hours=2)
+
+
+def repeated(rule: str, start: str = "20260101T000000Z", length: str = "PT10M") -> str:
+    return event("SUMMARY:Often", f"DTSTART:{start}", f"DURATION:{length}", f"RRULE:{rule}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (repeated("FREQ=HOURLY", start="16000101T000000Z"), "repeats too often"),
+        (repeated("FREQ=HOURLY;BYMINUTE=0,1,2;BYSECOND=0,1,2"), "more often than hourly"),
+        (repeated("FREQ=HOURLY;BYMONTH=2;BYMONTHDAY=30"), "may never come true"),
+        (repeated("FREQ=DAILY;INTERVAL=7;BYDAY=MO"), "may never come true"),
+        (repeated("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"), "there is no such day"),
+        (repeated("FREQ=MONTHLY;BYDAY=MO;BYSETPOS=366"), "there is no such day"),
+        (repeated("FREQ=DAILY;INTERVAL=0"), "INTERVAL"),
+        (repeated("FREQ=HOURLY", length="P36500D", start="20230101T000000Z"), "repeats too often"),
+        (
+            calendar(*["BEGIN:VEVENT", "DTSTART:20260101T000000Z", "RRULE:FREQ=HOURLY", "END:VEVENT"] * 2000),
+            "too often",
+        ),
+        (event("DTSTART;TZID=Nowhere/City:20260101T000000"), "time zone “Nowhere/City”"),
+        (event("DTSTART:20260101T000000Z", "DTSTART:20260102T000000Z"), "cannot be read"),
+    ],
+)
+def test_what_would_take_long_to_expand_is_refused_before_it_is(text, words):
+    began = monotonic()
+    with pytest.raises(UserError, match=words):
+        examine(text)
+    assert monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "FREQ=HOURLY",
+        "FREQ=DAILY;INTERVAL=3;BYMONTH=12",
+        "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR;INTERVAL=2",
+        "FREQ=MONTHLY;BYDAY=-1FR",
+        "FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1",
+        "FREQ=MONTHLY;BYMONTHDAY=31",
+        "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29",
+    ],
+)
+def test_what_people_write_is_read(rule):
+    assert examine(repeated(rule)) == 1
+
+
+def test_a_calendar_is_expanded_once_for_all_who_ask_in_a_month(monkeypatch):
+    read = []
+    monkeypatch.setattr(periods, "_read", lambda text, real=periods._read: read.append(1) or real(text))
+    text = repeated("FREQ=HOURLY", start="20260102T000000Z")
+    for hour in range(24):
+        assert not gate([freeze(text)], at("2026-11-25T00:05") + timedelta(hours=hour)).is_open
+        assert gate([freeze(text)], at("2026-11-25T00:15") + timedelta(hours=hour)).changes_at
+    assert len(read) == 1
+
+
+def test_an_entry_in_the_hour_that_the_clocks_leave_out_lasts_as_long_as_on_other_days():
+    text = event("DTSTART;TZID=Europe/Berlin:20270328T023000", "DTEND;TZID=Europe/Berlin:20270328T033000")
+    (period,) = between(text, "UTC", at("2027-03-01T00:00"), at("2027-04-01T00:00"))
+    assert (period.start, period.end) == (at("2027-03-28T01:30"), at("2027-03-28T02:30"))
+
+
+def test_the_hour_that_comes_twice_holds_in_its_first_round():
+    text = event("DTSTART;TZID=Europe/Berlin:20261025T021500", "DTEND;TZID=Europe/Berlin:20261025T024500")
+    (period,) = between(text, "UTC", at("2026-10-01T00:00"), at("2026-11-01T00:00"))
+    assert (period.start, period.end) == (at("2026-10-25T00:15"), at("2026-10-25T00:45"))
+
+
+OUR_TIME = ("BEGIN:VTIMEZONE", "TZID:Our Time", "BEGIN:STANDARD", "DTSTART:16010101T000000", "TZOFFSETFROM:+0300",
+            "TZOFFSETTO:+0300", "END:STANDARD", "END:VTIMEZONE")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "spans"),
+    [
+        (["DTSTART;TZID=W. Europe Standard Time:20261201T100000", "DURATION:PT1H"], ["09:00 10:00"]),  # Outlook's
+        (["DTSTART;TZID=Our Time:20261201T100000", "DURATION:PT1H"], ["07:00 08:00"]),
+        (["DTSTART:20261201T100000Z", "DURATION:PT1H", "RDATE;VALUE=PERIOD:20261201T120000Z/PT2H"],
+         ["10:00 11:00", "12:00 14:00"]),
+        (["DTSTART;VALUE=DATE:20261201", "DURATION:PT12H"], ["00:00 12:00"]),
+    ],
+)  # fmt: skip
+def test_what_other_programs_write(lines, spans):
+    text = calendar(*OUR_TIME, "BEGIN:VEVENT", "UID:1", *lines, "END:VEVENT")
+    examine(text)
+    found = between(text, "UTC", at("2026-12-01T00:00"), at("2026-12-02T00:00"))
+    assert [f"{each.start:%H:%M} {each.end:%H:%M}" for each in found] == spans
+
+
+def test_a_calendar_that_names_its_zone_means_it():
+    text = calendar("X-WR-TIMEZONE:America/New_York", "BEGIN:VEVENT", "DTSTART:20261201T100000", "DURATION:PT1H",
+                    "END:VEVENT")  # fmt: skip
+    (period,) = between(text, "UTC", at("2026-12-01T00:00"), at("2026-12-02T00:00"))
+    assert period.start == at("2026-12-01T15:00")

@@ -9,11 +9,11 @@ from django.urls import reverse
 from fleetops.audit.models import AuditEvent
 from fleetops.calendars import services
 from fleetops.calendars.models import Calendar, Entry, Repeat
-from fleetops.clock import now
+from fleetops.clock import monotonic, now
 from fleetops.errors import UserError
 from fleetops.fetch import FetchRefused
 from fleetops.targets import TargetFacts
-from tests.calendars.test_gate import NIGHTS, YEARS_END
+from tests.calendars.test_gate import NIGHTS, YEARS_END, repeated
 from tests.factories import make_user
 from tests.test_fetch import receiver, url_of  # noqa: F401  (a fixture)
 
@@ -288,3 +288,50 @@ def test_checking_a_moment(client, owner):
     assert "No calendar holds it then" in texts(client.get(reverse("calendars:check"), ask | {"facts": "env=dev"}))
     bad = client.get(reverse("calendars:check"), ask | {"facts": "prod"})
     assert bad.status_code == 400 and "write key=value" in texts(bad)
+
+
+def test_ten_thousand_instances_are_asked_for_quickly(owner):
+    for number in range(10):
+        made(owner, name=f"Often {number}", text=repeated("FREQ=HOURLY"), targets=f"env=e{number % 5}")
+    calendars = services.standing()
+    began = monotonic()
+    answers = [
+        services.ask("patch", TargetFacts(f"i-{n}", tags={"env": f"e{n % 10}"}), CHRISTMAS, calendars)
+        for n in range(10_000)
+    ]
+    assert monotonic() - began < 15  # most of it is to expand ten calendars; a busy machine is slow
+    assert [answer.is_open for answer in answers[:10]] == [False] * 5 + [True] * 5
+
+
+def test_entries_that_would_take_long_to_expand_are_refused_and_not_kept(owner):
+    calendar = made(owner, name="Ours", source="own", text="")
+    for number in range(3):
+        start = datetime(2026, 12, 1, number)
+        services.add_entry(calendar, actor=owner, title="x", start=start, end=start + timedelta(hours=1))
+    start = datetime(1, 1, 2)
+    with pytest.raises(UserError, match="repeats too often"):
+        services.add_entry(
+            calendar, actor=owner, title="x", start=start, end=start + timedelta(hours=1), repeat="DAILY"
+        )
+    assert calendar.entries.count() == 3
+
+
+def test_a_title_is_shown_and_not_obeyed(client, owner):
+    calendar = made(owner, name="<b>Bold</b>", text=YEARS_END.replace("Year's end", "<script>alert(1)</script>"))
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    for path in (reverse("calendars:list"), calendar.get_absolute_url()):
+        page = texts(client.get(path))
+        assert "<script>alert" not in page and "<b>Bold" not in page and "&lt;b&gt;Bold" in page
+
+
+def test_many_calendars_are_paged(client, owner, django_assert_max_num_queries):
+    Calendar.objects.bulk_create(
+        Calendar(name=f"Freeze {n:03}", source="upload", text=YEARS_END, deeds=["*"]) for n in range(120)
+    )
+    client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
+    with django_assert_max_num_queries(12):
+        page = texts(client.get(reverse("calendars:list")))
+    assert "Freeze 049" in page and "Freeze 050" not in page and "?page=2" in page
+    page = texts(client.get(reverse("calendars:list") + "?page=3"))
+    assert "Freeze 119" in page and "?page=2" in page and "?page=4" not in page
+    assert client.get(reverse("calendars:list") + "?page=nonsense").status_code == 200
