@@ -1,26 +1,141 @@
-"""The only reader of the time: UTC for moments, monotonic for lengths, and identifiers that sort by time."""
+"""The only reader of the time: UTC for moments, monotonic for lengths, and identifiers that sort by time.
 
+FLEETOPS_CLOCK_FILE names a JSON file, {"offset_seconds": 0, "rate": 1, "since": 0}, that shifts the moments of every
+process that is given it: product, endpoint and nodes, so that in a test a month passes in a minute. Production refuses
+it. Without it nothing here costs more than the system's own clock.
+
+What is shifted and what is not:
+
+  now(), uuid7()        shifted: what is written down, what has an end (credentials, leases, grants), what is due
+  passed(), sleep()     shifted: to wait for a moment of the shifted clock
+  during()              how far now() goes in real seconds: claims that must outlive real work, allowances for calls
+                        that are on their way
+  monotonic(), steady() never shifted: time-outs, watchdogs, retransmissions, paces. A frame takes its milliseconds
+                        however fast the month passes; a timer 40,000 times as fast would repeat all of them
+  real_now()            never shifted: for what somebody else checks against the system's clock (TLS certificates)
+
+Not ours, and never shifted: Django's log-ins and their locks, Celery's schedule, TTLs in Valkey, the shells' own clock.
+"""
+
+import asyncio
+import contextlib
+import json
 import os
 import time
 import uuid
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 _WALL_AT_START = time.time()
 _MONOTONIC_AT_START = time.monotonic()
+_LONGEST_LOOK: Final = 0.5  # real seconds between two looks at the file, while somebody sleeps
+_SHORTEST_LOOK: Final = 0.05  # a loop that sleeps for a shifted minute does not become a busy one at a high rate
+# Years that datetime and AWS's formats can still write, in seconds since 1970: a rate left running stops there.
+_EARLIEST, _LATEST = 0.0, 4_102_444_800.0  # 1970 and 2100
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A shifted clock: since the real moment `since` it goes `rate` times as fast, from `offset_seconds` beside it."""
+
+    offset_seconds: float = 0.0
+    rate: float = 1.0
+    since: float = 0.0  # real seconds since 1970; without a rate it says nothing
+
+    def moment(self, real: float) -> float:
+        """Where this clock stands at the real moment `real`, both in seconds since 1970."""
+        return min(_LATEST, max(_EARLIEST, real + self.offset_seconds + (real - self.since) * (self.rate - 1.0)))
+
+
+_NONE: Final = Shift()
+_file: Path | None = Path(os.environ["FLEETOPS_CLOCK_FILE"]) if os.environ.get("FLEETOPS_CLOCK_FILE") else None
+_read: tuple[tuple[Path, int, int, int], Shift] | None = None
+
+
+def shift() -> Shift:
+    """The shift in force now. The file is read again when it has changed; one that is missing or broken is no shift."""
+    global _read
+    path = _file
+    if path is None:
+        return _NONE
+    try:
+        stat = path.stat()
+        stamp = (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        read = _read
+        if read is None or read[0] != stamp:
+            read = (stamp, _parse(path.read_text()))
+            _read = read
+        return read[1]
+    except OSError:
+        return _NONE
+
+
+def _parse(text: str) -> Shift:
+    try:
+        given = json.loads(text)
+        return Shift(*(float(given.get(name, default)) for name, default in zip(_FIELDS, (0.0, 1.0, 0.0), strict=True)))
+    except (ValueError, TypeError, AttributeError):
+        return _NONE
+
+
+_FIELDS: Final = ("offset_seconds", "rate", "since")
+
+
+def set_shift(path: Path, *, jump: float = 0.0, rate: float | None = None) -> Shift:
+    """Write a clock file: go on from where it stands, `jump` seconds further (or back), at `rate` from now on.
+
+    Written whole and renamed, so that no reader sees half of it.
+    """
+    try:
+        before = _parse(path.read_text())
+    except OSError:
+        before = _NONE
+    real = time.time()
+    after = Shift(before.moment(real) - real + jump, before.rate if rate is None else rate, real)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(dict(zip(_FIELDS, (after.offset_seconds, after.rate, after.since), strict=True))))
+    os.replace(fresh, path)
+    return after
 
 
 def now() -> datetime:
     """The moment, aware, in UTC."""
+    if _file is None:
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(shift().moment(time.time()), UTC)
+
+
+def real_now() -> datetime:
+    """The moment by the system's clock, whatever the clock file says; aware, in UTC."""
     return datetime.now(UTC)
 
 
+def naive_now(remove_tzinfo: bool = True) -> datetime:
+    """`now` with the signature of botocore.compat.get_current_datetime, for which it stands in where we sign."""
+    moment = now()
+    return moment.replace(tzinfo=None) if remove_tzinfo else moment
+
+
+def during(seconds: float) -> timedelta:
+    """How far `now` goes while `seconds` really pass; never less than they are."""
+    return timedelta(seconds=seconds * max(1.0, shift().rate))
+
+
+def on_its_way(seconds: float = 5.0) -> timedelta:
+    """How much older than it is a call may look that was `seconds` on its way: nothing, unless the clock goes fast."""
+    return timedelta(seconds=seconds * max(0.0, shift().rate - 1.0))
+
+
 def monotonic() -> float:
-    """Seconds from an arbitrary start, for lengths and time-outs; never goes back."""
+    """Real seconds from an arbitrary start, for lengths and time-outs; never goes back."""
     return time.monotonic()
 
 
 def steady() -> float:
-    """Seconds since 1970 UTC that never go back while this process lives.
+    """Real seconds since 1970 UTC that never go back while this process lives.
 
     For protocols that stamp frames and run timers off one number: the wall time at start plus what the monotonic clock
     has counted since, so that a corrected system clock neither fires nor stops a retransmission.
@@ -28,14 +143,62 @@ def steady() -> float:
     return _WALL_AT_START + (time.monotonic() - _MONOTONIC_AT_START)
 
 
+def passed(seconds: float) -> Callable[[], bool]:
+    """A question: have `seconds` passed by the shifted clock since now? Also true once the clock was put back."""
+    began = now()
+    end = began + timedelta(seconds=seconds)
+    return lambda: not began <= now() < end
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep for `seconds` of the shifted clock: a jump past the end wakes the sleeper, as does one back."""
+    if _file is None:
+        return await asyncio.sleep(seconds)
+    is_over = passed(seconds)
+    while True:
+        rate = shift().rate
+        left = seconds / rate if rate > 0 else _LONGEST_LOOK
+        await asyncio.sleep(min(_LONGEST_LOOK, max(_SHORTEST_LOOK, left)))
+        if is_over():
+            return None
+
+
 def uuid7() -> uuid.UUID:
     """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, 12 of their fraction, 62 random bits.
 
     With the fraction (section 6.2, method 3; steps of 244 ns) two rows of one request sort in the order of their deeds.
     """
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    moment = time.time_ns() if _file is None else int(shift().moment(time.time()) * 1_000_000) * 1000
+    milliseconds, nanoseconds = divmod(moment, 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
     value = (milliseconds & ((1 << 48) - 1)) << 80 | fraction << 64 | int.from_bytes(os.urandom(8), "big")
     value = value | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m fleetops.clock FILE [+SECONDS|-SECONDS] [xRATE]`: set a clock file, or show where it stands."""
+    global _file
+    jump, rate = 0.0, None
+    try:
+        _file = Path(arguments[0])
+        for word in arguments[1:]:
+            if word.startswith("x"):
+                rate = float(word[1:])
+            else:
+                jump += float(word)
+    except (IndexError, ValueError):
+        print(main.__doc__)
+        return 2
+    if len(arguments) > 1:
+        set_shift(_file, jump=jump, rate=rate)
+    print(f"{now().isoformat(timespec='seconds')} x{shift().rate:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:]))
