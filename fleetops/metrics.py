@@ -31,8 +31,13 @@ def share_with_children() -> str:
         return ""
     directory = tempfile.mkdtemp(prefix="fleetops-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    owner = os.getpid()  # a child that ends leaves the others' files alone
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(directory, ignore_errors=True))
+    owner = os.getpid()
+
+    def clean_up() -> None:
+        if os.getpid() == owner:  # a child that ends leaves the others' files alone
+            shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(clean_up)
     return directory
 
 
@@ -152,7 +157,7 @@ def exposition(*, database: bool = False) -> bytes:
     """All numbers of this process in Prometheus's text format; with `database`, those that stand in it too."""
     if _SHARED:
         shared = CollectorRegistry()
-        multiprocess.MultiProcessCollector(shared, _SHARED)
+        multiprocess.MultiProcessCollector(shared, _SHARED)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
     asked = CollectorRegistry()
     asked.register(_Asked(database=database))
@@ -222,4 +227,4 @@ def serve(port: int) -> ThreadingHTTPServer | None:
 def child_ended(pid: int) -> None:
     """A process of the pool is gone: what it alone was does not count any more."""
     if _SHARED:
-        multiprocess.mark_process_dead(pid, _SHARED)
+        multiprocess.mark_process_dead(pid, _SHARED)  # type: ignore[no-untyped-call]

@@ -38,11 +38,15 @@ def take_request_id_from(source: Callable[[], str]) -> None:
 def watch(client: Any, *, account: str, region: str) -> None:
     """Log and count every call of `client`."""
 
-    def begin(params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+    def begin(model: Any, context: dict[str, Any], **_: Any) -> None:
         context[_BEGAN], context[_MODEL] = monotonic(), model
+
+    def name_request(request: Any, **_: Any) -> None:
+        # Not part of the signature. botocore writes the header anew for each attempt, before this.
         if request_id := _NO_TOKEN.sub("", _request_id())[:64]:
-            headers = params["headers"]
-            headers["User-Agent"] = f"{headers.get('User-Agent', '')} fleetops-request/{request_id}".strip()
+            agent = request.headers["User-Agent"]
+            agent = agent.decode() if isinstance(agent, bytes) else agent
+            request.headers.replace_header("User-Agent", f"{agent} fleetops-request/{request_id}")
 
     def finish(http_response: Any, parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
         about = parsed.get("ResponseMetadata", {})
@@ -88,6 +92,7 @@ def watch(client: Any, *, account: str, region: str) -> None:
 
     events = client.meta.events
     events.register_first("before-call", begin, unique_id="fleetops-begin")
+    events.register_last("request-created", name_request, unique_id="fleetops-name")
     events.register_last("after-call", finish, unique_id="fleetops-finish")
     events.register_last("after-call-error", fail, unique_id="fleetops-fail")
 

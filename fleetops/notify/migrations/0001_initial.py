@@ -8,7 +8,6 @@ import fleetops.clock
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -17,85 +16,201 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Silence',
+            name="Silence",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('topic', models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('notify.test', 'A test, sent by a person')], default='*', max_length=64)),
-                ('match', models.CharField(blank=True, help_text='part of the title; empty: any', max_length=200)),
-                ('reason', models.CharField(max_length=256)),
-                ('until', models.DateTimeField()),
-                ('created_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('created_by_name', models.CharField(max_length=150)),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "topic",
+                    models.CharField(
+                        choices=[
+                            ("*", "Everything"),
+                            ("inventory.region", "A region cannot be read"),
+                            ("notify.test", "A test, sent by a person"),
+                        ],
+                        default="*",
+                        max_length=64,
+                    ),
+                ),
+                ("match", models.CharField(blank=True, help_text="part of the title; empty: any", max_length=200)),
+                ("reason", models.CharField(max_length=256)),
+                ("until", models.DateTimeField()),
+                ("created_at", models.DateTimeField(default=fleetops.clock.now)),
+                ("created_by_name", models.CharField(max_length=150)),
             ],
             options={
-                'ordering': ['until'],
-                'default_permissions': (),
+                "ordering": ["until"],
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
-            name='Channel',
+            name="Channel",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=80, unique=True)),
-                ('kind', models.CharField(choices=[('email', 'E-mail'), ('webhook', 'Webhook, signed'), ('slack', 'Slack-compatible webhook'), ('sns', 'Amazon SNS topic')], max_length=8)),
-                ('address', models.CharField(max_length=1000)),
-                ('sealed_url', models.TextField(blank=True, help_text='of a webhook; sealed, since whoever has it may send')),
-                ('sealed_key', models.TextField(blank=True, help_text="signs a webhook's notices; sealed")),
-                ('topic', models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('notify.test', 'A test, sent by a person')], default='*', help_text='what it carries', max_length=64)),
-                ('severity', models.CharField(choices=[('info', 'Info'), ('warning', 'Warning'), ('critical', 'Critical')], default='info', help_text='the least it carries', max_length=8)),
-                ('enabled', models.BooleanField(default=True)),
-                ('created_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                ("name", models.CharField(max_length=80, unique=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("email", "E-mail"),
+                            ("webhook", "Webhook, signed"),
+                            ("slack", "Slack-compatible webhook"),
+                            ("sns", "Amazon SNS topic"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                ("address", models.CharField(max_length=1000)),
+                (
+                    "sealed_url",
+                    models.TextField(blank=True, help_text="of a webhook; sealed, since whoever has it may send"),
+                ),
+                ("sealed_key", models.TextField(blank=True, help_text="signs a webhook's notices; sealed")),
+                (
+                    "topic",
+                    models.CharField(
+                        choices=[
+                            ("*", "Everything"),
+                            ("inventory.region", "A region cannot be read"),
+                            ("notify.test", "A test, sent by a person"),
+                        ],
+                        default="*",
+                        help_text="what it carries",
+                        max_length=64,
+                    ),
+                ),
+                (
+                    "severity",
+                    models.CharField(
+                        choices=[("info", "Info"), ("warning", "Warning"), ("critical", "Critical")],
+                        default="info",
+                        help_text="the least it carries",
+                        max_length=8,
+                    ),
+                ),
+                ("enabled", models.BooleanField(default=True)),
+                ("created_at", models.DateTimeField(default=fleetops.clock.now)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
-                'default_permissions': ('view', 'change'),
+                "ordering": ["name"],
+                "default_permissions": ("view", "change"),
             },
         ),
         migrations.CreateModel(
-            name='Notice',
+            name="Notice",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('topic', models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('notify.test', 'A test, sent by a person')], max_length=64)),
-                ('dedup_key', models.CharField(help_text='what it is about: the same key is the same thing', max_length=200)),
-                ('severity', models.CharField(choices=[('info', 'Info'), ('warning', 'Warning'), ('critical', 'Critical')], max_length=8)),
-                ('title', models.CharField(max_length=200)),
-                ('text', models.TextField(blank=True)),
-                ('url', models.CharField(blank=True, help_text='path of the page that shows it', max_length=500)),
-                ('account_id', models.CharField(blank=True, max_length=12)),
-                ('region', models.CharField(blank=True, max_length=32)),
-                ('created_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('repeats', models.PositiveIntegerField(default=0, help_text='how often it was told again since')),
-                ('last_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('closed_at', models.DateTimeField(help_text='when it was over', null=True)),
-                ('silenced_by', models.CharField(blank=True, help_text='the silence it fell into, in words', max_length=256)),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "topic",
+                    models.CharField(
+                        choices=[
+                            ("*", "Everything"),
+                            ("inventory.region", "A region cannot be read"),
+                            ("notify.test", "A test, sent by a person"),
+                        ],
+                        max_length=64,
+                    ),
+                ),
+                (
+                    "dedup_key",
+                    models.CharField(help_text="what it is about: the same key is the same thing", max_length=200),
+                ),
+                (
+                    "severity",
+                    models.CharField(
+                        choices=[("info", "Info"), ("warning", "Warning"), ("critical", "Critical")], max_length=8
+                    ),
+                ),
+                ("title", models.CharField(max_length=200)),
+                ("text", models.TextField(blank=True)),
+                ("url", models.CharField(blank=True, help_text="path of the page that shows it", max_length=500)),
+                ("account_id", models.CharField(blank=True, max_length=12)),
+                ("region", models.CharField(blank=True, max_length=32)),
+                ("created_at", models.DateTimeField(default=fleetops.clock.now)),
+                ("repeats", models.PositiveIntegerField(default=0, help_text="how often it was told again since")),
+                ("last_at", models.DateTimeField(default=fleetops.clock.now)),
+                ("closed_at", models.DateTimeField(help_text="when it was over", null=True)),
+                (
+                    "silenced_by",
+                    models.CharField(blank=True, help_text="the silence it fell into, in words", max_length=256),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
-                'default_permissions': (),
-                'constraints': [models.UniqueConstraint(condition=models.Q(('closed_at', None)), fields=('topic', 'dedup_key'), name='notice_open_once_a_thing')],
+                "ordering": ["-created_at"],
+                "default_permissions": (),
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("closed_at", None)),
+                        fields=("topic", "dedup_key"),
+                        name="notice_open_once_a_thing",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Delivery',
+            name="Delivery",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('is_end', models.BooleanField(default=False, help_text='tells that the thing is over')),
-                ('state', models.CharField(choices=[('pending', 'Waiting'), ('sent', 'Sent'), ('failed', 'Failed')], default='pending', max_length=7)),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('next_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('claimed_until', models.DateTimeField(help_text='a worker sends it until then; nobody else does', null=True)),
-                ('give_up_at', models.DateTimeField()),
-                ('sent_at', models.DateTimeField(null=True)),
-                ('error', models.CharField(blank=True, max_length=512)),
-                ('channel', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notify.channel')),
-                ('notice', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='notify.notice')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                ("is_end", models.BooleanField(default=False, help_text="tells that the thing is over")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("pending", "Waiting"), ("sent", "Sent"), ("failed", "Failed")],
+                        default="pending",
+                        max_length=7,
+                    ),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("next_at", models.DateTimeField(default=fleetops.clock.now)),
+                (
+                    "claimed_until",
+                    models.DateTimeField(help_text="a worker sends it until then; nobody else does", null=True),
+                ),
+                ("give_up_at", models.DateTimeField()),
+                ("sent_at", models.DateTimeField(null=True)),
+                ("error", models.CharField(blank=True, max_length=512)),
+                (
+                    "channel",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="notify.channel"
+                    ),
+                ),
+                (
+                    "notice",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="notify.notice"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
-                'default_permissions': (),
-                'indexes': [models.Index(condition=models.Q(('state', 'pending')), fields=['next_at'], name='delivery_due')],
-                'constraints': [models.UniqueConstraint(fields=('notice', 'channel', 'is_end'), name='delivery_once_a_channel')],
+                "ordering": ["id"],
+                "default_permissions": (),
+                "indexes": [
+                    models.Index(condition=models.Q(("state", "pending")), fields=["next_at"], name="delivery_due")
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("notice", "channel", "is_end"), name="delivery_once_a_channel")
+                ],
             },
         ),
     ]

@@ -1,10 +1,10 @@
-import os
 import secrets
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
+from fleetops.env import env_password
 from fleetops.identity import services
 from fleetops.identity.models import User
 from fleetops.web.context import within
@@ -21,7 +21,7 @@ class Command(BaseCommand):
         if User.objects.filter(username=username).exists():
             self.stdout.write(f"user {username} exists; nothing was changed")
             return
-        given = os.environ.get("FLEETOPS_ADMIN_PASSWORD", "")
+        given = env_password("FLEETOPS_ADMIN_PASSWORD")
         if given:
             try:
                 validate_password(given, User(username=username))
