@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from operator import itemgetter
 
 from .periods import HORIZON, Period, between
 
@@ -83,7 +82,8 @@ def _next_change(coming: Sequence[tuple[Binding, Sequence[Period]]], at: datetim
             if period.end < at + HORIZON:  # what holds after it nobody has looked at
                 edges.append((period.end, -freeze, -window))
     has_windows = any(not binding.is_freeze for binding, _ in coming)
-    for moment, at_once in groupby(sorted(edges), key=itemgetter(0)):
+    moment: datetime
+    for moment, at_once in groupby(sorted(edges), key=lambda edge: edge[0]):
         for _, freeze, window in at_once:
             freezes, windows = freezes + freeze, windows + window
         if (not freezes and (windows > 0 or not has_windows)) != is_open:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MOST_ENTRIES = 200
 LONGEST_ENTRY = timedelta(days=366)
+_FIRST_YEAR, _LAST_YEAR = 2000, 2100
 _CLAIM = timedelta(seconds=90)  # longer than a fetch may take
 _LONGEST_WAIT = timedelta(hours=6)
 _RECORDED = ("name", "kind", "source", "note", "enabled", "deeds", "targets", "zone", "host")
@@ -127,6 +128,8 @@ def add_entry(
     length = end - start
     if length <= timedelta(0):
         raise UserError("The end has to come after the start.")
+    if start.year < _FIRST_YEAR or max(end.year, until.year if until else 0) > _LAST_YEAR:
+        raise UserError(f"Periods lie in the years {_FIRST_YEAR} to {_LAST_YEAR}; choose others.")
     if length > LONGEST_ENTRY:
         raise UserError("A period lasts a year at most; disable the calendar's subject itself for longer.")
     longest = {Repeat.DAILY: 1, Repeat.WEEKDAYS: 1, Repeat.WEEKLY: 7, Repeat.MONTHLY: 28, Repeat.MONTHLY_WEEKDAY: 28}
@@ -141,8 +144,8 @@ def add_entry(
         entry = Entry.objects.create(
             calendar=calendar,
             title=title.strip(),
-            starts=f"{start:%Y-%m-%dT%H:%M}",
-            ends=f"{end:%Y-%m-%dT%H:%M}",
+            starts=start.isoformat(timespec="minutes"),
+            ends=end.isoformat(timespec="minutes"),
             repeat=repeat,
             until=until,
         )

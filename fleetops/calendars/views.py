@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.text import slugify
@@ -23,6 +24,8 @@ from .periods import Period, between
 VIEW = "calendars.view_calendar"
 CHANGE = "calendars.change_calendar"
 WEEKS_SHOWN = 6
+PAGE_ROWS = 50
+MOST_NAMED = 5  # freezes in force, in the line above the list
 MOST_LISTED = 40  # periods on a calendar's page
 
 
@@ -52,18 +55,26 @@ def calendars(request: HttpRequest) -> HttpResponse:
     moment = now()
     start = moment.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=moment.weekday())
     end = start + timedelta(weeks=WEEKS_SHOWN)
-    rows = [_row(each, moment, start, end) for each in Calendar.objects.visible_to(request.user)]
-    frozen = [row for row in rows if row.current and row.calendar.enabled and row.calendar.is_freeze]
+    visible = Calendar.objects.visible_to(request.user)
+    page = Paginator(visible, PAGE_ROWS).get_page(request.GET.get("page"))
+    freezes = visible.enabled().filter(kind=CalendarKind.FREEZE).exclude(text="")
+    frozen = [(each, period) for each in freezes if (period := _current(each, moment))]
     context = {
-        "rows": rows,
-        "frozen": frozen,
-        "windows": sum(not row.calendar.is_freeze and row.calendar.enabled for row in rows),
-        "failing": [row for row in rows if row.calendar.error],
+        "page": page,
+        "rows": [_row(each, moment, start, end) for each in page],
+        "frozen": frozen[:MOST_NAMED],
+        "frozen_count": len(frozen),
+        "more_frozen": max(len(frozen) - MOST_NAMED, 0),
+        "failing": visible.exclude(error="").count(),
         "weeks": [start + timedelta(weeks=number) for number in range(WEEKS_SHOWN)],
         "now_at": _percent(moment, start, end),
         "may_change": request.user.has_perm(CHANGE),
     }
     return render(request, "calendars/list.html", context)
+
+
+def _current(each: Calendar, moment: datetime) -> Period | None:
+    return next(iter(between(each.text, each.zone, moment, moment + timedelta(microseconds=1))), None)
 
 
 def _row(each: Calendar, moment: datetime, start: datetime, end: datetime) -> Row:

@@ -1,6 +1,6 @@
 """Calendars as they are kept, fetched and asked; and their pages."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -305,15 +305,25 @@ def test_ten_thousand_instances_are_asked_for_quickly(owner):
 
 def test_entries_that_would_take_long_to_expand_are_refused_and_not_kept(owner):
     calendar = made(owner, name="Ours", source="own", text="")
-    for number in range(3):
-        start = datetime(2026, 12, 1, number)
-        services.add_entry(calendar, actor=owner, title="x", start=start, end=start + timedelta(hours=1))
-    start = datetime(1, 1, 2)
+    Entry.objects.bulk_create(
+        Entry(calendar=calendar, title="x", starts="2026-12-01T10:00", ends="2026-12-01T11:00", repeat="DAILY")
+        for _ in range(60)
+    )
     with pytest.raises(UserError, match="repeats too often"):
         services.add_entry(
-            calendar, actor=owner, title="x", start=start, end=start + timedelta(hours=1), repeat="DAILY"
+            calendar, actor=owner, title="x", start=datetime(2026, 12, 1), end=datetime(2026, 12, 2), repeat="DAILY"
         )
-    assert calendar.entries.count() == 3
+    assert calendar.entries.count() == 60
+
+
+@pytest.mark.parametrize(("year", "until"), [(1, None), (9999, None), (2026, date(9999, 12, 31))])
+def test_entries_lie_in_years_that_can_be_told(owner, year, until):
+    calendar = made(owner, name="Ours", source="own", text="", zone="America/New_York")
+    with pytest.raises(UserError, match="2000 to 2100"):
+        services.add_entry(
+            calendar, actor=owner, title="x", start=datetime(year, 12, 1), end=datetime(year, 12, 2), repeat="YEARLY",
+            until=until,
+        )  # fmt: skip
 
 
 def test_a_title_is_shown_and_not_obeyed(client, owner):
