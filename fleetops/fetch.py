@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import urllib3
 from django.conf import settings
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
 from fleetops.clock import monotonic
 from fleetops.errors import UserError
@@ -73,11 +73,13 @@ def fetch(
         if answer.status not in {301, 302, 303, 307, 308} or not location:
             return answer
         if method != "GET":
-            raise FetchFailed(
-                f"{_shown(parts)} answers with a redirect; give the address that it points to: {_cut(location)}."
-            )
-        following = urljoin(url, location)
-        if urlsplit(following)[:2] != parts[:2]:
+            raise FetchFailed(f"{_shown(parts)} answers with a redirect; give the address that it points to.")
+        try:
+            following = urljoin(url, location)
+            is_elsewhere = urlsplit(following)[:2] != parts[:2]
+        except ValueError:
+            raise FetchFailed(f"{_shown(parts)} redirects to what is no address.") from None
+        if is_elsewhere:
             headers = {}  # what was meant for one host is not shown to another
         url = following
     raise FetchFailed(f"{_shown(parts)} redirects more than {MOST_REDIRECTS} times.")
@@ -170,9 +172,11 @@ def _ask(
                     f"{_shown(parts)} shows a certificate that is not trusted ({_cut(str(error))}); mend it there, or "
                     "name its CA in FLEETOPS_FETCH_CA_FILE."
                 ) from None
-            except HTTPError as error:  # of one address; the next may be there
+            except (NewConnectionError, ConnectTimeoutError) as error:  # nothing was sent; the next may be there
                 last = error
                 continue
+            except HTTPError as error:  # it may have been sent, and is not sent twice
+                raise FetchFailed(f"{_shown(parts)} broke off before it answered ({type(error).__name__}).") from None
             return _read(parts, answer, max_bytes, deadline)
     why = f" ({type(last).__name__})" if last else ""
     raise FetchFailed(f"{_shown(parts)} does not answer in time{why}; it is tried again where that makes sense.")

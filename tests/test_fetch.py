@@ -207,6 +207,21 @@ def test_a_post_is_not_sent_on(receiver, inside):
     assert len(receiver.seen) == 1
 
 
+def test_a_redirect_to_nonsense_is_told(receiver, inside):
+    receiver.answers["/"] = (302, {"Location": "http://[::1"}, b"")
+    with pytest.raises(FetchFailed, match="no address"):
+        fetch(url_of(receiver))
+
+
+def test_a_post_that_was_sent_is_not_sent_to_the_next_address(receiver, inside):
+    """The receiver hangs up without an answer: it may have done what it was asked."""
+    receiver.answers["/hang-up"] = None
+    receiver.handle_error = lambda *_: None
+    with pytest.raises(FetchFailed, match="broke off before it answered"):
+        fetch(url_of(receiver, "/hang-up"), method="POST", body=b"x", resolve=resolving("127.0.0.1", "127.0.0.2"))
+    assert len(receiver.seen) == 1
+
+
 def test_an_answer_has_a_bound(receiver, inside):
     receiver.answers["/"] = (200, {}, b"x" * 2000)
     with pytest.raises(FetchFailed, match="more than 1,000 bytes"):
