@@ -63,6 +63,7 @@ class TokenAuthentication(BaseAuthentication):
         except tokens.TokenRefused as refusal:
             raise exceptions.AuthenticationFailed(str(refusal)) from None
         context.source, context.via = "api", f"{token.name} ({token.prefix}…)"
+        context.user = str(token.user_id)
         return token.user, token
 
     def authenticate_header(self, request) -> str:
