@@ -126,7 +126,7 @@ def test_the_palette_connects_and_a_chosen_theme_stays(admin: Page):
 
     admin.keyboard.press("Control+k")
     admin.keyboard.type("pay-api-eu1b")
-    expect(admin.get_by_role("option").first).to_contain_text("pay-api-eu1b-02")
+    expect(admin.get_by_role("dialog").get_by_role("option").first).to_contain_text("pay-api-eu1b-02")
     admin.keyboard.press("Enter")
     admin.wait_for_url(re.compile(r"/sessions/[0-9a-f-]{36}/$"))
     wait_for_screen(admin, r"[$#] $")
