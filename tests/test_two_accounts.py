@@ -76,7 +76,11 @@ def machines(roles, valkey):
     for each in MACHINES:
         region = make_region(each.region, account=make_account(each.account_id))
         node = make_instance(
-            region=region, instance_id=SHARED, name=each.name, tags={"Name": each.name, "env": each.env}
+            region=region,
+            instance_id=SHARED,
+            name=each.name,
+            tags={"Name": each.name, "env": each.env},
+            tags_read_at=now(),
         )
         user = make_user(each.owner, role="operator")
         make_session(user=user, instance=node, reason=f"INC of {each.owner}")
@@ -118,6 +122,7 @@ def text_of(response) -> str:
 # Name of an address → whose key it takes: each is asked for each machine, and shows that one alone.
 OF_ONE = {
     "inventory:instance": "row",
+    "review:instance": "row",
     "sessions:panel": "row",
     "sessions:terminal": "live",
     "sessions:replay": "past",

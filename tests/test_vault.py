@@ -259,7 +259,8 @@ def test_a_secret_that_somebody_enters_meanwhile_stands(ring, monkeypatch):
         return real(value, context=context)
 
     monkeypatch.setattr(vault, "reseal", entered_meanwhile)
-    last, done, failures = vault.reseal_batch(vault.columns()[0], None)
+    column = next(each for each in vault.columns() if each.field == "sealed_secret")
+    last, done, failures = vault.reseal_batch(column, None)
     assert (last, done, failures) == (row.pk, 0, [])
     row.refresh_from_db()
     assert vault.open_sealed(row.sealed_secret, context=context) == b"newer"

@@ -99,7 +99,7 @@ def test_an_expression_selects(fleet, text, count):
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("web", 2), ("10.0", 1), ("ab", 2), ("status:needs-a-fix web", 1), ("platform:DEBIAN", 1)]
+    ("text", "count"), [("web", 2), ("10.0", 1), ("0ab1", 2), ("status:needs-a-fix web", 1), ("platform:DEBIAN", 1)]
 )
 def test_words_of_the_filter_box_select(fleet, text, count):
     assert len(holds_alike(text, fleet, words=True)) == count
