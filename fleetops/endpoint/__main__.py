@@ -164,7 +164,7 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        _write_handover(home, url, place, accounts)
+        _write_handover(home, url, place, accounts, endpoint.faults.token if endpoint.faults is not None else "")
         if nodes is not None:
             (home / "nodes").mkdir(exist_ok=True)
             await nodes.start()
@@ -220,7 +220,7 @@ def _config(home: Path, app: Any) -> uvicorn.Config:
     return config
 
 
-def _write_handover(home: Path, url: str, place: str, accounts: list[dict[str, Any]]) -> None:
+def _write_handover(home: Path, url: str, place: str, accounts: list[dict[str, Any]], faults_token: str) -> None:
     from fleetops.endpoint.keys import write_private
 
     handover = {
@@ -229,6 +229,8 @@ def _write_handover(home: Path, url: str, place: str, accounts: list[dict[str, A
         "stream_hosts": [place],
         "accounts": accounts,
     }
+    if faults_token:
+        handover["faults_token"] = faults_token
     write_private(home / "handover.json", json.dumps(handover, indent=1).encode())
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from fleetops import clock
 from fleetops.awsapi import json11, models, query, rest, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
-from fleetops.endpoint import answers, regions, resources, settings
+from fleetops.endpoint import answers, faults, regions, resources, settings
 from fleetops.endpoint.api import cloudtrail, ec2messages, iam, logs, moto, s3, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.sts import Sts
@@ -48,7 +48,10 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            if self._endpoint.faults is not None and scope["path"].startswith(faults.PATH):
+                await self._answer_faults(self._endpoint.faults, scope, receive, send)
+            else:
+                await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
 
@@ -66,6 +69,9 @@ class App:
             )
             answer = await self._answer(call)
             answers.hold_answer(call, answer)
+        except faults.Dropped:
+            await _drop(scope, receive)
+            return
         except ApiError as error:
             answer = _refusal(call, error)
         except Exception:  # the outermost loop of a request: a bug of ours is AWS's InternalFailure to the caller
@@ -75,7 +81,22 @@ class App:
             await self._record(call, answer)
         except ApiError as error:
             answer = _refusal(call, error)
-        await _send(send, call, answer)
+        if call.is_dropped:
+            await _drop(scope, receive)
+        else:
+            await _send(send, call, answer)
+
+    async def _answer_faults(self, rules: faults.Faults, scope: Scope, receive: Receive, send: Send) -> None:
+        call = _call(scope)
+        try:
+            body = await _read_body(call, receive)
+        except ApiError as error:
+            await _send(send, call, _refusal(call, error))
+            return
+        if body is not None:
+            authorization = call.request.header("authorization") or ""
+            status, content = rules.answer(call.request.method, call.request.path, authorization, body)
+            await _send(send, call, Answer(status, content, "application/json"))
 
     async def _record(self, call: Call, answer: Answer) -> None:
         """Append the request's event. Raises ApiError: what is not recorded is not answered."""
@@ -92,10 +113,10 @@ class App:
             call.protocol = "channel"
             call.operation = "CreateControlChannel" if match["kind"] == "control" else "CreateDataChannel"
             call.read_only = False
-            call.principal = await self._endpoint.authenticator.authenticate(call)
+            await self._authenticate(call)
             return await ssmmessages.create_channel(self._endpoint, call, match["kind"], match["id"])
         self._find_operation(call)
-        call.principal = await self._endpoint.authenticator.authenticate(call)
+        await self._authenticate(call)
         if self._endpoint.trail.is_failing and not call.read_only and not call.is_heartbeat:
             raise ApiError("ServiceUnavailable", "Nothing was changed: the endpoint cannot record the request.", 503)
         assert call.claim is not None
@@ -118,6 +139,12 @@ class App:
             result = await iam.handle(self._endpoint, call, parameters)
             return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
         return await self._answer_from_moto(call)
+
+    async def _authenticate(self, call: Call) -> None:
+        """Find who calls; a fault that is asked for strikes here. Raises ApiError or Dropped."""
+        call.principal = await self._endpoint.authenticator.authenticate(call)
+        if self._endpoint.faults is not None:
+            await self._endpoint.faults.meet(call)
 
     def _find_operation(self, call: Call) -> None:
         """Name the operation of a request and whether it only reads. Raises ApiError."""
@@ -315,6 +342,13 @@ async def _read_body(call: Call, receive: Receive) -> bytes | None:
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
+
+
+async def _drop(scope: Scope, receive: Receive) -> None:
+    """Lose the caller's connection; the server goes on when it has noticed."""
+    scope["fleetops.abort"]()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _json(result: dict[str, Any]) -> Answer:

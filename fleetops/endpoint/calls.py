@@ -54,6 +54,7 @@ class Call:
     response_elements: dict[str, Any] | None = None  # for the trail
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
     read_only: bool = True
+    is_dropped: bool = False  # faults.py: carried out, and nobody is told
     is_heartbeat: bool = False  # it changes something, and its event need not be written before the answer
 
     @property

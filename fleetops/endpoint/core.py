@@ -4,14 +4,17 @@ The operations (api/) and the router (app.py) are written on these; here is only
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fleetops.awsapi import models
+from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.credentials import TokenVault
+from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.keys import key
 from fleetops.endpoint.log_events import LogEvents
@@ -44,6 +47,8 @@ class Endpoint:
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.hub = Hub(HubStore(self.sessions, self.nodes))
         self.nodes.is_connected = self.hub.is_connected
+        # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
+        self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
         # Told (account, region) after EC2 or IAM may have changed what an instance is; see fleet.py.
         self.on_change: Callable[[str, str], Awaitable[None]] | None = None
 

@@ -35,6 +35,7 @@ class Http(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._await_head()
         super().on_message_begin()
+        self.scope["fleetops.abort"] = self._abort
 
     def on_headers_complete(self) -> None:
         self._head_is_here()
@@ -43,6 +44,10 @@ class Http(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._left, self._in_head = HEAD_BYTES, True
+
+    def _abort(self) -> None:
+        """Lose the connection, as a network does: what was read is not answered. For faults on demand."""
+        self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_is_here()

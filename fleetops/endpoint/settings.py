@@ -65,6 +65,9 @@ POLL_SECONDS = env_int("FLEETOPS_ENDPOINT_POLL_SECONDS", 15, low=1, high=19)
 TRAIL_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_DAYS", 90, low=1)
 TRAIL_READ_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_READ_DAYS", 14, low=1)
 
+# Whether faults may be asked for (faults.py). Never where somebody relies on this endpoint.
+FAULTS = env_str("FLEETOPS_PROFILE", "embedded", choices=("embedded", "production")) == "embedded"
+
 LOG_LEVEL = env_str("FLEETOPS_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
 LOGGING = {
     "version": 1,
