@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Q
+from django.urls import reverse
 
 from fleetops.audit.record import record
 from fleetops.aws import ec2, ssm
@@ -23,6 +24,7 @@ from fleetops.aws.records import Ec2Instance, ManagedInstance
 from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
+from fleetops.notify.services import notify, resolve
 
 from .accounts import hide_unread
 from .models import Account, Instance, InstanceTag, Region
@@ -466,6 +468,25 @@ def _read_hybrid_tags(
             row.save(update_fields=["tags", "name", "changed_at", "tags_read_at"])
 
 
+def _tell(region: Region, outcome: Outcome) -> None:
+    """Tell people of a region that failed twice in a row, since one failure mends itself, and of its end."""
+    account_id, was_failing = region.account.account_id, bool(region.error)
+    key = f"{account_id}:{region.name}"
+    if outcome.error and was_failing:
+        notify(
+            "inventory.region",
+            dedup_key=key,
+            title=f"{region} cannot be read",
+            text=outcome.error,
+            url=reverse("accounts:account", args=[region.account.pk]),
+            severity="warning",
+            account_id=account_id,
+            region=region.name,
+        )
+    elif was_failing and not outcome.error and not outcome.reading:
+        resolve("inventory.region", dedup_key=key)
+
+
 def _finish(region: Region, outcome: Outcome) -> None:
     """Give the claim back, and write down how it went; the first failure after a success is audited."""
     changes: dict[str, Any] = {"claimed_until": None, "reading": outcome.reading}
@@ -487,6 +508,7 @@ def _finish(region: Region, outcome: Outcome) -> None:
                 account_id=region.account.account_id,
                 region=region.name,
             )
+        _tell(region, outcome)
     if outcome.error:
         logger.warning(
             "refresh failed account=%s region=%s error=%s", region.account.account_id, region.name, outcome.error

@@ -24,8 +24,10 @@ class ChannelKind(models.TextChoices):
     SNS = "sns", "Amazon SNS topic"
 
 
-class ChannelQuerySet(models.QuerySet):
-    def visible_to(self, user) -> "ChannelQuerySet":
+class SeenQuerySet(models.QuerySet):
+    """Rows that are for those who may see the channels."""
+
+    def visible_to(self, user) -> "SeenQuerySet":
         return self if user.has_perm(VIEW) else self.none()
 
 
@@ -47,7 +49,7 @@ class Channel(models.Model):
     created_at = models.DateTimeField(default=now)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
 
-    objects = ChannelQuerySet.as_manager()
+    objects = SeenQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -82,6 +84,8 @@ class Silence(models.Model):
     created_at = models.DateTimeField(default=now)
     created_by_name = models.CharField(max_length=150)
 
+    objects = SeenQuerySet.as_manager()
+
     class Meta:
         ordering = ["until"]
         default_permissions = ()
@@ -91,11 +95,6 @@ class Silence(models.Model):
 
     def fits(self, topic: str, title: str, at: datetime) -> bool:
         return at < self.until and self.topic in {EVERYTHING, topic} and self.match.lower() in title.lower()
-
-
-class NoticeQuerySet(models.QuerySet):
-    def visible_to(self, user) -> "NoticeQuerySet":
-        return self if user.has_perm(VIEW) else self.none()
 
 
 class Notice(models.Model):
@@ -116,7 +115,7 @@ class Notice(models.Model):
     closed_at = models.DateTimeField(null=True, help_text="when it was over")
     silenced_by = models.CharField(max_length=256, blank=True, help_text="the silence it fell into, in words")
 
-    objects = NoticeQuerySet.as_manager()
+    objects = SeenQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]
@@ -157,6 +156,8 @@ class Delivery(models.Model):
     give_up_at = models.DateTimeField()
     sent_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=512, blank=True)
+
+    objects = SeenQuerySet.as_manager()
 
     class Meta:
         ordering = ["id"]

@@ -123,25 +123,34 @@ def _post(notice: Notice, moment: datetime, channel: Channel | None = None) -> N
 # Sending
 
 
-def claim_due(*, at: datetime) -> list[UUID]:
-    """Claim the deliveries whose time has come. What a dead worker held comes again when its claim is over."""
+def claim_due(*, at: datetime) -> list[tuple[UUID, datetime]]:
+    """Claim the deliveries whose time has come; returns each with its claim, by which `deliver` knows that it holds.
+
+    What a dead worker held comes again when its claim is over.
+    """
     free = Q(claimed_until=None) | Q(claimed_until__lte=at)
     due = Delivery.objects.filter(free, state=DeliveryState.PENDING, next_at__lte=at, channel__enabled=True)
     claimed = []
     for pk in due.order_by("next_at").values_list("pk", flat=True)[:_BATCH]:
         mine = Delivery.objects.filter(free, pk=pk, state=DeliveryState.PENDING)
         if mine.update(claimed_until=at + _CLAIM, attempts=F("attempts") + 1):
-            claimed.append(pk)
+            claimed.append((pk, at + _CLAIM))
     return claimed
 
 
-def deliver(pk: UUID) -> None:
-    """Send one claimed delivery, once; note what came of it.
+def deliver(pk: UUID, claim: datetime) -> None:
+    """Send one delivery for which `claim` still holds, once; note what came of it.
 
-    A worker that dies between sending and noting makes it be sent again: at least once, and the same id both times.
+    A message that waited in the queue until its claim was over sends nothing: another has claimed it since, or will. A
+    worker that dies between sending and noting makes it be sent again: at least once, and the same id both times.
     """
+    moment = now()
+    held = Delivery.objects.filter(pk=pk, state=DeliveryState.PENDING, claimed_until=claim)
+    # A whole minute from here on, and another value: the same message, should it come twice, finds its claim gone.
+    if moment >= claim or not held.update(claimed_until=moment + _CLAIM):
+        return
     delivery = Delivery.objects.select_related("notice", "channel").filter(pk=pk, state=DeliveryState.PENDING).first()
-    if delivery is None or delivery.claimed_until is None:
+    if delivery is None:
         return
     channel = delivery.channel
     try:

@@ -157,7 +157,7 @@ def add_silence(request: HttpRequest) -> HttpResponse:
 @require_POST
 @permission_required(CHANGE)
 def end_silence(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-    services.end_silence(get_object_or_404(Silence, pk=pk), actor=request.user)
+    services.end_silence(get_object_or_404(Silence.objects.visible_to(request.user), pk=pk), actor=request.user)
     messages.success(request, "The silence is over. What fell into it stays unsent.")
     return redirect("notify:list")
 
@@ -165,7 +165,7 @@ def end_silence(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 @require_POST
 @permission_required(CHANGE)
 def send_again(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-    found = get_object_or_404(Delivery.objects.select_related("channel", "notice"), pk=pk)
+    found = get_object_or_404(Delivery.objects.visible_to(request.user).select_related("channel", "notice"), pk=pk)
     services.send_again(found, actor=request.user)
     messages.info(request, "It is in the outbox again.")
     return redirect(found.channel)

@@ -15,6 +15,7 @@ from fleetops.clock import now
 from fleetops.inventory import services
 from fleetops.inventory.models import Instance, InstanceTag, Region
 from fleetops.inventory.readiness import Status, status_of
+from fleetops.notify.models import Notice
 from tests.factories import make_instance, make_region
 from tests.support.endpoint import until
 
@@ -266,6 +267,24 @@ def test_a_first_failure_is_recorded_and_the_next_ones_are_not(linked):
     assert region.error.count("cannot be reached") <= 2
     assert region.claimed_until is None
     assert Instance.objects.present().count() == 14
+
+
+def test_people_are_told_of_a_region_that_fails_twice_in_a_row_and_of_its_end(linked, endpoint):
+    read()
+    linked.endpoint_url = "https://127.0.0.1:1"
+    linked.save()
+    read()
+    assert not Notice.objects.exists()
+    read()
+    read()
+    notice = Notice.objects.get()
+    assert (notice.topic, notice.repeats, notice.closed_at) == ("inventory.region", 1, None)
+    assert (notice.account_id, notice.region) == ("111122223333", "eu-west-1")
+    assert "cannot be reached" in notice.text
+    linked.endpoint_url = endpoint.url
+    linked.save()
+    read()
+    assert Notice.objects.get().closed_at
 
 
 def test_a_region_that_works_again_forgets_its_error(linked, endpoint):

@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("roles")]
 
 
 def send():
-    for pk in services.claim_due(at=now()):
-        services.deliver(pk)
+    for pk, claim in services.claim_due(at=now()):
+        services.deliver(pk, claim)
 
 
 def test_a_notice_reaches_a_topic(linked, endpoint):

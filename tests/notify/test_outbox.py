@@ -106,8 +106,8 @@ def told(**changes):
 def send(at=None):
     """What beat and a worker do."""
     claimed = services.claim_due(at=at or now())
-    for pk in claimed:
-        services.deliver(pk)
+    for pk, claim in claimed:
+        services.deliver(pk, claim)
     return len(claimed)
 
 
@@ -230,6 +230,19 @@ def test_what_a_dead_worker_held_comes_again(hook, receiver):  # noqa: F811
     assert len(services.claim_due(at=now())) == 1  # and it dies
     assert services.claim_due(at=now()) == []
     assert send(at=now() + timedelta(seconds=61)) == 1
+    assert len(receiver.seen) == 1
+
+
+def test_a_message_that_comes_twice_or_too_late_sends_nothing_more(hook, receiver):  # noqa: F811
+    told()
+    Delivery.objects.update(next_at=now() - timedelta(seconds=70))
+    ((pk, claim),) = services.claim_due(at=now() - timedelta(seconds=61))  # it waited in the queue until now
+    services.deliver(pk, claim)
+    assert receiver.seen == []
+    ((pk, claim),) = services.claim_due(at=now())
+    receiver.answers["/hook?secret=hush"] = (503, {}, b"")
+    services.deliver(pk, claim)
+    services.deliver(pk, claim)
     assert len(receiver.seen) == 1
 
 

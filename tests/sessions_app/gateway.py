@@ -63,6 +63,12 @@ class Shell:
         if not self.pid:
             os.environ.update(PS1="$ ", HISTFILE="", TERM="xterm-256color")
             os.environ.pop("ENV", None)
+            for number in (
+                signal.SIGINT,
+                signal.SIGQUIT,
+                signal.SIGHUP,
+            ):  # tests may run in the background
+                signal.signal(number, signal.SIG_DFL)
             os.execv("/bin/sh", ["sh", "-i"])
         os.set_blocking(self.fd, False)
 
