@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,7 +290,8 @@ class Terminal:
             self.first_offset = begin
         self.offset = begin + len(data)
         self.output += data
-        self.send({"type": "seen", "offset": self.offset})
+        with contextlib.suppress(ConnectionClosed):  # what it said before it closed is still to be read
+            self.send({"type": "seen", "offset": self.offset})
         return data
 
     def until(self, pattern: str | bytes, *, seconds: float = 15, since: int = 0) -> re.Match[bytes]:
