@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import botocore.auth
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import create_loader
 from botocore.utils import parse_timestamp as botocore_parse_timestamp
+
+from fleetops import clock
 
 from . import calls
 from .errors import aws_call
@@ -84,6 +87,7 @@ def client(
     # The files' age is part of the key: credentials that were replaced on disk are read again without a restart.
     identity = (access, session_name, source_identity, tags, _credential_files_stamp())
     key = (service, region, attempts, identity)
+    clock.sign_by_this(botocore.auth)
     with _lock:
         if key in _clients:
             _clients.move_to_end(key)
@@ -152,7 +156,7 @@ def _session(
         calls.watch(sts, account=access.account_id, region=region)
         session = _new_session("")
         session._credentials = DeferredRefreshableCredentials(
-            refresh_using=lambda: _assume(sts, request), method="assume-role"
+            refresh_using=lambda: _assume(sts, request), method="assume-role", time_fetcher=clock.now
         )
     _sessions[identity] = session
     if len(_sessions) > MOST_CLIENTS:

@@ -22,6 +22,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 # How far a request's date may be from ours: AWS names 5 minutes in its answers ("... - 5 min.").
 LARGEST_SKEW = timedelta(minutes=5)
+SENT_FORMAT = "%Y%m%dT%H%M%SZ"  # of X-Amz-Date
 _LONGEST_PRESIGNED_SECONDS = 7 * 24 * 3600
 _RSA_SALT_BYTES = 32
 # The signature is hex digits, or base64 for RSA, which holds / + and =.
@@ -226,7 +227,7 @@ def check_time(claim: Claim, now: datetime) -> None:
     Raises SignatureError, in AWS's words.
     """
     try:
-        sent = datetime.strptime(claim.sent, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        sent = datetime.strptime(claim.sent, SENT_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         raise SignatureError(
             "incomplete", f"Date must be in ISO-8601 'basic format'. Got '{claim.sent[:40]}'."

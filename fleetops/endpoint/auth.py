@@ -1,8 +1,9 @@
 """Who sent a request, and whether they may do what it asks."""
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
+from fleetops import clock
 from fleetops.awsapi import iampolicy, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error
 from fleetops.endpoint import regions
@@ -68,7 +69,7 @@ class Authenticator:
             raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
         try:
             principal, secret = await self._holder(call, claim)
-            sigv4.check_time(claim, call.now)
+            sigv4.check_time(claim, _moment_of(call, claim))
             sigv4.check_signature(call.request, claim, secret)
         except sigv4.SignatureError as error:
             raise identity_error(error.kind, call.protocol, error.message) from None
@@ -82,7 +83,7 @@ class Authenticator:
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN) from None
             if principal.access_key_id != claim.access_key_id:
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
-            if call.now >= expires_at:
+            if _moment_of(call, claim) >= expires_at:
                 raise identity_error("expired", call.protocol, "The security token included in the request is expired")
             return principal, secret
         key = await self._identities.access_key(claim.access_key_id)
@@ -97,6 +98,16 @@ class Authenticator:
             access_key_id=claim.access_key_id,
         )
         return principal, key["secret"]
+
+
+def _moment_of(call: Call, claim: sigv4.Claim) -> datetime:
+    """The moment by which a request is judged: now; under a shifted clock that of its signature, see clock.lately."""
+    if not clock.is_shifted():
+        return call.now
+    try:
+        return clock.lately(datetime.strptime(claim.sent, sigv4.SENT_FORMAT).replace(tzinfo=UTC))
+    except ValueError:  # check_time says so
+        return call.now
 
 
 class Authorizer:

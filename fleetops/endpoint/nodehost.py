@@ -134,7 +134,12 @@ class NodeHost:
         self._config_file.write_text(json.dumps({"options": self._options}))
         command = [sys.executable, "-m", "fleetops.node", "host", "--endpoint", self._endpoint_url]
         command += ["--ca", self._ca_file, "--config", str(self._config_file), "--die-with-parent"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FLEETOPS_"))}
+        ours = ("AWS_", "FLEETOPS_")  # what the shells have no use for; the host itself goes by our clock
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(ours) or name == "FLEETOPS_CLOCK_FILE"
+        }
         self._process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,

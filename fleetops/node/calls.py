@@ -13,10 +13,11 @@ from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from botocore.auth import SigV4Auth
+import botocore.auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningKey
 
+from fleetops import clock
 from fleetops.wire import RemoteProtocolError, parse_token_answer
 from fleetops.wire.payloads import CreateChannel
 
@@ -133,7 +134,8 @@ class Endpoint:
         key = self.credentials
         request = AWSRequest(method, url, data=body, headers={"Host": urlsplit(url).netloc, **headers})
         signing_key = SigningKey(key.access_key_id, key.secret_access_key, key.session_token or None)
-        SigV4Auth(signing_key, service, self._spec.region).add_auth(request)
+        clock.sign_by_this(botocore.auth)
+        botocore.auth.SigV4Auth(signing_key, service, self._spec.region).add_auth(request)
         return {name: str(value) for name, value in request.headers.items()}
 
 
