@@ -70,6 +70,10 @@ class PolicyDenied(Denied):
 class ReasonNeeded(PolicyDenied):
     """It would be allowed to whoever says why: ask for it. Not yet a refusal, so nothing is audited."""
 
+    def __init__(self, request: DeedRequest, answer: Decision) -> None:
+        super().__init__(request, answer)
+        self.fields = {"reason": str(self)}
+
 
 # --- asking ----------------------------------------------------------------------------------------------------------
 
@@ -417,10 +421,13 @@ def set_enabled(rule: Rule, enabled: bool, *, actor: User) -> None:
     logger.info("rule %s rule=%s", "enabled" if enabled else "disabled", rule.pk)
 
 
-def delete_rule(rule: Rule, *, actor: User) -> None:
-    """Delete the rule; its history stays."""
+def delete_rule(rule: Rule, *, actor: User, version: int) -> None:
+    """Delete the rule, if it still is the `version` that the person saw; its history stays.
+
+    Raises UserError if it was changed or deleted meanwhile.
+    """
     with transaction.atomic():
-        held = _held(rule)
+        held = _held(rule, version)
         before, pk = snapshot(held), held.pk
         held.delete()
         held.pk = pk  # the audit event and the revision name it
@@ -504,8 +511,7 @@ def _held(rule: Rule, version: int | None = None) -> Rule:
         raise UserError(f"Rule “{rule.name}” was deleted meanwhile. Its history is on the page of changes.")
     if version is not None and held.version != version:
         raise UserError(
-            f"{held.changed_by or 'Somebody'} changed rule “{held.name}” meanwhile. "
-            "Open it again, and repeat your change."
+            f"{held.changed_by or 'Somebody'} changed rule “{held.name}” meanwhile. Open it again, and decide anew."
         )
     return held
 

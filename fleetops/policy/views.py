@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from uuid import UUID
 
 from django.contrib import messages
@@ -13,11 +14,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from fleetops.clock import now
 from fleetops.identity.models import User
-from fleetops.targets import TargetFacts
 from fleetops.web.shortcuts import permission_required
 
-from . import fleet, overview, services
-from .decide import DEED_WORDS, OF_SESSIONS, WITH_DOCUMENT, WITH_USER, Context, Deed, in_force
+from . import fleet, overview, questions, services
+from .decide import DEED_WORDS, OF_SESSIONS, Deed, in_force
 from .forms import DAYS, ZONES, RuleForm, SimulateForm, group_title
 from .models import Effect, Rule, RuleRevision, Whose
 from .services import CHANGE_PERMISSION, VIEW_PERMISSION
@@ -209,7 +209,8 @@ def set_enabled(request: HttpRequest, pk: UUID) -> HttpResponse:
 @permission_required(CHANGE_PERMISSION)
 def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     found = get_object_or_404(Rule, pk=pk)
-    services.delete_rule(found, actor=request.user)
+    version = request.POST.get("version", "")
+    services.delete_rule(found, actor=request.user, version=int(version) if version.isdecimal() else 0)
     messages.success(request, f"Rule “{found.name}” is deleted; its history stays.")
     return redirect("policy:rules")
 
@@ -233,58 +234,10 @@ def simulate(request: HttpRequest) -> HttpResponse:
 
 
 def _answer(request: HttpRequest, asked: dict) -> dict:
-    person, deed = asked["person"], asked["deed"]
-    target: TargetFacts | None = None
-    if asked["instance"].strip():
-        found = fleet.find(asked["instance"], request.user)
-        if len(found) != 1:
-            return {"candidates": found, "query": _without(request, "instance"), "is_unknown": not found}
-        target = found[0].facts
-    moment = asked["at"] or now()
-    context = Context(
-        at=moment,
-        source_address=asked["address"] or "",
-        mfa_at=moment.timestamp() if asked["has_mfa"] else None,
-        reason="given" if asked["has_reason"] else "",
-        approvals=asked["approvals"] or 0,
-    )
-    owner = (person.pk if asked["owner"] == "own" else "somebody else") if deed in OF_SESSIONS else ""
-    decision, said = services.simulate(
-        person,
-        deed,
-        target=target,
-        document=asked["document"] if deed in WITH_DOCUMENT else "",
-        run_as=asked["run_as"] if deed in WITH_USER else "",
-        owner=owner,
-        context=context,
-    )
-    return {
-        "decision": decision,
-        "person": person,
-        "deed_words": DEED_WORDS[Deed(deed)],
-        "target": target,
-        "moment": moment,
-        "said": [each for each in said if each.verdict != "silent"],
-        "silent": [each for each in said if each.verdict == "silent"],
-        "cannot_see": _cannot_see(person, Deed(deed), owner),
-        "others": sum(
-            other.allowed
-            for user, other in services.who_may(deed, target=target, context=context)
-            if user.pk != person.pk
-        )
-        if deed not in OF_SESSIONS | WITH_DOCUMENT | WITH_USER
-        else None,
-    }
-
-
-def _cannot_see(person: User, deed: Deed, owner: UUID | str) -> str:
-    """The policy decides on deeds; what somebody cannot find in the pages they cannot do either."""
-    if deed in OF_SESSIONS:
-        if owner != person.pk and not person.has_perm("sessions_app.review_terminalsession"):
-            return "no role of theirs shows them the sessions of others"
-    elif not person.has_perm("inventory.view_instance"):
-        return "no role of theirs shows them instances"
-    return ""
+    found = questions.ask(asked, by=request.user)
+    if isinstance(found, questions.Answer):
+        return {each.name: getattr(found, each.name) for each in fields(found)} | {"deed_words": DEED_WORDS[found.deed]}
+    return {"candidates": found, "query": _without(request, "instance"), "is_unknown": not found}
 
 
 def _without(request: HttpRequest, name: str) -> str:

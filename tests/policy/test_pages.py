@@ -4,7 +4,7 @@ import uuid
 from datetime import time, timedelta
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -192,10 +192,21 @@ def test_a_rule_shows_its_history_and_can_be_copied_switched_and_deleted(chief):
     rule.refresh_from_db()
     assert not rule.enabled
     assert "switched off" in chief.get(rule.get_absolute_url()).content.decode()
-    chief.post(reverse("policy:delete", args=[rule.pk]))
+    assert f'name="version" value="{rule.version}"' in chief.get(rule.get_absolute_url()).content.decode()
+    chief.post(reverse("policy:delete", args=[rule.pk]), {"version": rule.version})
     assert chief.get(rule.get_absolute_url()).status_code == 404
     history = chief.get(f"{RULES}history/?rule={rule.pk}").content.decode()
     assert "deleted" in history and "targets: env=prod" not in history and "instances: env=prod" in history
+
+
+@pytest.mark.parametrize("version", ["1", "", "x"])
+def test_who_deletes_what_another_has_just_changed_gets_the_page_of_a_conflict(chief, version):
+    rule = make()
+    services.set_enabled(rule, False, actor=make_user("eve"))
+    answer = chief.post(reverse("policy:delete", args=[rule.pk]), {"version": version})
+    assert answer.status_code == 409 and "eve changed rule “Prod” meanwhile" in answer.content.decode()
+    assert Rule.objects.filter(pk=rule.pk).exists()
+    assert not AuditEvent.objects.filter(action="policy.rule.delete").exists()
 
 
 def test_who_may_only_read_gets_a_form_that_is_off_and_no_way_to_send_it(auditor):
@@ -257,7 +268,7 @@ def test_a_simulation_answers_with_each_rules_share_in_words(auditor, mei):
 
 
 def test_time_address_factor_reason_and_approval_can_be_supposed(auditor, mei):
-    services.delete_rule(Rule.objects.get(deeds=["shell"]), actor=mei)
+    services.delete_rule(Rule.objects.get(deeds=["shell"]), actor=mei, version=1)
     make(
         needs_mfa=True,
         needs_reason=True,
@@ -293,6 +304,20 @@ def test_the_simulation_says_that_the_pages_would_not_get_them_there(auditor, ro
     text = simulate(auditor, person="nobody", deed="read_recording", owner="other").content.decode()
     assert "no role of theirs shows them the sessions of others" in text
     assert simulate(auditor, person="nobody", deed="read_recording", owner="own").context["decision"].allowed
+
+
+def test_the_simulation_tells_of_who_may_end_but_not_see_the_sessions_of_others(auditor, roles):
+    ender, nobody = make_user("ender"), make_user("nobody")
+    ender.user_permissions.add(Permission.objects.get(codename="end_terminalsession"))
+    make("Enders", users=[ender, nobody], everybody=False, deeds=["end_session"], targets="all", confirmed=True)
+    page = simulate(auditor, person="ender", deed="end_session", owner="other")
+    text = page.content.decode()
+    assert "none shows them these" in text and "<b>ender</b> may <b>end a session</b>" in text
+    assert page.context["cannot_see"] == ""
+    text = simulate(auditor, person="nobody", deed="end_session", owner="other").content.decode()
+    assert "or lets them end what they do not see" in text and "none shows them these" not in text
+    text = simulate(auditor, person="ender", deed="watch_session", owner="other").content.decode()
+    assert "no role of theirs shows them the sessions of others" in text
 
 
 @pytest.mark.parametrize("asked", [{"person": "who"}, {"deed": "fly"}, {"at": "soon"}, {"address": "here"}])

@@ -62,7 +62,7 @@ def test_with_the_rules_that_it_comes_with_each_role_may_what_it_always_might(ro
 def test_a_default_that_was_deleted_does_not_come_back_and_a_changed_one_stays_changed(admin):
     assert Rule.objects.count() == len(services.DEFAULTS)
     shells, ends = Rule.objects.get(deeds=["shell"]), Rule.objects.get(deeds=["end_session"])
-    services.delete_rule(shells, actor=admin)
+    services.delete_rule(shells, actor=admin, version=shells.version)
     services.set_enabled(ends, False, actor=admin)
     call_command("sync_roles", verbosity=0)
     assert not Rule.objects.filter(pk=shells.pk).exists() and not Rule.objects.filter(name=shells.name).exists()
@@ -231,7 +231,8 @@ def test_each_change_is_kept_and_audited_with_what_was_before(admin):
     services.set_enabled(rule, False, actor=admin)
     services.set_enabled(rule, False, actor=admin)
     services.set_enabled(rule, True, actor=admin)
-    services.delete_rule(rule, actor=admin)
+    rule.refresh_from_db()
+    services.delete_rule(rule, actor=admin, version=rule.version)
     kept = list(RuleRevision.objects.filter(rule_id=rule.pk).order_by("id"))
     assert [each.change for each in kept] == ["create", "update", "disable", "enable", "delete"]
     assert {each.by for each in kept} == {"admin"} and {each.rule_name for each in kept} == {"Test"}
@@ -249,7 +250,10 @@ def test_who_saves_what_another_changed_meanwhile_is_told_so(admin):
     fields = {"name": "Test", "everybody": True, "deeds": ["shell"], "targets": "env=dev"}
     with pytest.raises(UserError, match="admin changed rule “Test” meanwhile"):
         services.change_rule(rule, actor=admin, version=1, **fields)
-    services.delete_rule(rule, actor=admin)
+    with pytest.raises(UserError, match="admin changed rule “Test” meanwhile"):
+        services.delete_rule(rule, actor=admin, version=1)
+    assert Rule.objects.filter(pk=rule.pk).exists()
+    services.delete_rule(rule, actor=admin, version=2)
     with pytest.raises(UserError, match="was deleted meanwhile"):
         services.change_rule(rule, actor=admin, version=2, **fields)
 
@@ -260,7 +264,7 @@ def test_no_rule_shuts_administrators_out_of_the_policy(admin, client):
     client.force_login(admin, backend="django.contrib.auth.backends.ModelBackend")
     assert not may(admin)
     assert client.get(rule.get_absolute_url()).status_code == 200
-    assert client.post(f"{rule.get_absolute_url()}delete/").status_code == 302
+    assert client.post(f"{rule.get_absolute_url()}delete/", {"version": rule.version}).status_code == 302
     assert may(admin)
 
 

@@ -37,6 +37,10 @@ def deny(**fields) -> Rule:
     return rule("No", effect="deny", note="There is a freeze.", **fields)
 
 
+def delete(found: Rule, *, actor) -> None:
+    policy.delete_rule(found, actor=actor, version=Rule.objects.get(pk=found.pk).version)
+
+
 def client_of(user, **log_in) -> Client:
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
@@ -65,7 +69,7 @@ def test_a_rule_by_tag_lets_in_where_it_matches_and_a_denial_names_it_and_is_aud
     event = AuditEvent.objects.get(action="sessions.open.refuse")
     assert (event.outcome, event.details["rules"], event.target_id) == ("denied", ["No"], str(prod.pk))
     assert "denies it" in event.reason
-    policy.delete_rule(blocking, actor=people["administrator"])
+    delete(blocking, actor=people["administrator"])
     assert connect(client, prod).status_code == 302  # at once: this very process had cached the rules
 
 
@@ -95,7 +99,7 @@ def test_where_a_reason_is_wanted_a_page_asks_for_it_and_goes_on(people):
 
 
 def test_where_a_second_factor_is_wanted_the_log_in_must_have_one_of_this_user(people):
-    policy.delete_rule(Rule.objects.get(name=SHELLS), actor=people["administrator"])
+    delete(Rule.objects.get(name=SHELLS), actor=people["administrator"])
     rule("Factor", needs_mfa=True)
     instance = make_instance()
     answer = connect(client_of(people["operator"]), instance)
@@ -106,18 +110,18 @@ def test_where_a_second_factor_is_wanted_the_log_in_must_have_one_of_this_user(p
 
 
 def test_networks_and_approvals_are_asked_at_the_door(people):
-    policy.delete_rule(Rule.objects.get(name=SHELLS), actor=people["administrator"])
+    delete(Rule.objects.get(name=SHELLS), actor=people["administrator"])
     inside = rule("Inside", networks=["10.0.0.0/8"])
     instance, client = make_instance(), client_of(people["operator"])
     assert "holds only from 10.0.0.0/8 (this comes from 127.0.0.1)" in connect(client, instance).content.decode()
     assert client.post(reverse("sessions:open"), {"instance": instance.pk}, REMOTE_ADDR="10.9.8.7").status_code == 302
-    policy.delete_rule(inside, actor=people["administrator"])
+    delete(inside, actor=people["administrator"])
     rule("Two", approvals=2)
     assert "a request that 2 other people approved" in connect(client, instance).content.decode()
 
 
 def test_a_session_is_opened_under_the_role_that_its_rule_names_if_that_is_one_of_its_account(people):
-    policy.delete_rule(Rule.objects.get(name=SHELLS), actor=people["administrator"])
+    delete(Rule.objects.get(name=SHELLS), actor=people["administrator"])
     instance, client = make_instance(), client_of(people["operator"])
     named = rule("Role", role_arn=f"arn:aws:iam::{instance.account.account_id}:role/oncall")
     assert connect(client, instance).status_code == 302
@@ -135,7 +139,7 @@ def test_a_shell_ends_once_no_rule_gives_the_role_that_it_is_open_under(people):
     giving = rule("Role", role_arn=role, everybody=False, users=[people["operator"]])
     session = make_session(user=people["operator"], owner="me", owner_epoch=1, role_arn=role)
     assert services.heartbeat("me", [session.pk], beat=False)[session.pk].taken_away == ""
-    policy.delete_rule(giving, actor=people["administrator"])
+    delete(giving, actor=people["administrator"])
     assert f"under the IAM role {role} any more" in (
         services.heartbeat("me", [session.pk], beat=False)[session.pk].taken_away
     )
@@ -198,7 +202,7 @@ def test_watching_and_ending_ask(people, foreign):
 
 def test_who_wants_to_see_or_end_may_have_to_say_why_first(people, foreign):
     for name in ("Auditors and administrators read recordings and watch", "Administrators end sessions"):
-        policy.delete_rule(Rule.objects.get(name=name), actor=people["administrator"])
+        delete(Rule.objects.get(name=name), actor=people["administrator"])
     rule(
         needs_reason=True,
         everybody=False,
@@ -271,7 +275,7 @@ def test_a_shell_is_refused_at_the_websocket_in_words_once_the_policy_says_no(te
 
 
 def test_who_watches_by_websocket_brings_the_reason_that_the_page_asked_for(people, foreign):
-    policy.delete_rule(Rule.objects.get(deeds=["read_recording", "watch_session"]), actor=people["administrator"])
+    delete(Rule.objects.get(deeds=["read_recording", "watch_session"]), actor=people["administrator"])
     rule(needs_reason=True, deeds=["watch_session"])
     log_in = client_of(people["auditor"]).session
     reason = services.reason_given(log_in, foreign.pk)
@@ -287,7 +291,7 @@ def test_who_watches_by_websocket_brings_the_reason_that_the_page_asked_for(peop
 
 
 def test_a_second_factor_is_of_the_log_in_that_attaches(terminal, instance, operator):
-    policy.delete_rule(Rule.objects.get(name=SHELLS), actor=operator)
+    delete(Rule.objects.get(name=SHELLS), actor=operator)
     rule("Factor", needs_mfa=True)
     session = opened(instance, operator, mfa_at=now().timestamp())
     code, reason = terminal.browser(session, operator).closed()
@@ -389,4 +393,4 @@ def test_who_comes_to_their_own_shell_from_where_the_policy_forbids_it_is_turned
     assert list(services.recheck([inside, outside])) == [outside]
     deny_all = rule("All", effect="deny")
     assert services.recheck([inside, outside]) == {}  # the session itself ends, see heartbeat
-    policy.delete_rule(deny_all, actor=people["administrator"])
+    delete(deny_all, actor=people["administrator"])

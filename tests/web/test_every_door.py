@@ -208,6 +208,7 @@ def house(roles, valkey):
 
     forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = {"answer": "approve"}
+    forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}
     return address, forms
 
