@@ -124,6 +124,7 @@ class Notice(models.Model):
                 fields=["topic", "dedup_key"], condition=Q(closed_at=None), name="notice_open_once_a_thing"
             )
         ]
+        indexes = [models.Index(fields=["topic", "dedup_key", "created_at"], name="notice_about_a_thing")]
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -134,10 +135,11 @@ class DeliveryState(models.TextChoices):
     PENDING = "pending", "Waiting"
     SENT = "sent", "Sent"
     FAILED = "failed", "Failed"
+    DROPPED = "dropped", "Overtaken"  # by later word on the same way about the same thing
 
 
 DELIVERY_MOVES = {
-    DeliveryState.PENDING: {DeliveryState.SENT, DeliveryState.FAILED},
+    DeliveryState.PENDING: {DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.DROPPED},
     DeliveryState.FAILED: {DeliveryState.PENDING},  # somebody sends it again
 }
 
@@ -162,7 +164,10 @@ class Delivery(models.Model):
     class Meta:
         ordering = ["id"]
         constraints = [models.UniqueConstraint(fields=["notice", "channel", "is_end"], name="delivery_once_a_channel")]
-        indexes = [models.Index(fields=["next_at"], name="delivery_due", condition=Q(state="pending"))]
+        indexes = [
+            models.Index(fields=["next_at"], name="delivery_due", condition=Q(state="pending")),
+            models.Index(fields=["channel", "-id"], name="delivery_latest_of_a_channel"),
+        ]
         default_permissions = ()
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from fleetops import vault
 from fleetops.audit.record import record
@@ -30,6 +30,7 @@ _FIRST_WAIT = timedelta(seconds=15)
 _LONGEST_WAIT = timedelta(hours=1)
 _CLAIM = timedelta(seconds=60)  # longer than one attempt may take
 _BATCH = 50
+_MOST_DROPPED = 100  # at one look, so that none takes long
 KEPT_FOR = timedelta(days=90)
 _WEBHOOKS = (ChannelKind.WEBHOOK, ChannelKind.SLACK)
 
@@ -103,7 +104,7 @@ def resolve(topic: str, *, dedup_key: str) -> bool:
         notice = Notice.objects.filter(topic=topic, dedup_key=dedup_key[:200], closed_at=None).first()
         if notice is None or not Notice.objects.filter(pk=notice.pk, closed_at=None).update(closed_at=moment):
             return False
-        told = Channel.objects.filter(deliveries__notice=notice, enabled=True).distinct()
+        told = Channel.objects.filter(deliveries__notice=notice).distinct()  # one that is disabled keeps it meanwhile
         Delivery.objects.bulk_create(
             Delivery(notice=notice, channel=each, is_end=True, next_at=moment, give_up_at=moment + GIVE_UP_AFTER)
             for each in told
@@ -126,16 +127,68 @@ def _post(notice: Notice, moment: datetime, channel: Channel | None = None) -> N
 def claim_due(*, at: datetime) -> list[tuple[UUID, datetime]]:
     """Claim the deliveries whose time has come; returns each with its claim, by which `deliver` knows that it holds.
 
-    What a dead worker held comes again when its claim is over.
+    What a dead worker held comes again when its claim is over. Of what waits for one way about one thing only the last
+    word goes out, and not while an earlier one is being sent: so no end arrives before its beginning, whatever is tried
+    again. What is overtaken is dropped, and its row says so.
     """
-    free = Q(claimed_until=None) | Q(claimed_until__lte=at)
-    due = Delivery.objects.filter(free, state=DeliveryState.PENDING, next_at__lte=at, channel__enabled=True)
-    claimed = []
-    for pk in due.order_by("next_at").values_list("pk", flat=True)[:_BATCH]:
-        mine = Delivery.objects.filter(free, pk=pk, state=DeliveryState.PENDING)
-        if mine.update(claimed_until=at + _CLAIM, attempts=F("attempts") + 1):
-            claimed.append((pk, at + _CLAIM))
-    return claimed
+    waiting = Delivery.objects.filter(_free(at), state=DeliveryState.PENDING, channel__enabled=True)
+    for delivery in waiting.filter(_is_overtaken()).select_related("notice")[:_MOST_DROPPED]:
+        if _claim(delivery.pk, at):
+            _drop(delivery)
+    due = waiting.filter(~_must_wait(), next_at__lte=at).order_by("next_at")
+    found = list(due.values_list("pk", flat=True)[:_BATCH])
+    return [(pk, at + _CLAIM) for pk in found if _claim(pk, at, attempts=F("attempts") + 1)]
+
+
+def _free(at: datetime) -> Q:
+    return Q(claimed_until=None) | Q(claimed_until__lte=at)
+
+
+def _claim(pk: UUID, at: datetime, **changes: Any) -> bool:
+    mine = Delivery.objects.filter(_free(at), pk=pk, state=DeliveryState.PENDING)
+    return bool(mine.update(claimed_until=at + _CLAIM, **changes))
+
+
+def _is_overtaken() -> Q:
+    """Whether there is later word on the same way about the same thing.
+
+    The end of a notice is later than its beginning. Of two notices the one that stands open is the later, whatever the
+    clocks of the hosts say that wrote them; of two that are closed, the younger.
+    """
+    end = Delivery.objects.filter(notice=OuterRef("notice"), channel=OuterRef("channel"), is_end=True)
+    younger = _about_the_same().filter(notice__created_at__gt=OuterRef("notice__created_at"))
+    standing = _about_the_same().filter(notice__closed_at=None).exclude(notice=OuterRef("notice"))
+    is_closed = Q(notice__closed_at__isnull=False)
+    return Q(Exists(end), is_end=False) | Q(is_closed & (Q(Exists(younger)) | Q(Exists(standing))))
+
+
+def _must_wait() -> Q:
+    """Whether earlier word on the same way about the same thing is still to be sent; the order of `_is_overtaken`."""
+    pending = {"state": DeliveryState.PENDING}
+    beginning = Delivery.objects.filter(notice=OuterRef("notice"), channel=OuterRef("channel"), is_end=False, **pending)
+    closed = _about_the_same().filter(notice__closed_at__isnull=False, **pending)
+    older = closed.filter(notice__created_at__lt=OuterRef("notice__created_at"))
+    return Q(Exists(beginning), is_end=True) | Q(Exists(older)) | Q(Exists(closed), notice__closed_at=None)
+
+
+def _about_the_same() -> QuerySet[Delivery]:
+    same = ("channel", "notice__topic", "notice__dedup_key")
+    return Delivery.objects.filter(**{name: OuterRef(name) for name in same})
+
+
+def _drop(delivery: Delivery) -> None:
+    """Keep from being sent what is overtaken; it is claimed, so that nobody sends it meanwhile."""
+    notice = delivery.notice
+    if not delivery.is_end and notice.deliveries.filter(channel=delivery.channel_id, is_end=True).exists():
+        text = "It was over before it could be told; its end is told alone."
+    else:
+        text = f"It came again before {'its end' if delivery.is_end else 'it'} could be told; that is told instead."
+    try:
+        with transaction.atomic():
+            move(delivery, DeliveryState.DROPPED, DELIVERY_MOVES, claimed_until=None, error=text)
+    except LostRace:
+        return
+    logger.info("notice overtaken notice=%s channel=%s", delivery.notice_id, delivery.channel_id)
 
 
 def deliver(pk: UUID, claim: datetime) -> None:
@@ -145,9 +198,10 @@ def deliver(pk: UUID, claim: datetime) -> None:
     worker that dies between sending and noting makes it be sent again: at least once, and the same id both times.
     """
     moment = now()
+    mine = moment + _CLAIM
     held = Delivery.objects.filter(pk=pk, state=DeliveryState.PENDING, claimed_until=claim)
     # A whole minute from here on, and another value: the same message, should it come twice, finds its claim gone.
-    if moment >= claim or not held.update(claimed_until=moment + _CLAIM):
+    if moment >= claim or not held.update(claimed_until=mine):
         return
     delivery = Delivery.objects.select_related("notice", "channel").filter(pk=pk, state=DeliveryState.PENDING).first()
     if delivery is None:
@@ -156,7 +210,7 @@ def deliver(pk: UUID, claim: datetime) -> None:
     try:
         sender(channel.kind).send(channel, _letter(delivery))
     except UserError as error:  # SendFailed, or a vault or an AWS that says in words why not
-        _missed(delivery, error)
+        _missed(delivery, error, mine)
         return
     try:
         with transaction.atomic():
@@ -166,7 +220,7 @@ def deliver(pk: UUID, claim: datetime) -> None:
     logger.info("notice sent notice=%s channel=%s attempts=%s", delivery.notice_id, channel.pk, delivery.attempts)
 
 
-def _missed(delivery: Delivery, error: UserError) -> None:
+def _missed(delivery: Delivery, error: UserError, claim: datetime) -> None:
     moment = now()
     wait = min(_FIRST_WAIT * 2 ** min(delivery.attempts - 1, 12), _LONGEST_WAIT)
     wait = max(wait, min(timedelta(seconds=getattr(error, "wait_seconds", 0)), _LONGEST_WAIT))
@@ -175,9 +229,8 @@ def _missed(delivery: Delivery, error: UserError) -> None:
         "notice not sent notice=%s channel=%s attempts=%s", delivery.notice_id, delivery.channel_id, delivery.attempts
     )
     if not getattr(error, "is_final", False) and moment + wait < delivery.give_up_at:
-        Delivery.objects.filter(pk=delivery.pk, state=DeliveryState.PENDING).update(
-            next_at=moment + wait, claimed_until=None, error=text
-        )
+        held = Delivery.objects.filter(pk=delivery.pk, state=DeliveryState.PENDING, claimed_until=claim)
+        held.update(next_at=moment + wait, claimed_until=None, error=text)
         return
     try:
         with transaction.atomic():
@@ -196,10 +249,12 @@ def _missed(delivery: Delivery, error: UserError) -> None:
 
 
 def send_again(delivery: Delivery, *, actor: User) -> None:
-    """Put a delivery that failed back into the outbox. Raises UserError if it is not failed."""
+    """Put a delivery that failed back into the outbox. Raises UserError if it is not failed, or overtaken."""
     moment = now()
     if delivery.state != DeliveryState.FAILED:
-        raise UserError("It waits or was sent already; there is nothing to send again.")
+        raise UserError("It waits, was sent already or was overtaken; there is nothing to send again.")
+    if Delivery.objects.filter(_is_overtaken(), pk=delivery.pk).exists():
+        raise UserError("There is newer word of it on this way, and this would be the last that is heard; send that.")
     try:
         with transaction.atomic():
             fresh = {"attempts": 0, "next_at": moment, "give_up_at": moment + GIVE_UP_AFTER, "error": ""}
@@ -210,13 +265,17 @@ def send_again(delivery: Delivery, *, actor: User) -> None:
 
 
 def _letter(delivery: Delivery) -> Letter:
-    notice = delivery.notice
+    notice, text = delivery.notice, delivery.notice.text
+    if delivery.is_end:
+        told = notice.deliveries.filter(channel=delivery.channel_id, is_end=False, state=DeliveryState.SENT)
+        if not told.exists():
+            text = f"It began {notice.created_at:%Y-%m-%d %H:%M:%S} UTC and was over before this could be told.\n{text}"
     return Letter(
         id=str(delivery.pk),
         topic=notice.topic,
         severity=notice.severity,
         title=notice.title,
-        text=notice.text,
+        text=text.strip(),
         url=urljoin(settings.PUBLIC_URL, notice.url) if notice.url else "",
         at=(notice.closed_at or now()) if delivery.is_end else notice.created_at,
         is_end=delivery.is_end,

@@ -6,6 +6,7 @@ EVERYTHING: Final = "*"
 TEST: Final = "notify.test"
 TOPICS: Final = {
     "inventory.region": "A region cannot be read",
+    "backup": "A backup was not made",
     TEST: "A test, sent by a person",
 }
 # In order of weight.
