@@ -172,6 +172,9 @@ if not DATABASE_URL or (DATABASE_URL.startswith("sqlite:") and not _EMBEDDED):
 DATABASES = {"default": database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Where pg_dump and pg_restore are, for `python -m fleetops.backup`; empty: on PATH.
+PG_BIN = env_str("FLEETOPS_PG_BIN")
+
 # --- Broker, cache, channel layer: one Valkey -----------------------------------------------------------------------
 VALKEY_URL = env_password("FLEETOPS_VALKEY_URL") or (f"unix://{HOME}/run/valkey.sock" if _EMBEDDED else "")
 if not VALKEY_URL:
@@ -292,6 +295,10 @@ INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between 
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)
+# The buckets of fleetops/aws/governor.py; empty: nothing is paced.
+AWS_BUDGET_URL = valkey_url(3) if env_bool("FLEETOPS_AWS_BUDGET", True) else ""
+# With so many calls a second begins an operation of which AWS does not say how many it allows.
+AWS_CALLS_PER_SECOND = env_number("FLEETOPS_AWS_CALLS_PER_SECOND", 5, low=0.5, high=1000)
 
 # --- Telling people --------------------------------------------------------------------------------------------------
 # Under which address people reach the pages: links in notices begin with it.

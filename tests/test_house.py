@@ -28,6 +28,7 @@ ROOF = {
     "health",
     "pulse",
     "taskwatch",
+    "backup",
 }
 
 _GROUND = {"errors", "clock", "env", "targets", "fetch", "metrics"}
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fetch": {"errors", "clock"},
     "logs": {"web"},
     "metrics": set(),
-    "presence": set(),
+    "presence": {"clock"},
     "processes": set(),
     "messages": set(),
     "batches": {"messages"},
@@ -108,14 +109,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "review",
     },
     "asgi": {"sessions_app", "celery", "monitoring"},
-    "monitoring": {"metrics", "presence"},
-    "taskwatch": {"metrics", "presence", "clock", "web"},
+    "monitoring": {"metrics", "presence", "clock"},
+    "taskwatch": {"aws", "metrics", "presence", "clock", "web"},
     "celery": {"pulse", "taskwatch"},
     "health": set(),
     "pulse": set(),
     "prepare": set(),
     "supervisor": {"processes", "prepare", "errors"},
     "bootstrap": {"errors"},
+    "backup": _WINGS | WINGS | {"monitoring", "pulse"},
 }
 
 # Imports inside a function, of ours: (file, room) and why it cannot stand at the top.

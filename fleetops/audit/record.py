@@ -75,6 +75,8 @@ ACTIONS = (
     "inventory.region.disable",
     "inventory.region.refresh.fail",
     "inventory.region.queue",
+    "inventory.ceiling.set",
+    "inventory.ceiling.remove",
     "inventory.filter.save",
     "inventory.filter.change",
     "inventory.filter.delete",
@@ -102,6 +104,8 @@ ACTIONS = (
     "sessions.recording.refuse",
     "audit.verify",
     "audit.head.renew",
+    "backup.make",
+    "backup.restore",
 )
 
 # Words that make a key of `details` look like a secret's. Whole words: "token_id" is refused, "broken" is not.

@@ -61,6 +61,8 @@ VERBS = {
     "inventory.region.disable": "turned a region off in",
     "inventory.region.refresh.fail": "could not read",
     "inventory.region.queue": "changed the queue of events of",
+    "inventory.ceiling.set": "set a ceiling on the calls of",
+    "inventory.ceiling.remove": "took away the ceiling on the calls of",
     "inventory.filter.save": "saved the filter",
     "inventory.filter.change": "changed the saved filter",
     "inventory.filter.delete": "deleted the saved filter",
@@ -88,6 +90,8 @@ VERBS = {
     "sessions.recording.refuse": "was denied the recording",
     "audit.verify": "verified the chain",
     "audit.head.renew": "renewed the head of the chain",
+    "backup.make": "made the backup",
+    "backup.restore": "restored the backup",
 }
 
 # A kind of deed, for the facets: what its actions start with. The first that fits.
@@ -104,6 +108,7 @@ KINDS = {
     "permission": ("Permission", ("web.permission.",)),
     "fleet": ("Fleet", ("inventory.",)),
     "audit": ("Audit", ("audit.",)),
+    "backup": ("Backups", ("backup.",)),
 }
 
 SOURCES = {"browser": "Browser", "api": "API", "terminal": "Terminal", "worker": "Worker", "command": "Command line"}
