@@ -8,8 +8,10 @@ from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.exceptions import NotFound
 
+import fleetops.approvals.api
 import fleetops.identity.api
 import fleetops.inventory.api
+import fleetops.policy.api
 import fleetops.review.api
 import sessions_app.api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
@@ -21,6 +23,8 @@ ROOMS = {
     "Yourself": fleetops.identity.api.urlpatterns,
     "Fleet": fleetops.inventory.api.urlpatterns,
     "Sessions": sessions_app.api.urlpatterns,
+    "Approvals": fleetops.approvals.api.urlpatterns,
+    "Policy": fleetops.policy.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }
 

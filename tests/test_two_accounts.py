@@ -152,6 +152,7 @@ LISTS = {
     "api:accounts",
     "api:regions",
     "policy:simulate",
+    "api:simulate",
     "policy:review",
     "accounts:list",
     "accounts:account",
@@ -179,6 +180,14 @@ NO_NODE = {
     "policy:rule",
     "policy:set_enabled",
     "policy:delete",
+    "api:approvals",
+    "api:approval",
+    "api:vote",
+    "api:withdraw",
+    "api:rules",
+    "api:rule",
+    "api:enable_rule",
+    "api:rule_history",
     "accounts:add",
     "accounts:template",
     "accounts:check",
@@ -343,8 +352,14 @@ def test_a_rule_for_one_lets_nobody_onto_the_others_and_a_refusal_says_where(chi
             assert refused.target_id == str(machine.row.pk)
 
 
-def test_the_simulator_of_the_policy_asks_which_of_them_is_meant(chief):
+def test_the_simulator_of_the_policy_asks_which_of_them_is_meant(chief, program):
     path = reverse("policy:simulate")
+    asked = {"person": "adaeze", "deed": "shell", "instance": SHARED}
+    text = program.get(reverse("api:simulate"), asked).json()["detail"]
+    assert all(str(machine.row.pk) in text for machine in MACHINES)
+    for machine in MACHINES:
+        answer = program.get(reverse("api:simulate"), asked | {"instance": str(machine.row.pk)}).json()
+        assert (answer["target"]["account_id"], answer["target"]["region"]) == (machine.account_id, machine.region)
     several = chief.get(path, {"person": "adaeze", "deed": "shell", "instance": SHARED, "owner": "other"})
     assert {machine.name for machine in MACHINES if machine.name in text_of(several)} == {
         each.name for each in MACHINES

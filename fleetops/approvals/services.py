@@ -28,6 +28,14 @@ DEFAULT_APPROVERS = ("administrator",)
 _BATCH = 200  # requests that one look ends
 
 
+class ReasonMissing(UserError):
+    """A denial without a word of why."""
+
+    def __init__(self) -> None:
+        super().__init__("Say why you deny it: who asked will read it.")
+        self.fields = {"reason": str(self)}
+
+
 def ask(
     *,
     deed: str,
@@ -112,12 +120,15 @@ def _why_not(request: ApprovalRequest, user: User) -> str:
 def vote(request_id: UUID, *, actor: User, approve: bool, reason: str = "") -> ApprovalRequest:
     """Say yes or no to a request, once. The last approval of its quorum approves it; the first no denies it.
 
-    Raises Denied, audited, if `actor` is not asked; UserError if it is decided, ended, or answered by `actor` already.
+    Raises Denied, audited, if `actor` is not asked; ReasonMissing for a no without a reason; UserError if it is
+    decided, ended, or answered by `actor` already.
     """
     request = ApprovalRequest.objects.get(pk=request_id)
     if why := _why_not(request, actor):
         deny("approvals.vote.refuse", actor=actor, target=_target(request), reason=why)
         raise Denied(why)
+    if not approve and not _line(reason):
+        raise ReasonMissing
     moment = now()
     with transaction.atomic():
         # Two votes at once wait for one another here: each counts what the other has said.

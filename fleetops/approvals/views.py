@@ -95,9 +95,10 @@ def vote(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     answer, reason = request.POST.get("answer", ""), request.POST.get("reason", "")
     if answer not in {"approve", "deny"}:
         return _page(request, found, error="Choose Approve or Deny.", reason=reason)
-    if answer == "deny" and not reason.strip() and services.may_vote(found, request.user):
-        return _page(request, found, error="Say why you deny it: who asked will read it.", reason=reason)
-    answered = services.vote(pk, actor=request.user, approve=answer == "approve", reason=reason)
+    try:
+        answered = services.vote(pk, actor=request.user, approve=answer == "approve", reason=reason)
+    except services.ReasonMissing as missing:
+        return _page(request, found, error=str(missing), reason=reason)
     missing = answered.quorum - answered.votes.filter(approves=True).count()
     if answer == "deny":
         messages.success(request, "Denied. Nothing will be done.")

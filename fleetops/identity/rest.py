@@ -1,7 +1,7 @@
 """What each api.py stands on: who calls, with which scopes, how often; how lists are paged; what errors read like."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -27,7 +27,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from fleetops.audit.record import Target, deny
-from fleetops.clock import now
+from fleetops.clock import real_now
 from fleetops.errors import Denied, UserError
 from fleetops.web.context import current
 from fleetops.web.shortcuts import require_permission
@@ -130,7 +130,7 @@ def take_call(who: str, limit: int) -> int:
 
     Without Valkey nothing is counted and all are let through: whoever can still be served is.
     """
-    second = int(now().timestamp())
+    second = int(real_now().timestamp())
     key = f"api-calls:{who}:{second // 60}"
     try:
         cache.add(key, 0, timeout=120)
@@ -277,6 +277,8 @@ def _problem(status: int, detail: str, **more: Any) -> dict[str, Any]:
 def on_error(exception: Exception, context: dict) -> Response:
     """DRF's exception handler: every error is a problem in JSON, every denial is audited once."""
     request = context["request"]
+    if isinstance(exception, UserError) and exception.fields:
+        return problem(400, str(exception), errors={name: [text] for name, text in exception.fields.items()})
     if isinstance(exception, Denied | DjangoPermissionDenied | exceptions.PermissionDenied):
         _record_denial(request, exception)
         return problem(403, str(getattr(exception, "detail", exception)) or "You may not do this.")
@@ -327,6 +329,46 @@ def _record_denial(request, exception: Exception) -> None:
         permission=permission,
         method=request.method,
     )
+
+
+# --- What is sent ----------------------------------------------------------------------------------------------------
+
+
+class Asked(serializers.Serializer):
+    """A body. A field that there is not is told: a condition that is misspelt must not go unnoticed."""
+
+    def to_internal_value(self, data):
+        if isinstance(data, Mapping) and (unknown := [str(name) for name in data if name not in self.fields]):
+            raise exceptions.ValidationError({name: ["There is no such field here."] for name in unknown})
+        return super().to_internal_value(data)
+
+    @classmethod
+    def of(cls, request, **more: Any) -> dict[str, Any]:
+        """What the request's body says. Raises ValidationError."""
+        asked = cls(data=request.data, **more)
+        asked.is_valid(raise_exception=True)
+        return asked.validated_data
+
+
+def choice_in(request, name: str, choices: Collection[str]) -> str:
+    """The parameter `name` of a list, one of `choices`; empty if it is left out. Raises ValidationError."""
+    value = request.query_params.get(name, "")
+    if value and value not in choices:
+        raise exceptions.ValidationError({name: [f"Write one of {', '.join(choices)}."]})
+    return value
+
+
+def flag_in(request, name: str) -> bool | None:
+    """The parameter `name` of a list, true or false; None if it is left out. Raises ValidationError."""
+    return {"": None, "true": True, "false": False}[choice_in(request, name, ("true", "false"))]
+
+
+def number_in(request, name: str) -> int:
+    """The parameter `name`, which must be there. Raises ValidationError."""
+    text = request.query_params.get(name, "")
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise exceptions.ValidationError({name: ["Write the number, as it was read."]})
+    return int(text)
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,16 @@ _SEE = "inventory.view_instance"
 _OPEN = "sessions_app.open_terminalsession"
 _REVIEW = "sessions_app.review_terminalsession"
 _END = "sessions_app.end_terminalsession"
+_SEE_RULES, _CHANGE_RULES = "policy.view_rule", "policy.change_rule"
+_SEE_REQUESTS, _VOTE = "approvals.view_approvalrequest", "approvals.vote_approvalrequest"
+_SEE_CALENDARS, _CHANGE_CALENDARS = "calendars.view_calendar", "calendars.change_calendar"
+_SEE_NOTICES, _CHANGE_NOTICES = "notify.view_channel", "notify.change_channel"
+_SEE_ACCOUNTS = "inventory.view_account"
+_CHANGE_ACCOUNTS = ("inventory.add_account", "inventory.change_account", "inventory.delete_account")
+# Who says as whom FleetOps acts in an account administers; the services ask for it.
+_ADMINISTER = "identity.administer"
+_ACCOUNTS = "inventory.view_account"
+_CHANGE = "inventory.change_account"
 
 SCOPES: dict[str, Scope] = {
     "fleet:read": Scope("Read instances, accounts and regions", (_SEE,), (_SEE,)),
@@ -24,7 +34,21 @@ SCOPES: dict[str, Scope] = {
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),
     "recordings:read": Scope("Download recordings of the sessions that one may see", (_REVIEW,)),
+    "policy:read": Scope("Read the access policy and ask what it would say", (_SEE_RULES, _SEE), (_SEE_RULES,)),
+    "policy:write": Scope("Change the access policy", (_CHANGE_RULES, _SEE_RULES), (_CHANGE_RULES,)),
+    "approvals:read": Scope("Read requests for approval that one may see", (_SEE_REQUESTS, _VOTE)),
+    "approvals:write": Scope("Approve, deny, and take back one's own requests", (_SEE_REQUESTS, _VOTE)),
+    "calendars:read": Scope("Read calendars and ask what is held", (_SEE_CALENDARS,), (_SEE_CALENDARS,)),
+    "calendars:write": Scope("Change calendars", (_CHANGE_CALENDARS, _SEE_CALENDARS), (_CHANGE_CALENDARS,)),
+    "notices:read": Scope("Read notices, channels and silences", (_SEE_NOTICES,), (_SEE_NOTICES,)),
+    "notices:write": Scope("Change channels, add silences", (_CHANGE_NOTICES, _SEE_NOTICES), (_CHANGE_NOTICES,)),
+    "accounts:read": Scope("Read the accounts' settings and checks", (_SEE_ACCOUNTS,), (_SEE_ACCOUNTS,)),
+    "accounts:write": Scope(
+        "Add, change, check and remove accounts", (*_CHANGE_ACCOUNTS, _SEE_ACCOUNTS, _ADMINISTER), _CHANGE_ACCOUNTS
+    ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
+    "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),
+    "budget:change": Scope("Set and take away ceilings of the API budget", (_ACCOUNTS, _CHANGE), (_CHANGE,)),
     "tokens:manage": Scope("List and revoke one's own tokens"),
 }
 

@@ -5,16 +5,20 @@ A new address fails here until it is decided on. Objects are somebody else's, as
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 from django.test import Client
 from django.urls import get_resolver, reverse
 
+from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
+from fleetops.clock import now
 from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ANY_SCOPE
 from fleetops.identity.roles import ROLES
 from fleetops.identity.scopes import SCOPES, may_have
+from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
 from tests.factories import make_instance, make_session, make_user
 from tests.web.test_every_door import (
@@ -22,6 +26,7 @@ from tests.web.test_every_door import (
     ALL,
     METHODS,
     NO_ROLE,
+    NOBODY,
     OPEN_SHELLS,
     PEOPLE,
     REVIEW,
@@ -56,13 +61,31 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
+    "api:approvals": {"GET": Rule("approvals:read", ALL)},  # of one's own, where one may not answer
+    "api:approval": {"GET": Rule("approvals:read", REVIEW, 200, 404)},
+    "api:vote": {"POST": Rule("approvals:write", ADMINISTER, 200, 404)},
+    "api:withdraw": {"POST": Rule("approvals:write", NOBODY, 200, 404)},
+    "api:rules": {"GET": Rule("policy:read", REVIEW), "POST": Rule("policy:write", ADMINISTER, 400)},
+    "api:rule": {
+        "GET": Rule("policy:read", REVIEW),
+        "PATCH": Rule("policy:write", ADMINISTER, 400),
+        "DELETE": Rule("policy:write", ADMINISTER, 400),  # without the version
+    },
+    "api:enable_rule": {"POST": Rule("policy:write", ADMINISTER, 400)},
+    "api:rule_history": {"GET": Rule("policy:read", REVIEW)},
+    "api:simulate": {"GET": Rule("policy:read", REVIEW, 400)},
     "api:events": {"GET": Rule("audit:read", REVIEW)},
     "api:event": {"GET": Rule("audit:read", REVIEW)},
 }
 OPEN_TO_ALL = {"api:login"}
 CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
 # Who may ask to end a session that they may see is told so with another answer.
-BESIDES = {("api:end_session", "auditor"): 403}
+BESIDES = {
+    ("api:end_session", "auditor"): 403,
+    ("api:vote", "auditor"): 403,
+    ("api:withdraw", "auditor"): 403,
+    ("api:withdraw", "administrator"): 403,
+}
 
 
 @pytest.fixture
@@ -73,15 +96,28 @@ def house(roles, valkey, settings):
     make_token(someone, "fleet:read")
     session = make_session(user=make_user("other", role="operator"), instance=instance)
     event = record("identity.login", actor=someone)
+    make_user("chief", role="administrator")  # could approve
+    approval = approvals.ask(
+        deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
+    )
+    policy_rule = PolicyRule.objects.get(name="Administrators end sessions").pk
     rows = {
         "api:instance": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
         "api:recording": session.pk,
         "api:event": event.pk,
+        "api:approval": approval.pk,
+        "api:vote": approval.pk,
+        "api:withdraw": approval.pk,
+        "api:rule": policy_rule,
+        "api:enable_rule": policy_rule,
         "api:token": ApiToken.objects.get(user=someone).pk,
     }
-    bodies = {("api:sessions", "POST"): {"instance": str(instance.pk)}}
+    bodies = {
+        ("api:sessions", "POST"): {"instance": str(instance.pk)},
+        ("api:vote", "POST"): {"answer": "approve"},
+    }
     return lambda name: reverse(name, args=[rows[name]] if name in rows else []), bodies
 
 

@@ -305,6 +305,8 @@ def test_answers_hold_what_the_schema_says(bearer):
     for path, methods in described["paths"].items():
         if "{" in path or "get" not in methods:
             continue
+        if any(each.get("required") for each in methods["get"].get("parameters", ())):
+            continue  # tests/api/test_routes_*.py ask these
         schema = methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         document = plain({**schema, "components": described["components"]})
         jsonschema.validate(program.get(path).json(), document)

@@ -96,7 +96,7 @@ def test_nobody_answers_twice():
     request = asked(asker, quorum=2)
     services.vote(request.pk, actor=first, approve=True)
     with pytest.raises(UserError, match="answered this request already"):
-        services.vote(request.pk, actor=first, approve=False)
+        services.vote(request.pk, actor=first, approve=False, reason="no")
     assert Vote.objects.count() == 1
 
 
