@@ -187,9 +187,9 @@ def sign_by_this(botocore_auth: ModuleType) -> None:
     botocore_auth.get_current_datetime = naive_now  # type: ignore[attr-defined]
 
 
-def during(seconds: float) -> timedelta:
-    """How far `now` goes while `seconds` really pass; never less than they are."""
-    return timedelta(seconds=seconds * max(1.0, shift().rate))
+def during(length: timedelta) -> timedelta:
+    """How far `now` goes while `length` really passes; never less than it is."""
+    return length * max(1.0, shift().rate)
 
 
 def ago(seconds: float) -> datetime:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from uuid import uuid4
@@ -25,6 +24,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.utils import Error as AnyDatabaseError
 
 from fleetops import metrics
+from fleetops.clock import monotonic
 from fleetops.presence import EVERY_SECONDS, Presence, broker
 
 logger = logging.getLogger(__name__)
@@ -117,15 +117,15 @@ class Readiness:
 
     def ask(self) -> dict[str, Any]:
         with self._lock:
-            if time.monotonic() >= self._until:
+            if monotonic() >= self._until:
                 self._found = self._look()
-                self._until = time.monotonic() + KEPT_SECONDS
+                self._until = monotonic() + KEPT_SECONDS
             return self._found
 
     def _look(self) -> dict[str, Any]:
         checks: dict[str, Any] = {}
         for name, check in self.checks.items():
-            began = time.monotonic()
+            began = monotonic()
             trouble = ""
             try:
                 check()
@@ -134,7 +134,7 @@ class Readiness:
             except Exception:  # whatever it is, it is not ready
                 logger.exception("a check failed check=%s", name)
                 trouble = "The check itself failed; the log says why."
-            checks[name] = {"ok": not trouble, "ms": round((time.monotonic() - began) * 1000, 1)}
+            checks[name] = {"ok": not trouble, "ms": round((monotonic() - began) * 1000, 1)}
             if trouble:
                 checks[name]["text"] = trouble
         is_ready = all(each["ok"] for each in checks.values())

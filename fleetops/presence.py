@@ -6,12 +6,13 @@ import json
 import os
 import re
 import socket
-import time
 from dataclasses import dataclass
 from typing import Final
 
 import redis
 from django.conf import settings
+
+from fleetops.clock import monotonic, real_now
 
 EVERY_SECONDS: Final = 5.0
 FORGOTTEN_SECONDS: Final = 24 * 3600.0  # one that has been away so long is not coming back
@@ -45,12 +46,12 @@ class Presence:
 
     def tell(self) -> None:
         """Say it, unless it was said within EVERY_SECONDS."""
-        if time.monotonic() - self._told_at < EVERY_SECONDS:
+        if monotonic() - self._told_at < EVERY_SECONDS:
             return
-        self._told_at = time.monotonic()
+        self._told_at = monotonic()
         self._client = self._client or broker()
         try:
-            self._client.hset(_KEY, _field(self.part), json.dumps({"at": time.time()}))
+            self._client.hset(_KEY, _field(self.part), json.dumps({"at": real_now().timestamp()}))
         except redis.RedisError:
             self._client = None
 
@@ -73,7 +74,7 @@ def seen() -> list[Seen]:
     for field, value in client.hgetall(_KEY).items():
         part, host, pid = field.decode().split(" ")
         at = float(json.loads(value)["at"])
-        if time.time() - at > FORGOTTEN_SECONDS:
+        if real_now().timestamp() - at > FORGOTTEN_SECONDS:
             client.hdel(_KEY, field)
             continue
         found.append(Seen(part, host, int(pid), at))

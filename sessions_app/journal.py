@@ -18,9 +18,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import time_ns
 from typing import NamedTuple
 from zlib import crc32
+
+from fleetops.clock import steady
 
 SEGMENT_BYTES = 1 << 20  # what a quota can drop at once, and what is scanned to find an offset
 MAX_PAYLOAD = 1 << 18  # of one record: one frame of the protocol is smaller
@@ -265,7 +266,7 @@ class Journal(Segments):
     """The journal of its owner, the one process that may append to it. Not for several threads."""
 
     def __init__(
-        self, directory: Path, *, quota_bytes: int = 1 << 62, clock_us: Callable[[], int] = lambda: time_ns() // 1000
+        self, directory: Path, *, quota_bytes: int = 1 << 62, clock_us: Callable[[], int] = lambda: int(steady() * 1e6)
     ) -> None:
         """Take the lock, cut a torn tail, and go on there.
 

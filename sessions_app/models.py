@@ -42,7 +42,7 @@ class TerminalSession(models.Model):
     source_address = models.CharField(max_length=64, blank=True)
     mfa_at = models.DateTimeField(null=True, help_text="when the log-in that opened it gave a second factor")
     role_arn = models.CharField(max_length=256, blank=True, help_text="by policy; empty: the account's own role")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=now, editable=False)
     started_at = models.DateTimeField(null=True, help_text="when StartSession answered")
     ended_at = models.DateTimeField(null=True)
     end_reason = models.CharField(max_length=256, blank=True, help_text="in words, for the user")
@@ -120,7 +120,7 @@ class RecordingChunk(models.Model):
     size = models.PositiveIntegerField(help_text="compressed bytes")
     sha256 = models.CharField(max_length=64, help_text="of the compressed bytes; its name in the store")
     chain_hash = models.CharField(max_length=64, help_text="SHA-256 of the link before and this chunk's facts")
-    sealed_at = models.DateTimeField(auto_now_add=True)
+    sealed_at = models.DateTimeField(default=now, editable=False)
     sent_at = models.DateTimeField(null=True, help_text="when the recording store had it")
 
     class Meta:

@@ -18,7 +18,7 @@ from django.db.models import Q, QuerySet
 
 from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import deny, record
-from fleetops.clock import now
+from fleetops.clock import ago, now, real_now
 from fleetops.errors import Denied, UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
@@ -241,7 +241,7 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
     """
     wanted = list(passes)
     users = User.objects.prefetch_related("groups").in_bulk({each.user_id for each in wanted})
-    log_ins = LogIn.objects.filter(session_key__in={each.log_in_key for each in wanted}, expire_date__gt=now())
+    log_ins = LogIn.objects.filter(session_key__in={each.log_in_key for each in wanted}, expire_date__gt=real_now())
     standing = set(log_ins.values_list("session_key", flat=True))
     reviewers = set(_allowed(REVIEW_PERMISSION).filter(pk__in=users).values_list("pk", flat=True))
     sessions = _with_facts(TerminalSession.objects).in_bulk({each.session_id for each in wanted})
@@ -584,7 +584,7 @@ def held_elsewhere(host: str, *, owner: str) -> list[UUID]:
 
 def lost_hosts() -> list[TerminalSession]:
     """Live sessions whose owner has been silent for so long that its host must be gone."""
-    gone = now() - timedelta(seconds=HOST_GONE_SECONDS)
+    gone = ago(HOST_GONE_SECONDS)
     return list(
         TerminalSession.objects.live()
         .exclude(owner_host="")
@@ -595,7 +595,7 @@ def lost_hosts() -> list[TerminalSession]:
 
 def never_opened() -> list[TerminalSession]:
     """Sessions whose browser never attached."""
-    gone = now() - timedelta(seconds=NEVER_OPENED_SECONDS)
+    gone = ago(NEVER_OPENED_SECONDS)
     return list(TerminalSession.objects.filter(state=SessionState.OPENING, owner_epoch=0, created_at__lt=gone)[:100])
 
 

@@ -18,7 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from fleetops import metrics
-from fleetops.clock import now
+from fleetops.clock import ago
 
 from . import services, spool
 from .journal import Journal, JournalBusy, JournalFull
@@ -163,9 +163,9 @@ class Terminals:
                             logger.info("not taken session=%s: %s", session_id, error)
                             session.owner = ""
                     if session.owner and session.owner != self.owner and session.owner_seen_at is not None:
-                        age = (now() - session.owner_seen_at).total_seconds()
                         elsewhere = Elsewhere.parse(session.owner)
-                        if age < services.OWNER_STALE_SECONDS and await _answers(elsewhere):
+                        is_fresh = session.owner_seen_at > ago(services.OWNER_STALE_SECONDS)
+                        if is_fresh and await _answers(elsewhere):
                             return elsewhere
                     if asyncio.get_running_loop().time() > deadline or self._is_stopping:
                         raise Unreachable("The process that holds this session does not answer. Try again in a minute.")

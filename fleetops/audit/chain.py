@@ -28,8 +28,9 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
-from fleetops.clock import monotonic, now
+from fleetops.clock import ago, during, monotonic, now
 
 from .models import AuditEvent, AuditSeal, SealerLease
 from .record import digest
@@ -159,8 +160,11 @@ class Sealer:
     def _take_lease(self) -> bool:
         moment = now()
         SealerLease.objects.bulk_create([SealerLease(id=_LEASE_ID, until=moment)], ignore_conflicts=True)
-        mine = {"holder": self.holder, "until": moment + timedelta(seconds=LEASE_SECONDS)}
-        free = SealerLease.objects.filter(id=_LEASE_ID, until__lte=moment)
+        length = during(timedelta(seconds=LEASE_SECONDS))
+        mine = {"holder": self.holder, "until": moment + length}
+        # An end that nobody can have meant is of a clock that was put back since.
+        over = Q(until__lte=moment) | Q(until__gt=moment + 100 * length)
+        free = SealerLease.objects.filter(over, id=_LEASE_ID)
         own = SealerLease.objects.filter(id=_LEASE_ID, holder=self.holder)
         return bool(free.update(**mine) or own.update(**mine))
 
@@ -171,7 +175,7 @@ class Sealer:
         """Seal the next rows in one transaction; None if the lease is lost."""
         with transaction.atomic():
             lease = SealerLease.objects.filter(id=_LEASE_ID, holder=self.holder)
-            if not lease.update(until=now() + timedelta(seconds=LEASE_SECONDS)):
+            if not lease.update(until=now() + during(timedelta(seconds=LEASE_SECONDS))):
                 return None
             last = AuditSeal.objects.order_by("-number").first()
             number, previous = (last.number, last.hash) if last else (0, GENESIS)
@@ -214,7 +218,7 @@ def _unsealed(since: datetime | None = None):
 
 
 def _late() -> datetime:
-    return now() - timedelta(seconds=LATE_SECONDS)
+    return ago(LATE_SECONDS)
 
 
 def _lowest_id(moment: datetime) -> uuid.UUID:

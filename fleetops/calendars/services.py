@@ -16,9 +16,9 @@ from django.db.models import Q
 
 from fleetops import vault
 from fleetops.audit.record import record
-from fleetops.clock import now
-from fleetops.errors import UserError
-from fleetops.fetch import FetchFailed, fetch
+from fleetops.clock import during, now
+from fleetops.errors import FieldError, UserError, in_field
+from fleetops.fetch import FetchFailed, FetchRefused, fetch
 from fleetops.identity.models import User
 from fleetops.targets import TargetFacts, parse
 
@@ -127,16 +127,16 @@ def add_entry(
         raise UserError(f"“{calendar}” comes from elsewhere; change it there.")
     length = end - start
     if length <= timedelta(0):
-        raise UserError("The end has to come after the start.")
+        raise FieldError("end", "The end has to come after the start.")
     if start.year < _FIRST_YEAR or max(end.year, until.year if until else 0) > _LAST_YEAR:
-        raise UserError(f"Periods lie in the years {_FIRST_YEAR} to {_LAST_YEAR}; choose others.")
+        raise FieldError("start", f"Periods lie in the years {_FIRST_YEAR} to {_LAST_YEAR}; choose others.")
     if length > LONGEST_ENTRY:
-        raise UserError("A period lasts a year at most; disable the calendar's subject itself for longer.")
+        raise FieldError("end", "A period lasts a year at most; disable the calendar's subject itself for longer.")
     longest = {Repeat.DAILY: 1, Repeat.WEEKDAYS: 1, Repeat.WEEKLY: 7, Repeat.MONTHLY: 28, Repeat.MONTHLY_WEEKDAY: 28}
     if (days := longest.get(Repeat(repeat))) and length > timedelta(days=days):
-        raise UserError("The period is longer than the time after which it repeats; make it shorter.")
+        raise FieldError("end", "The period is longer than the time after which it repeats; make it shorter.")
     if until and until < start.date():
-        raise UserError("It would end to repeat before it starts; choose a later last day.")
+        raise FieldError("until", "It would end to repeat before it starts; choose a later last day.")
     with transaction.atomic():
         Calendar.objects.select_for_update().get(pk=calendar.pk)
         if calendar.entries.count() >= MOST_ENTRIES:
@@ -175,14 +175,15 @@ def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
     if EVERYTHING in deeds:
         deeds = [EVERYTHING]
     if not deeds or set(deeds) - set(DEEDS) - {EVERYTHING}:
-        raise UserError("Choose what the calendar binds: one kind of action at least, or everything.")
+        raise FieldError("deeds", "Choose what the calendar binds: one kind of action at least, or everything.")
     checked["deeds"] = deeds
-    checked["targets"] = str(parse(checked.get("targets", "all")))
+    with in_field("targets"):
+        checked["targets"] = str(parse(checked.get("targets", "all")))
     zone = checked.get("zone", "UTC")
     try:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UserError(f"“{zone}” is no time zone; write it as Europe/Berlin.") from None
+        raise FieldError("zone", f"“{zone}” is no time zone; write it as Europe/Berlin.") from None
     return checked
 
 
@@ -191,15 +192,20 @@ def _fill(calendar: Calendar, url: str, text: str) -> None:
     moment = now()
     if calendar.source == CalendarSource.URL:
         if not url:
-            raise UserError("Give the address of the calendar: https://…, as its owner publishes it.")
-        calendar.text = _fetched(url)
+            raise FieldError("url", "Give the address of the calendar: https://…, as its owner publishes it.")
+        try:
+            calendar.text = _fetched(url)
+        except FetchRefused as refused:
+            refused.fields = {"url": str(refused)}
+            raise
         calendar.host = urlsplit(url).hostname or ""
         calendar.sealed_url = vault.seal(url, context=vault.context_of(calendar, "sealed_url"))
         calendar.fetch_at, calendar.failures, calendar.error = moment + _interval(0), 0, ""
     elif calendar.source == CalendarSource.UPLOAD:
         if not text:
-            raise UserError("Choose the file of the calendar (.ics).")
-        periods.examine(text)
+            raise FieldError("text", "Choose the file of the calendar (.ics).")
+        with in_field("text"):
+            periods.examine(text)
         calendar.text = text
     else:
         calendar.text = text_of(calendar)
@@ -212,10 +218,21 @@ def _name_once(name: str) -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        raise UserError(f"There is a calendar “{name}” already; choose another name.") from None
+        raise FieldError("name", f"There is a calendar “{name}” already; choose another name.") from None
+
+
+def file_of(calendar: Calendar) -> str:
+    """The calendar as iCalendar, for other programs."""
+    return text_of(calendar) if calendar.source == CalendarSource.OWN else calendar.text
 
 
 # Fetching
+
+
+def require_address(calendar: Calendar) -> None:
+    """Raises UserError for a calendar that is not fetched from anywhere."""
+    if calendar.source != CalendarSource.URL:
+        raise UserError(f"“{calendar}” is not fetched from anywhere; there is nothing to fetch.")
 
 
 def claim_due(*, at: datetime) -> list[UUID]:
@@ -223,7 +240,7 @@ def claim_due(*, at: datetime) -> list[UUID]:
     claimed = []
     for pk in Calendar.objects.due(at).values_list("pk", flat=True)[:50]:
         free = Q(claimed_until=None) | Q(claimed_until__lte=at)
-        if Calendar.objects.filter(free, pk=pk).update(claimed_until=at + _CLAIM):
+        if Calendar.objects.filter(free, pk=pk).update(claimed_until=at + during(_CLAIM)):
             claimed.append(pk)
     return claimed
 

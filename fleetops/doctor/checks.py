@@ -7,11 +7,10 @@ import platform
 import re
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +28,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import digest
 from fleetops.aws import calls, sts
 from fleetops.aws.errors import AwsError
-from fleetops.clock import now, real_now
+from fleetops.clock import ago, monotonic, now, real_now
 from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.monitoring import unapplied_migrations
@@ -144,9 +143,9 @@ def _one(cursor, sql: str) -> str:  # type: ignore[no-untyped-def]
 
 
 def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = monotonic()
     work()
-    return time.perf_counter() - began
+    return monotonic() - began
 
 
 def the_broker(visit: Visit) -> Iterator[Finding]:
@@ -395,12 +394,12 @@ def processes(visit: Visit) -> Iterator[Finding]:
     if visit.has_broker:
         heard = seen()
         for part in PARTS:
-            yield _part(part, [time.time() - each.at for each in heard if each.part == part])
+            yield _part(part, [real_now().timestamp() - each.at for each in heard if each.part == part])
     else:
         yield warning("who lives is not known: the broker does not answer", "mend the broker first")
     if not visit.has_database:
         return
-    late = now() - timedelta(seconds=OWNER_SILENT_SECONDS)
+    late = ago(OWNER_SILENT_SECONDS)
     orphans = TerminalSession.objects.live().filter(owner_epoch__gt=0).exclude(owner_seen_at__gt=late).count()
     if orphans:
         yield failed(
@@ -414,7 +413,7 @@ def processes(visit: Visit) -> Iterator[Finding]:
         yield failed(f"{unsealed} audit rows wait for the chain for over a minute", "start a worker and beat")
     else:
         yield ok("the audit chain is up to date")
-    stale = now() - timedelta(seconds=max(300, 10 * settings.INVENTORY_SECONDS))
+    stale = ago(max(300, 10 * settings.INVENTORY_SECONDS))
     behind = [
         str(region)
         for region in Region.objects.filter(enabled=True, account__enabled=True, account__created_at__lt=stale)
@@ -434,7 +433,7 @@ def _part(part: str, ages: list[float]) -> Finding:
 
 
 def _since(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{real_now() - timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S} UTC"
 
 
 CHECKS: dict[str, Check] = {

@@ -130,7 +130,7 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
     port = listener.getsockname()[1]
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     url = f"https://{place}"
-    ensure_certificates(home, host, clock.now())
+    ensure_certificates(home, host, clock.real_now())
     endpoint = Endpoint(home, stream_host=place)
     logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(_NO_ERRORS))
     server = Server(_config(home, App(endpoint)))

@@ -12,10 +12,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from fleetops import clock
 
 Segment = tuple[str, int, int]  # the body's SHA-256 in hex, where to begin in it, how many bytes
 
@@ -106,7 +107,7 @@ class Bodies:
 
         What is unnamed now may still be on its way to a reader: it goes at a later sweep, unless `at_once`.
         """
-        now = time.monotonic()
+        now = clock.monotonic()
         present: set[str] = set()
         unnamed: dict[str, float] = {}
         removed = 0

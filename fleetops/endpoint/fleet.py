@@ -21,7 +21,7 @@ from fleetops.endpoint.nodehost import Credentials, NodeHost, NodeSpec
 logger = logging.getLogger(__name__)
 
 _LIFETIME = timedelta(hours=1)  # AWS's instance metadata gives six; renewed at half of it
-_RENEW_SECONDS = 30.0
+_RENEW_EVERY = timedelta(seconds=30)
 _RENEW_BEFORE = timedelta(minutes=30)
 
 
@@ -158,7 +158,7 @@ class Fleet:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW_SECONDS)
+            await clock.sleep(clock.during(_RENEW_EVERY).total_seconds())  # wakes when the clock was put beyond it
             try:
                 for account, region in sorted(self._demo):
                     await self.refresh(account, region)

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -126,13 +127,14 @@ class _Control:
 class _Session:
     """An open session: what was asked for, its relay, and its end once that has begun."""
 
-    __slots__ = ("began_at", "is_restored", "relay", "task")
+    __slots__ = ("ends_at", "is_restored", "relay", "task")
 
     def __init__(self, task: SessionTask, *, is_restored: bool = False) -> None:
         self.task = task
         self.relay = Relay(is_port=task.document_content.get("sessionType") == "Port")
         self.relay.agent.was_there = self.relay.client.was_there = is_restored
-        self.began_at = self.relay.began_at - task.age_seconds
+        # By the clock of moments, for it is an end that was promised; how long nobody types is a time-out.
+        self.ends_at = clock.now() + timedelta(seconds=task.longest_seconds - task.age_seconds)
 
 
 class Hub:
@@ -434,7 +436,7 @@ class Hub:
                 "Terminated",
                 f"Nothing was typed or shown for {_length(task.idle_seconds)}, so the session was ended.",
             )
-        if task.longest_seconds and now - session.began_at > task.longest_seconds:
+        if task.longest_seconds and clock.now() >= session.ends_at:
             return (
                 "Terminated",
                 f"The session was ended after {_length(task.longest_seconds)}, the longest that it may last.",

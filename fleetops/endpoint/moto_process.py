@@ -14,11 +14,11 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fleetops import clock
 from fleetops.awsapi.errors import ApiError, render
 from fleetops.endpoint import ec2_instances
 from fleetops.endpoint.bodies import Bodies
@@ -64,7 +64,7 @@ class Child:
         self._bodies = bodies
         self._body_bytes = 0  # of the calls since the snapshot
         self._answers: OrderedDict[str, tuple[int, list[tuple[str, str]], bytes]] = OrderedDict()
-        self._synced = time.monotonic()
+        self._synced = clock.monotonic()
         self._snapshot_from = 0.0  # not before, in monotonic seconds
 
     def restore(self, *, is_first: bool = False) -> int:
@@ -148,9 +148,9 @@ class Child:
 
     def idle(self) -> None:
         """Between two calls: the journal to the disk once a second."""
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
+        if clock.monotonic() - self._synced > _SYNC_SECONDS:
             self._journal.sync()
-            self._synced = time.monotonic()
+            self._synced = clock.monotonic()
 
     def _call(self, call: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         if not call["changes"]:
@@ -177,7 +177,7 @@ class Child:
             or self._journal.bytes >= _MOST_BYTES
             or self._body_bytes >= _MOST_BODY_BYTES
         )
-        if forced or (is_due and time.monotonic() >= self._snapshot_from):
+        if forced or (is_due and clock.monotonic() >= self._snapshot_from):
             try:
                 self._snapshot()
             except OSError as error:
@@ -185,7 +185,7 @@ class Child:
                     raise
                 # The call is in the journal, which goes on.
                 logger.warning("no snapshot could be written, it is tried again later reason=%s", error)
-                self._snapshot_from = time.monotonic() + _SNAPSHOT_AGAIN_SECONDS
+                self._snapshot_from = clock.monotonic() + _SNAPSHOT_AGAIN_SECONDS
         return answer
 
     def _snapshot(self) -> None:

@@ -143,9 +143,9 @@ class Nodes:
         if self.is_connected(node.key):
             return "Online"
         last, lost = node.last_ping_at, node.channel_lost_at
-        if last is None or now - last > timedelta(seconds=settings.PING_SECONDS):
+        if last is None or now - last > clock.during(timedelta(seconds=settings.PING_SECONDS)):
             return "ConnectionLost"
-        if lost is not None and last <= lost and now - lost > _CHANNEL_GRACE:
+        if lost is not None and last <= lost and now - lost > clock.during(_CHANNEL_GRACE):
             return "ConnectionLost"
         return "Online"
 

@@ -20,6 +20,7 @@ from fleetops.aws.errors import AccessDenied, AwsError
 from fleetops.aws.permissions import PERMISSIONS, Permission, fill
 from fleetops.aws.regions import home_of, partition_of
 from fleetops.aws.ssm import USER_TAG
+from fleetops.clock import during
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 from fleetops.transitions import IllegalMove, LostRace, move
@@ -69,7 +70,7 @@ def ask(account: Account, *, actor: Any) -> AccountCheck:
     if not regions:
         raise UserError(f"No region of {account} is turned on, so there is nothing to check. Turn one on first.")
     moment = clock_now()
-    for stale in account.checks.filter(state__in=list(CHECK_MOVES), created_at__lte=moment - LONGEST):
+    for stale in account.checks.filter(state__in=list(CHECK_MOVES), created_at__lte=moment - during(LONGEST)):
         _fail(stale, "The worker that carried it out ended before it did.")
     try:
         with transaction.atomic():
@@ -92,7 +93,7 @@ def ask(account: Account, *, actor: Any) -> AccountCheck:
 
 def is_overdue(check: AccountCheck, *, now: datetime) -> bool:
     """Whether nobody can be at it any more."""
-    return check.is_open and check.created_at <= now - LONGEST
+    return check.is_open and check.created_at <= now - during(LONGEST)
 
 
 def verdict(check: AccountCheck | None, rows: Sequence[CheckRow], *, now: datetime) -> Verdict:

@@ -16,6 +16,7 @@ from fleetops.audit.record import record
 from fleetops.aws import sqs
 from fleetops.aws.errors import AwsError
 from fleetops.aws.records import QueueMessage
+from fleetops.clock import during
 from fleetops.errors import UserError
 
 from . import services
@@ -95,7 +96,8 @@ def read_queue(region_id: int, *, now: datetime) -> int:
     Events that come twice, or in another order, do no harm: they say which instance to look at, not what to write.
     """
     region = Region.objects.select_related("account").filter(pk=region_id, enabled=True).exclude(queue_url="").first()
-    if region is None or not _claim(region, now):
+    until = now + during(CLAIM)
+    if region is None or not _claim(region, now, until):
         return 0
     access, messages, error = region.account.access(), [], ""
     try:
@@ -118,10 +120,10 @@ def read_queue(region_id: int, *, now: datetime) -> int:
         error = str(failed)
         logger.warning("queue not read account=%s region=%s error=%s", region.account.account_id, region.name, failed)
     told = {"queue_claimed_until": None, "queue_error": error[:512]} | ({} if error else {"queue_read_at": now})
-    Region.objects.filter(pk=region.pk, queue_claimed_until=now + CLAIM).update(**told)
+    Region.objects.filter(pk=region.pk, queue_claimed_until=until).update(**told)
     return 0 if error else len(messages)
 
 
-def _claim(region: Region, now: datetime) -> bool:
+def _claim(region: Region, now: datetime, until: datetime) -> bool:
     free = Q(queue_claimed_until=None) | Q(queue_claimed_until__lte=now)
-    return bool(Region.objects.filter(free, pk=region.pk).update(queue_claimed_until=now + CLAIM))
+    return bool(Region.objects.filter(free, pk=region.pk).update(queue_claimed_until=until))

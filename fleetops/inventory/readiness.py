@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from fleetops.clock import during
+
 # A region is read every 20 s, one of 10,000 instances every two minutes; SSM itself calls an agent lost after about 5
 # minutes without a ping. What is older than that says nothing of now.
 STALE_AFTER = timedelta(minutes=5)
@@ -228,7 +230,7 @@ def _is_hybrid(facts: Facts) -> bool:
 
 def _is_stale(facts: Facts, now: datetime) -> bool:
     reads = [moment for moment in (facts.ec2_read_at, facts.ssm_read_at) if moment is not None]
-    return facts.gone_at is None and bool(reads) and now - max(reads) > STALE_AFTER
+    return facts.gone_at is None and bool(reads) and now - max(reads) > during(STALE_AFTER)
 
 
 def _name(arn: str) -> str:

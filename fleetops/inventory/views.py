@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from fleetops.clock import now
+from fleetops.clock import during, now
 from fleetops.errors import UserError
 from fleetops.policy import services as policy
 from fleetops.targets import ExpressionError
@@ -97,7 +97,7 @@ def live(request: HttpRequest) -> HttpResponse:
     try:
         shown = [uuid.UUID(hex=text) for text in request.GET.get("rows", "").split(",") if text]
         since = datetime.fromisoformat(request.GET["since"])
-        changed_since = since.astimezone(UTC) - listing.OVERLAP
+        changed_since = since.astimezone(UTC) - during(listing.OVERLAP)
         total = int(request.GET["total"])
         if since.tzinfo is None or len(shown) > listing.ROWS or not 0 <= total < MOST_INSTANCES:
             raise ValueError

@@ -46,6 +46,12 @@ def badge(kind: str, word: str) -> str:
     return format_html('<span class="badge bg-{}">{}{}</span>', kind, icon(GLYPHS[kind]), word)
 
 
+@register.simple_tag
+def today() -> str:
+    """2026-11-19; UTC."""
+    return f"{now():%Y-%m-%d}"
+
+
 @register.filter
 def clock_time(moment: datetime | None) -> str:
     """14:24:02 today, 19 Nov, 16:31 this year, else 19 Nov 2025, 16:31; UTC."""
