@@ -89,6 +89,22 @@ AWS_THROTTLES = Counter(
     ("account", "region", "service"),
     registry=registry,
 )
+AWS_WAITS = Histogram(
+    "fleetops_aws_wait_seconds",
+    "Time that an attempt waited for the budget of AWS calls, of those that did, by priority.",
+    ("priority",),
+    buckets=_QUICK,
+    registry=registry,
+)
+AWS_SLOWED = Counter(
+    "fleetops_aws_throttled_attempts_total",
+    "Attempts that AWS wanted fewer of, also those that were repeated; the budget learns from each.",
+    ("account", "region", "operation"),
+    registry=registry,
+)
+AWS_UNPACED = Counter(
+    "fleetops_aws_unpaced_total", "Attempts without a budget, since Valkey did not answer.", registry=registry
+)
 TASK_RUNS = Counter(
     "fleetops_task_runs_total", "Tasks carried out, by outcome: done, failed.", ("task", "outcome"), registry=registry
 )

@@ -14,6 +14,7 @@ from celery.utils.dispatch.signal import Signal
 from django.conf import settings
 
 from fleetops import metrics
+from fleetops.aws import governor
 from fleetops.clock import monotonic, uuid7
 from fleetops.presence import Presence
 from fleetops.web.context import RequestContext, current
@@ -50,6 +51,8 @@ def _begin(task_id: str, task: Any, **_: Any) -> None:
     _began[task_id] = monotonic()
     if not task.request.is_eager and not task.request.called_directly:
         current.set(RequestContext(task.request.get(HEADER) or uuid7().hex, source="worker"))
+        # Whoever is more than that says so, with `acting_for`.
+        governor.act_for(governor.Priority.POLL)
 
 
 @_connect(signals.task_postrun)
@@ -81,6 +84,7 @@ def _worker_lives(**_: Any) -> None:
 
 @_connect(signals.worker_shutting_down)
 def _worker_ends(**_: Any) -> None:
+    governor.stop()
     if _worker is not None:
         _worker.end()
 

@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.web.context import within
 
 from . import upkeep
@@ -16,6 +17,7 @@ def ship_chunks() -> None:
 
 @shared_task(acks_late=True, ignore_result=True)
 @within("worker")
+@acting_for(Priority.RUN)  # it ends shells that should be over
 def tidy() -> None:
     """End and seal sessions whose owner is gone for good, and clear the spool."""
     upkeep.tidy()

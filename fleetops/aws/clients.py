@@ -23,7 +23,7 @@ from botocore.utils import parse_timestamp as botocore_parse_timestamp
 
 from fleetops import clock
 
-from . import calls
+from . import calls, governor
 from .errors import aws_call
 
 # A role assumed from a role is good for one hour at most, whatever the role's own maximum [AWS STS, role chaining].
@@ -102,6 +102,7 @@ def client(
                 config=_config(service, access, attempts),
             )
         calls.watch(made, account=access.account_id, region=region)
+        governor.watch(made, account=access.account_id, region=region)
         _clients[key] = made
         if len(_clients) > MOST_CLIENTS:
             _clients.popitem(last=False)
@@ -154,6 +155,7 @@ def _session(
             config=_config("sts", access, DEFAULT_ATTEMPTS),
         )
         calls.watch(sts, account=access.account_id, region=region)
+        governor.watch(sts, account=access.account_id, region=region)
         session = _new_session("")
         session._credentials = DeferredRefreshableCredentials(
             refresh_using=lambda: _assume(sts, request), method="assume-role", time_fetcher=clock.now

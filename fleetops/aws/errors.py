@@ -86,10 +86,13 @@ class Unavailable(AwsError):
     """Not now: AWS cannot be reached, is at fault, or asks for fewer calls. Trying later may work.
 
     is_outcome_unknown: the request may have reached AWS, and may have been carried out there.
+    is_throttled: AWS asks for fewer calls.
+    is_paced: we did not ask AWS, since others' calls came first.
     """
 
     is_outcome_unknown = False
     is_throttled = False
+    is_paced = False
 
 
 class AccessDenied(AwsError):

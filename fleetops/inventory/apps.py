@@ -1,7 +1,8 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 from fleetops import metrics
-from fleetops.aws import calls
+from fleetops.aws import calls, governor
 from fleetops.clock import now
 from fleetops.notify import ways
 from fleetops.policy import fleet
@@ -17,6 +18,7 @@ class InventoryConfig(AppConfig):
         fleet.register("fleetops.inventory.doors.PolicyFleet")
         ways.register("sns", "fleetops.inventory.sns.Sns")
         calls.take_request_id_from(lambda: current.get().request_id)
+        governor.configure(settings.AWS_BUDGET_URL, start=settings.AWS_CALLS_PER_SECOND)
         regions = self.get_model("Region").objects
 
         def ages():

@@ -19,7 +19,7 @@ from django.urls import reverse
 from fleetops.audit.record import record
 from fleetops.aws import ec2, ssm
 from fleetops.aws.clients import AccountAccess
-from fleetops.aws.errors import AwsError
+from fleetops.aws.errors import AwsError, Unavailable
 from fleetops.aws.records import Ec2Instance, ManagedInstance
 from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
@@ -275,6 +275,7 @@ def _read(region: Region, moment: datetime) -> Outcome:
     for name, pages, take in steps[reading["step"] == "ec2" :]:
         token = reading["token"] if reading["step"] == name else ""
         records: dict[str, Any] = {}
+        has_come_on = False
         try:
             for page in pages(access, region.name, session_name=SESSION_NAME, token=token):
                 records |= {each.instance_id: each for each in page}
@@ -285,7 +286,12 @@ def _read(region: Region, moment: datetime) -> Outcome:
                 if is_late:
                     outcome.reading = reading | {"step": name, "token": page.token}
                     return outcome
+                token, has_come_on = page.token, True
         except AwsError as error:
+            if _may_go_on(error, has_come_on):
+                _write(region, records, take, moment, outcome)
+                outcome.reading = reading | {"step": name, "token": token}
+                return outcome
             reading["errors"].append(f"{name}: {error}")
         _write(region, records, take, moment, outcome)
     failed = {error.partition(":")[0] for error in reading["errors"]}
@@ -296,10 +302,16 @@ def _read(region: Region, moment: datetime) -> Outcome:
     try:
         _read_hybrid_tags(region, access, began, moment, outcome)
     except AwsError as error:
-        reading["errors"].append(f"tags: {error}")
+        if not _may_go_on(error, has_come_on=False):  # the next refresh reads the longest unread first
+            reading["errors"].append(f"tags: {error}")
     # One cause may fail all: it is told once.
     outcome.error = " ".join(dict.fromkeys(error.partition(": ")[2] for error in reading["errors"]))
     return outcome
+
+
+def _may_go_on(error: AwsError, has_come_on: bool) -> bool:
+    """Whether a reading that ended so goes on from there: only because calls are few, and not for ever on one page."""
+    return isinstance(error, Unavailable) and (error.is_paced or (error.is_throttled and has_come_on))
 
 
 def _write(

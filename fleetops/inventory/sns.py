@@ -4,6 +4,7 @@ import re
 
 from fleetops.aws import sns
 from fleetops.aws.errors import AccessDenied, AwsError, Unavailable
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.errors import UserError
 from fleetops.notify.models import Channel
 from fleetops.notify.senders import Letter, SendFailed
@@ -22,6 +23,7 @@ class Sns:
     def check(self, address: str) -> None:
         self._account(address)
 
+    @acting_for(Priority.RUN)
     def send(self, channel: Channel, letter: Letter) -> None:
         try:
             account, region = self._account(channel.address)

@@ -3,6 +3,7 @@
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
@@ -20,6 +21,7 @@ def refresh_due_regions() -> None:
 # Acknowledged late and given to another worker when this one dies; its claim then stands or has ended by itself.
 @shared_task(acks_late=True, ignore_result=True, soft_time_limit=90, time_limit=100)
 @within("worker")
+@acting_for(Priority.POLL)
 def refresh_region(region_id: int) -> None:
     """Read one claimed region from AWS."""
     try:
@@ -30,6 +32,7 @@ def refresh_region(region_id: int) -> None:
 
 @shared_task(ignore_result=True, soft_time_limit=170, time_limit=180)
 @within("worker")
+@acting_for(Priority.PERSON)
 def check_account(check_id: str) -> None:
     """Carry out one connection check."""
     try:
@@ -52,6 +55,7 @@ def read_queues() -> None:
 # Not acknowledged late: its messages come again by themselves, and the next tick reads the queue anew.
 @shared_task(ignore_result=True, soft_time_limit=45, time_limit=50)
 @within("worker")
+@acting_for(Priority.POLL)
 def read_queue(region_id: int) -> None:
     """Read what has happened to a region's instances."""
     events.read_queue(region_id, now=now())
