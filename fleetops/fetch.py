@@ -2,18 +2,22 @@
 
 Such an address may point into the machine's own network, at a cloud's metadata service or at FleetOps itself. So what
 is connected to is an address that was looked at, not a name that may resolve to another a moment later; a redirect is
-looked at again; size and time have a bound; and no proxy, cookie or credential of the process goes with it.
+looked at again; size and time have a bound, however little comes at a time; and no proxy, cookie or credential of the
+process goes with it.
 """
 
 import ipaddress
+import re
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-import urllib3
 from django.conf import settings
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
 from fleetops.clock import monotonic
@@ -27,6 +31,14 @@ MOST_BYTES: Final = 1 << 20  # of an answer, unless the caller says else
 TIMEOUT_SECONDS: Final = 10.0  # for everything together, name resolution excepted
 MOST_REDIRECTS: Final = 3
 _PIECE: Final = 16 * 1024  # bytes read at a time: the clock and the size are looked at in between
+_MOST_HOST: Final = 253  # characters of a name, RFC 1035 2.3.4
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+# Letters that IDNA 2003, which Python knows, turns into others, and IDNA 2008, as in browsers, keeps: RFC 5894 7.2.
+_READ_TWO_WAYS: Final = frozenset("ßẞς\u200c\u200d")
+# What OpenSSL 3 calls the reasons, ssl.SSLError.reason; and X509_V_ERR_…, ssl.SSLCertVerificationError.verify_code.
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+_OLD_TLS: Final = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
+_NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its low 32 bits
 
 
@@ -75,7 +87,7 @@ def fetch(
         if method != "GET":
             raise FetchFailed(f"{_shown(parts)} answers with a redirect; give the address that it points to.")
         try:
-            following = urljoin(url, location)
+            following = urljoin(parts.geturl(), location)
             is_elsewhere = urlsplit(following)[:2] != parts[:2]
         except ValueError:
             raise FetchFailed(f"{_shown(parts)} redirects to what is no address.") from None
@@ -99,13 +111,15 @@ def _examine(url: str, resolve: Resolver) -> tuple[SplitResult, list[Address]]:
         raise FetchRefused(f"“{_cut(url)}” is no address; write https://host/path.") from None
     if parts.scheme not in {"https", "http"}:
         raise FetchRefused(f"“{_cut(url)}” begins with neither https:// nor http://.")
-    host = parts.hostname
-    if not host or any(each.isspace() or not each.isprintable() for each in url.strip()):
+    if not parts.hostname or any(each.isspace() or not each.isprintable() for each in url.strip()):
         raise FetchRefused(f"“{_cut(url)}” names no host; write https://host/path.")
     if parts.username is not None or parts.password is not None:
         raise FetchRefused("The address holds a name or password before @; give it without.")
     if port == 0:
         raise FetchRefused(f"“{_cut(url)}” has port 0; leave the port out or give a real one.")
+    host = _ascii(parts.hostname)
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    parts = parts._replace(netloc=netloc)  # from here on there is one way to write it: asked for, said and held against
     try:
         found = resolve(host, port or _port(parts), type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
@@ -123,6 +137,24 @@ def _examine(url: str, resolve: Resolver) -> tuple[SplitResult, list[Address]]:
         if parts.scheme == "http":
             raise FetchRefused(f"{host} is outside: http:// would send in clear over the internet; use https://.")
     return parts, addresses
+
+
+def _ascii(name: str) -> str:
+    """The host `name` as DNS knows it: other letters as xn--…, no dot at the end. Raises FetchRefused if it is none."""
+    if ":" in name:
+        return name  # IPv6
+    if _READ_TWO_WAYS & set(name):
+        raise FetchRefused(
+            f"“{_cut(name)}” holds a letter that is read in two ways in host names; give the name as it is registered, "
+            "beginning with xn--."
+        )
+    try:
+        found = name[: _MOST_HOST + 1].encode("idna").decode("ascii").lower().removesuffix(".")
+    except UnicodeError:
+        found = ""
+    if not 0 < len(found) <= _MOST_HOST or not all(map(_LABEL.fullmatch, found.split("."))):
+        raise FetchRefused(f"“{_cut(name)}” is no host name; write https://host/path.")
+    return found
 
 
 def is_public(address: Address) -> bool:
@@ -147,10 +179,9 @@ def _ask(
 ) -> Fetched:
     last: Exception | None = None
     for address in addresses:
-        left = deadline - monotonic()
-        if left <= 0:
+        if monotonic() >= deadline:
             break
-        with _pool(parts, address, left) as pool:
+        with _pool(parts, address, deadline) as pool:
             try:
                 answer = pool.urlopen(
                     method,
@@ -167,39 +198,138 @@ def _ask(
                     preload_content=False,
                     decode_content=False,
                 )
-            except SSLError as error:
-                raise FetchFailed(
-                    f"{_shown(parts)} shows a certificate that is not trusted ({_cut(str(error))}); mend it there, or "
-                    "name its CA in FLEETOPS_FETCH_CA_FILE."
-                ) from None
             except (NewConnectionError, ConnectTimeoutError) as error:  # nothing was sent; the next may be there
                 last = error
                 continue
             except HTTPError as error:  # it may have been sent, and is not sent twice
-                raise FetchFailed(f"{_shown(parts)} broke off before it answered ({type(error).__name__}).") from None
+                raise _broken(parts, error, deadline, "before it answered") from None
             return _read(parts, answer, max_bytes, deadline)
     why = f" ({type(last).__name__})" if last else ""
     raise FetchFailed(f"{_shown(parts)} does not answer in time{why}; it is tried again where that makes sense.")
 
 
-def _pool(parts: SplitResult, address: Address, seconds: float) -> urllib3.HTTPConnectionPool:
-    timeout = urllib3.Timeout(connect=min(seconds, 5.0), read=seconds)
+def _broken(parts: SplitResult, error: HTTPError, deadline: float, when: str) -> FetchFailed:
+    if monotonic() >= deadline:
+        return FetchFailed(f"{_shown(parts)} takes too long to answer.")
+    if isinstance(error, SSLError):
+        return FetchFailed(f"{_shown(parts)} {_of_tls(error)}")
+    return FetchFailed(f"{_shown(parts)} broke off {when} ({type(error).__name__}).")
+
+
+def _of_tls(error: SSLError) -> str:
+    """What is wrong with the other side's TLS, and who mends it how."""
+    cause = error.args[0] if error.args else error
+    reason = getattr(cause, "reason", None) or type(cause).__name__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        if cause.verify_code in {_OTHER_NAME, _OTHER_ADDRESS}:
+            return "shows a certificate that is made out to another host name; give the name that it is made out to."
+        if cause.verify_code == _EXPIRED:
+            return "shows a certificate that has expired; renew it there."
+        if cause.verify_code == _NOT_YET:
+            return "shows a certificate that is not valid yet; compare the clocks there and here."
+        return (
+            f"shows a certificate that is not trusted ({_cut(cause.verify_message)}); mend it there, or name its CA in "
+            "FLEETOPS_FETCH_CA_FILE."
+        )
+    if reason in _NO_TLS:
+        return "answers without TLS; check the port, or whether it is to be http://."
+    if reason in _OLD_TLS:
+        return "offers no TLS that is safe to use; it needs TLS 1.2 or newer."
+    return f"breaks off where TLS begins ({_cut(reason)}); check the port, and what it asks of its clients."
+
+
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises TimeoutError after it, as a socket does."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+# A socket's own time-out begins anew with each byte that comes. These look at the clock before they wait.
+
+
+class _Socket(socket.socket):
+    deadline: float
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.deadline))
+        return super().recv_into(*args, **kwargs)
+
+    def sendall(self, *args: Any) -> None:  # its time-out is for all together
+        self.settimeout(_left(self.deadline))
+        super().sendall(*args)
+
+
+class _TlsSocket(ssl.SSLSocket):
+    context: "_Context"
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_left(self.context.deadline))
+        return super().recv_into(*args, **kwargs)
+
+    def send(self, *args: Any) -> int:  # sendall sends by this
+        self.settimeout(_left(self.context.deadline))
+        return super().send(*args)
+
+
+class _Context(ssl.SSLContext):
+    """Asks for a certificate and holds it against the name, as PROTOCOL_TLS_CLIENT does."""
+
+    deadline: float
+    sslsocket_class = _TlsSocket
+
+
+class _Timed(HTTPConnection):
+    def __init__(self, *args: Any, deadline: float, **kwargs: Any) -> None:
+        self._deadline = deadline
+        super().__init__(*args, **kwargs)
+
+    def _new_conn(self) -> socket.socket:
+        timed = _Socket(fileno=super()._new_conn().detach())
+        timed.deadline = self._deadline
+        timed.settimeout(max(self._deadline - monotonic(), 0.001))  # a TLS handshake's, for all of it together
+        return timed
+
+
+class _TimedTls(_Timed, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Timed
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedTls
+
+
+def _pool(parts: SplitResult, address: Address, deadline: float) -> HTTPConnectionPool:
+    seconds = max(deadline - monotonic(), 0.001)
+    timeout = Timeout(connect=min(seconds, 5.0), read=seconds)
     port = parts.port or _port(parts)
     if parts.scheme == "http":
-        return urllib3.HTTPConnectionPool(str(address), port, timeout=timeout, maxsize=1)
-    return urllib3.HTTPSConnectionPool(
+        return _Pool(str(address), port, timeout=timeout, maxsize=1, deadline=deadline)
+    context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False
+    context.deadline = deadline
+    if settings.FETCH_CA_FILE:
+        context.load_verify_locations(settings.FETCH_CA_FILE)
+    else:
+        context.load_default_certs()
+    return _TlsPool(
         str(address),
         port,
         timeout=timeout,
         maxsize=1,
+        deadline=deadline,
+        ssl_context=context,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=settings.FETCH_CA_FILE or None,
         server_hostname=parts.hostname,
-        assert_hostname=parts.hostname,
     )
 
 
-def _read(parts: SplitResult, answer: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> Fetched:
+def _read(parts: SplitResult, answer: BaseHTTPResponse, max_bytes: int, deadline: float) -> Fetched:
     body = bytearray()
     try:
         while piece := answer.read1(_PIECE, decode_content=False):  # what is there, not all that was asked for
@@ -209,7 +339,7 @@ def _read(parts: SplitResult, answer: urllib3.BaseHTTPResponse, max_bytes: int, 
             if monotonic() > deadline:
                 raise FetchFailed(f"{_shown(parts)} takes too long to answer.")
     except HTTPError as error:
-        raise FetchFailed(f"{_shown(parts)} broke off its answer ({type(error).__name__}).") from None
+        raise _broken(parts, error, deadline, "its answer") from None
     finally:
         answer.close()
     headers = {name.lower(): value for name, value in answer.headers.items()}
