@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from fleetops import vault
 from fleetops.audit.record import record
-from fleetops.clock import now
+from fleetops.clock import during, now
 from fleetops.errors import UserError
 from fleetops.identity.models import User
 from fleetops.transitions import LostRace, move
@@ -137,16 +137,18 @@ def claim_due(*, at: datetime) -> list[tuple[UUID, datetime]]:
             _drop(delivery)
     due = waiting.filter(~_must_wait(), next_at__lte=at).order_by("next_at")
     found = list(due.values_list("pk", flat=True)[:_BATCH])
-    return [(pk, at + _CLAIM) for pk in found if _claim(pk, at, attempts=F("attempts") + 1)]
+    return [(pk, until) for pk in found if (until := _claim(pk, at, attempts=F("attempts") + 1))]
 
 
 def _free(at: datetime) -> Q:
     return Q(claimed_until=None) | Q(claimed_until__lte=at)
 
 
-def _claim(pk: UUID, at: datetime, **changes: Any) -> bool:
+def _claim(pk: UUID, at: datetime, **changes: Any) -> datetime | None:
+    """Claim a delivery; returns until when, or None if another has it."""
     mine = Delivery.objects.filter(_free(at), pk=pk, state=DeliveryState.PENDING)
-    return bool(mine.update(claimed_until=at + _CLAIM, **changes))
+    until = at + during(_CLAIM)
+    return until if mine.update(claimed_until=until, **changes) else None
 
 
 def _is_overtaken() -> Q:
@@ -198,7 +200,7 @@ def deliver(pk: UUID, claim: datetime) -> None:
     worker that dies between sending and noting makes it be sent again: at least once, and the same id both times.
     """
     moment = now()
-    mine = moment + _CLAIM
+    mine = moment + during(_CLAIM)
     held = Delivery.objects.filter(pk=pk, state=DeliveryState.PENDING, claimed_until=claim)
     # A whole minute from here on, and another value: the same message, should it come twice, finds its claim gone.
     if moment >= claim or not held.update(claimed_until=mine):
