@@ -30,6 +30,19 @@ def pytest_unconfigure(config):
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes():
+    """Before the workers start: settings named in their environment would be read before each has a home of its own."""
+    del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from tests.support.workers import Sharing
+
+    return Sharing(config, log)
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
     """This run's FLEETOPS_HOME."""
@@ -37,8 +50,11 @@ def home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(home):
-    """SQLite in a file and not in memory: other processes and threads of a test see the same rows."""
+def django_db_modify_db_settings(home, django_db_modify_db_settings_parallel_suffix):
+    """SQLite in a file and not in memory: other processes and threads of a test see the same rows.
+
+    Each worker has a home and so a file of its own; elsewhere the suffix gives it a database of its own.
+    """
     from django.conf import settings
 
     database = settings.DATABASES["default"]

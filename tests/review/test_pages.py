@@ -134,7 +134,9 @@ def test_pages_go_by_key_both_ways_without_a_gap_or_a_repetition(client, auditor
     assert shown(page_of(client, newer)) == everything[20:30]
 
 
-@pytest.mark.parametrize("query", ["?before=x", "?after=", "?open=nothing", f"?open={uuid.uuid4()}", "?q=%00", "?q=:"])
+@pytest.mark.parametrize(
+    "query", ["?before=x", "?after=", "?open=nothing", "?open=6f0e4e0a-5c2b-4a51-9d0c-2b7f9a1c3d5e", "?q=%00", "?q=:"]
+)
 def test_addresses_that_make_no_sense_still_give_a_page(client, auditor, query):
     page_of(client, query)
 
