@@ -180,6 +180,14 @@ def test_at_two_thousand_times_the_speed_no_call_is_late_and_keys_are_renewed(en
     assert clock.now() - began > 3 * timedelta(minutes=45)  # botocore renews from 15 minutes before the end
 
 
+def test_at_a_month_a_minute_no_signature_is_too_old(endpoint, shifted):
+    """Five minutes are 7 ms then. With a person's keys, which do not end: those of a role would live for 83."""
+    clock.set_shift(shifted.file, rate=43_200)
+    began = clock.now()
+    while clock.now() - began < timedelta(days=1):
+        assert endpoint.client("sts").get_caller_identity()
+
+
 def test_calls_that_are_on_their_way_when_the_clock_is_put_arrive(endpoint, account, jump):
     """Half an hour, and not a day: what a role is given then has not ended when it comes."""
     access, stopped = account.access(), threading.Event()
