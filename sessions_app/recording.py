@@ -360,6 +360,17 @@ def cast(session: TerminalSession, chunks: Sequence[RecordingChunk], *, version:
     yield b"".join(pieces)
 
 
+def cut_off(piece: bytes, why: str, *, version: int) -> bytes:
+    """What a cast ends with that goes no further than `piece` of it: when that ended, and why."""
+    last = orjson.loads(piece.rstrip().rpartition(b"\n")[2])
+    when = last[0] if version == 2 and isinstance(last, list) else 0  # the header alone is no list
+    return orjson.dumps([when, "o", _notice(f"{why} What follows is left out.")], option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _notice(text: str) -> str:
+    return f"\x1b[0m\r\n\x1b[1;37;41m FleetOps: {text} \x1b[0m\r\n"
+
+
 def _until_damage(shown: Iterator[tuple[float, str, str]]) -> Iterator[tuple[float, str, str]]:
     """Events as they come, and in place of damage what it is."""
     seconds = 0.0
@@ -369,7 +380,7 @@ def _until_damage(shown: Iterator[tuple[float, str, str]]) -> Iterator[tuple[flo
             yield event
     except Damaged as error:
         logger.error("a recording is not what was sealed: %s", error)
-        yield seconds, "o", f"\x1b[0m\r\n\x1b[1;37;41m FleetOps: {error} What follows is left out. \x1b[0m\r\n"
+        yield seconds, "o", _notice(f"{error} What follows is left out.")
 
 
 def _header(session: TerminalSession, cols: int, rows: int, version: int) -> bytes:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
@@ -326,6 +327,33 @@ def record_download(session: TerminalSession, *, actor: User, version: int, reas
     require_reading(session, actor=actor, reason=reason)
     with transaction.atomic():
         _record("sessions.recording.download", session, actor=actor, reason=one_line(reason), asciicast_version=version)
+
+
+def recheck_reader(session: TerminalSession, *, actor: User, stands: bool, reason: str = "") -> str:
+    """Why `actor`, who reads the recording, may no longer, in words, and audited; empty if they still may.
+
+    `stands`: whether the log-in or token by which they came still counts.
+    """
+    user = User.objects.filter(pk=actor.pk, is_active=True).first()
+    why: dict[str, Any] = {}
+    if user is None or not stands:
+        text = "Your log-in has ended. Log in again to go on."
+    elif not TerminalSession.objects.visible_to(user).filter(pk=session.pk).exists():
+        text = "You may no longer read recordings of others."
+    else:
+        answer = policy.decision(
+            user,
+            Deed.READ_RECORDING,
+            target=_target(session),
+            owner=session.user_id,
+            context=policy.context(user, reason=one_line(reason)),
+        )
+        if answer.allowed:
+            return ""
+        text, why = f"Taken away by the access policy. {answer.text}", {"rules": answer.rules}
+    where = {"account_id": session.account_id, "region": session.region}
+    deny("sessions.recording.revoke", actor=actor, target=session, session=session, reason=text, **where, **why)
+    return text
 
 
 # What the policy is asked

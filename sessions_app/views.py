@@ -232,10 +232,10 @@ def cast(request, pk):
     """
     version = 3 if request.GET.get("version") == "3" else 2
     session, chunks = _recorded(request, pk)
-    if request.GET.get("play") == "1":
-        services.record_look(session, actor=request.user, reason=_reason(request, session))
-        return downloads.stream(session, chunks, version=version)
     why = _reason(request, session)
+    if request.GET.get("play") == "1":
+        services.record_look(session, actor=request.user, reason=why)
+        return downloads.stream(session, chunks, actor=request.user, version=version, reason=why)
     return downloads.download(session, chunks, actor=request.user, version=version, reason=why)
 
 

@@ -102,6 +102,7 @@ ACTIONS = (
     "policy.rule.disable",
     "policy.rule.delete",
     "sessions.recording.refuse",
+    "sessions.recording.revoke",
     "audit.verify",
     "audit.head.renew",
     "backup.make",

@@ -64,6 +64,7 @@ class TokenAuthentication(BaseAuthentication):
             raise exceptions.AuthenticationFailed(str(refusal)) from None
         context.source, context.via = "api", f"{token.name} ({token.prefix}…)"
         context.user = str(token.user_id)
+        context.stands = lambda: ApiToken.objects.usable().filter(pk=token.pk).exists()
         return token.user, token
 
     def authenticate_header(self, request) -> str:

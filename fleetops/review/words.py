@@ -88,6 +88,7 @@ VERBS = {
     "policy.rule.disable": "switched off the rule",
     "policy.rule.delete": "deleted the rule",
     "sessions.recording.refuse": "was denied the recording",
+    "sessions.recording.revoke": "was cut off from the recording",
     "audit.verify": "verified the chain",
     "audit.head.renew": "renewed the head of the chain",
     "backup.make": "made the backup",

@@ -18,6 +18,8 @@ class RequestContext:
     via: str = ""  # the API token that acts for the actor, as its owner calls it
     # Unix seconds at which the user of that id gave a second factor in the log-in that this belongs to, if they did.
     second_factor: Callable[[str], float | None] = lambda user_id: None
+    # Whether the log-in or token that this came with still counts: for what goes on after it was let in.
+    stands: Callable[[], bool] = lambda: True
     denial_recorded: bool = False  # audit.record.deny sets it, so that one refusal makes one row
     user: str = ""  # id of whoever is logged in, for the log
     session: str = ""  # id of the terminal session that it is about, for the log

@@ -4,9 +4,9 @@ import logging
 from functools import partial
 
 from django.conf import settings
-from django.contrib.auth import REDIRECT_FIELD_NAME, SESSION_KEY
+from django.contrib.auth import REDIRECT_FIELD_NAME, SESSION_KEY, get_user
 from django.contrib.auth.middleware import LoginRequiredMiddleware as DjangoLoginRequiredMiddleware
-from django.http import HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import resolve_url
 from whitenoise.middleware import WhiteNoiseMiddleware
 
@@ -55,6 +55,7 @@ class RequestContextMiddleware:
         with within("browser", source_address=request.META.get("REMOTE_ADDR", "")) as context:
             request.audit_context, request.request_id = context, context.request_id
             context.second_factor = partial(_second_factor, request)
+            context.stands = partial(_log_in_stands, request)
             began = monotonic()
             response = self.get_response(request)
             _log_access(request, response, monotonic() - began)
@@ -94,6 +95,13 @@ def _second_factor(request, user_id: str) -> float | None:
     """When this log-in's user gave a second factor; a request with a token has none by another's cookie."""
     session = getattr(request, "session", {})
     return session.get("mfa_at") if session.get(SESSION_KEY) == user_id else None
+
+
+def _log_in_stands(request) -> bool:
+    """Whether the log-in that this request came with has not ended since, as Django looks at each new request."""
+    fresh = HttpRequest()
+    fresh.session = type(request.session)(request.session.session_key)
+    return get_user(fresh).is_authenticated
 
 
 class LoginRequiredMiddleware(DjangoLoginRequiredMiddleware):
