@@ -28,6 +28,11 @@ app.conf.beat_schedule = {
         "options": {"expires": 5},
     },
     "inventory.refresh_due_regions": {"task": "fleetops.inventory.tasks.refresh_due_regions", "schedule": 5.0},
+    "inventory.tell_ceilings": {
+        "task": "fleetops.inventory.tasks.tell_ceilings",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
     "notify.deliver_due": {
         "task": "fleetops.notify.tasks.deliver_due",
         "schedule": 3.0,

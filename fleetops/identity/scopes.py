@@ -48,7 +48,7 @@ SCOPES: dict[str, Scope] = {
     ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),
-    "budget:change": Scope("Set and take away ceilings of the API budget", (_ACCOUNTS, _CHANGE), (_CHANGE,)),
+    "budget:write": Scope("Set and take away ceilings of the API budget", (_ACCOUNTS, _CHANGE), (_CHANGE,)),
     "tokens:manage": Scope("List and revoke one's own tokens"),
 }
 

@@ -13,6 +13,7 @@ from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 from fleetops.web.shortcuts import require_permission
 
+from . import ceilings
 from .account_rules import COLUMNS, SENSITIVE, AccountFacts, ca_fingerprint, plain_pem, problems, with_own_stream_host
 from .models import Account, Instance, Region
 from .removal import reason_against
@@ -149,6 +150,7 @@ def remove_account(account: Account, *, actor: Any) -> None:
             instances=account.instances.count(),
         )
         account_id = account.account_id
+        ceilings.let_go(account)
         account.delete()
     logger.info("account removed account=%s", account_id)
 

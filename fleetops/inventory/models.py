@@ -102,6 +102,47 @@ class Region(models.Model):
         return f"{self.account} {self.name}"
 
 
+class CallCeilingQuerySet(models.QuerySet):
+    def visible_to(self, user) -> "CallCeilingQuerySet":
+        """Those of the accounts whose settings `user` may see."""
+        return self.filter(account__in=Account.objects.visible_to(user))
+
+    def in_force(self) -> "CallCeilingQuerySet":
+        return self.exclude(per_second=None)
+
+
+class CallCeiling(models.Model):
+    """How often at most FleetOps calls an operation in a region of an account, as a person has said.
+
+    The governor acts by it from Valkey, which may lose it: this row says what is in force. One that was taken away
+    stays without a number until the governor has been told.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="call_ceilings")
+    region = models.CharField(max_length=32)
+    operation = models.CharField(max_length=96, help_text="as IAM writes it: ssm:StartSession")
+    per_second = models.FloatField(null=True, help_text="calls a second; null: taken away, the governor is to be told")
+    set_by = models.CharField(max_length=150)
+    set_at = models.DateTimeField()
+    told_at = models.DateTimeField(null=True, help_text="when the governor was told of it; null: it is yet to be")
+
+    objects = CallCeilingQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["account__name", "region", "operation"]
+        constraints = [models.UniqueConstraint(fields=["account", "region", "operation"], name="call_ceiling_once")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.account}, {self.region}"
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Account and region, for the audit log."""
+        return self.account.account_id, self.region
+
+
 class AccountCheck(models.Model):
     """One connection check of an account: what FleetOps may do there, asked of AWS."""
 

@@ -7,7 +7,7 @@ from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import account_checks, events, services
+from . import account_checks, ceilings, events, services
 
 
 @shared_task(ignore_result=True)
@@ -59,3 +59,10 @@ def read_queues() -> None:
 def read_queue(region_id: int) -> None:
     """Read what has happened to a region's instances."""
     events.read_queue(region_id, now=now())
+
+
+@shared_task(ignore_result=True)
+@within("worker")
+def tell_ceilings() -> None:
+    """Tell the governor what people have set: Valkey may have lost it, or have been away."""
+    ceilings.tell()

@@ -23,6 +23,7 @@ NAVIGATION = (
         "Administer",
         (
             ("Accounts", "accounts:list", "layers", ("inventory.view_account",)),
+            ("API budget", "budget:page", "gauge", ("inventory.view_account",)),
             ("Notices", "notify:list", "bell", ("notify.view_channel",)),
             ("Policy", "policy:rules", "shield", ("policy.view_rule",)),
             ("Users", "identity:users", "users", ("identity.administer",)),

@@ -18,6 +18,7 @@ from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ANY_SCOPE
 from fleetops.identity.roles import ROLES
 from fleetops.identity.scopes import SCOPES, may_have
+from fleetops.inventory import ceilings
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
 from tests.factories import make_instance, make_session, make_user
@@ -57,6 +58,11 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:regions": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instances": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instance": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:budget": {"GET": Rule("budget:read", ADMINISTER)},
+    "api:budget_ceiling": {
+        "PUT": Rule("budget:write", ADMINISTER),
+        "DELETE": Rule("budget:write", ADMINISTER, 204),
+    },
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
@@ -100,6 +106,8 @@ def house(roles, valkey, settings):
     approval = approvals.ask(
         deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
     )
+    place = (instance.account.account_id, instance.region.name, "ssm:StartSession")
+    ceilings.set_ceiling(instance.account, *place[1:], 5, actor=someone, now=now())
     policy_rule = PolicyRule.objects.get(name="Administrators end sessions").pk
     rows = {
         "api:instance": instance.pk,
@@ -113,12 +121,19 @@ def house(roles, valkey, settings):
         "api:rule": policy_rule,
         "api:enable_rule": policy_rule,
         "api:token": ApiToken.objects.get(user=someone).pk,
+        "api:budget_ceiling": place,
     }
     bodies = {
+        ("api:budget_ceiling", "PUT"): {"per_second": 4},
         ("api:sessions", "POST"): {"instance": str(instance.pk)},
         ("api:vote", "POST"): {"answer": "approve"},
     }
-    return lambda name: reverse(name, args=[rows[name]] if name in rows else []), bodies
+
+    def address(name: str) -> str:
+        key = rows.get(name, ())
+        return reverse(name, args=key if isinstance(key, tuple) else [key])
+
+    return address, bodies
 
 
 def ask(client: Client, method: str, path: str, body: dict | None):

@@ -15,6 +15,7 @@ from fleetops.calendars import services as calendars
 from fleetops.clock import now
 from fleetops.identity import tokens
 from fleetops.identity.roles import ROLES
+from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
@@ -115,6 +116,10 @@ DOORS: dict[str, dict[str, Rule]] = {
     "accounts:set_enabled": deed(ADMINISTER),
     "accounts:remove": deed(ADMINISTER, 409),  # without its number
     "accounts:document": page(ADMINISTER),
+    "budget:page": page(ADMINISTER),
+    "budget:live": page(ADMINISTER),
+    "budget:limits": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "budget:remove": deed(ADMINISTER),
     "inventory:fleet": page(SEE_FLEET),
     "inventory:live": page(SEE_FLEET, 400),  # without what an open page asks with
     "inventory:refresh": deed(OPEN_SHELLS),
@@ -186,6 +191,9 @@ def house(roles, valkey):
         "approvals": approval.pk,
         "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
         "accounts": instance.account.pk,
+        "budget": ceilings.set_ceiling(
+            instance.account, instance.region.name, "ssm:StartSession", 5, actor=someone, now=now()
+        ).pk,
         "inventory": instance.pk,
         "sessions": session.pk,
         "review": event.pk,

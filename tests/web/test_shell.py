@@ -30,7 +30,7 @@ def labels(user) -> list[str]:
             "administrator",
             [
                 *("Fleet", "Sessions", "Approvals", "Calendars", "Audit"),
-                *("Accounts", "Notices", "Policy", "Users", "API tokens"),
+                *("Accounts", "API budget", "Notices", "Policy", "Users", "API tokens"),
             ],
         ),
         ("", []),
