@@ -21,7 +21,7 @@ from fleetops.aws import ec2, ssm
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AwsError, Unavailable
 from fleetops.aws.records import Ec2Instance, ManagedInstance
-from fleetops.clock import monotonic
+from fleetops.clock import during, monotonic
 from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 from fleetops.notify.services import notify, resolve
@@ -190,13 +190,14 @@ def write_profiles(path: Path, profiles: Mapping[str, tuple[str, str]]) -> bool:
 
 def claim_due_regions(*, now: datetime) -> list[int]:
     """Claim the regions that are to be read now; of two that ask at once, each region goes to one."""
-    return _claim((region for region in _unclaimed(now) if now >= due_at(region)), now)
+    return _claim((r for r in _unclaimed(now) if now >= due_at(r) or _is_to_come(r, now)), now)
 
 
 def claim_regions_now(*, now: datetime) -> list[int]:
     """Claim all regions but those being read, or begun within the last 5 s: a person asks for fresh facts."""
-    recent = now - SHORTEST_PAUSE
-    return _claim((r for r in _unclaimed(now) if r.started_at is None or r.started_at <= recent), now)
+    recent = now - during(SHORTEST_PAUSE)
+    old = (r for r in _unclaimed(now) if r.started_at is None or r.started_at <= recent or _is_to_come(r, now))
+    return _claim(old, now)
 
 
 def due_at(region: Region) -> datetime:
@@ -211,6 +212,14 @@ def due_at(region: Region) -> datetime:
     return region.started_at + interval
 
 
+def _is_to_come(region: Region, now: datetime) -> bool:
+    """Whether its last reading began later than now: the clock was put back, and nobody waits until it is there again.
+
+    Not by as little as the clocks of two machines may differ.
+    """
+    return region.started_at is not None and region.started_at > now + during(CLAIM)
+
+
 def _unclaimed(now: datetime) -> list[Region]:
     free = Q(claimed_until=None) | Q(claimed_until__lte=now)
     return list(Region.objects.filter(free, enabled=True, account__enabled=True))
@@ -222,7 +231,7 @@ def _claim(regions: Iterable[Region], now: datetime) -> list[int]:
         for region in regions
         if Region.objects.filter(
             pk=region.pk, enabled=True, started_at=region.started_at, claimed_until=region.claimed_until
-        ).update(started_at=now, claimed_until=now + CLAIM)
+        ).update(started_at=now, claimed_until=now + during(CLAIM))
     ]
 
 
