@@ -15,7 +15,7 @@ from typing import Any, Final
 from fleetops import metrics
 from fleetops.clock import monotonic, now
 
-from .errors import THROTTLED
+from .errors import THROTTLED, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def watch(client: Any, *, account: str, region: str) -> None:
         tell(context, outcome, code or str(status), int(about.get("RetryAttempts") or 0) + 1, about)
 
     def fail(exception: Exception, context: dict[str, Any], **_: Any) -> None:
+        if isinstance(exception, Unavailable) and exception.is_paced and not exception.is_outcome_unknown:
+            return  # AWS was not called
         attempts = int(context.get("retries", {}).get("attempt", 1))
         tell(context, "failed", type(exception).__name__, attempts, {})
 

@@ -1,0 +1,62 @@
+"""For whom tasks call AWS: as polls, unless they say otherwise."""
+
+import ast
+from pathlib import Path
+
+from fleetops import taskwatch
+from fleetops.aws import governor
+from fleetops.aws.governor import Priority
+from fleetops.inventory.tasks import refresh_due_regions
+
+ROOT = Path(__file__).resolve().parents[2]
+# Somebody waits for it, or something has to end; all others are polls.
+SAID = {
+    "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
+    "sessions_app.tasks.tidy": Priority.RUN,  # shells that should be over
+}
+
+
+def said(path: Path) -> dict[str, Priority]:
+    """The priority that each task of a file names for itself."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return {
+        f"{module}.{function.name}": Priority[decorator.args[0].attr]
+        for function in ast.parse(path.read_text()).body
+        if isinstance(function, ast.FunctionDef)
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("acting_for")
+    }
+
+
+def test_a_task_is_a_poll_unless_it_is_known_here_to_be_more():
+    files = [*ROOT.glob("fleetops/*/tasks.py"), *ROOT.glob("*/tasks.py")]
+    found = {name: priority for path in files for name, priority in said(path).items()}
+    assert {name: each for name, each in found.items() if each is not Priority.POLL} == SAID
+    assert found["fleetops.inventory.tasks.refresh_region"] is Priority.POLL
+
+
+def test_a_worker_begins_each_task_as_a_poll():
+    task = refresh_due_regions
+    task.push_request(id="1", is_eager=False, called_directly=False)
+    try:
+        assert governor.acts_for() is Priority.PERSON
+        taskwatch._begin(task_id="1", task=task)
+        assert governor.acts_for() is Priority.POLL
+        with governor.acting_for(Priority.RUN):
+            assert governor.acts_for() is Priority.RUN
+        assert governor.acts_for() is Priority.POLL
+    finally:
+        taskwatch._end(task_id="1", task=task)
+        task.pop_request()
+        governor.act_for(Priority.PERSON)
+
+
+def test_one_that_a_page_carries_out_itself_is_the_pages():
+    task = refresh_due_regions
+    task.push_request(id="2", is_eager=True, called_directly=False)
+    try:
+        taskwatch._begin(task_id="2", task=task)
+        assert governor.acts_for() is Priority.PERSON
+        taskwatch._end(task_id="2", task=task)
+    finally:
+        task.pop_request()
