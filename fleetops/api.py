@@ -9,8 +9,10 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.exceptions import NotFound
 
 import fleetops.approvals.api
+import fleetops.calendars.api
 import fleetops.identity.api
 import fleetops.inventory.api
+import fleetops.notify.api
 import fleetops.policy.api
 import fleetops.review.api
 import sessions_app.api
@@ -24,6 +26,8 @@ ROOMS = {
     "Fleet": fleetops.inventory.api.urlpatterns,
     "Sessions": sessions_app.api.urlpatterns,
     "Approvals": fleetops.approvals.api.urlpatterns,
+    "Calendars": fleetops.calendars.api.urlpatterns,
+    "Notices": fleetops.notify.api.urlpatterns,
     "Policy": fleetops.policy.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }

@@ -1,6 +1,7 @@
 """What a user may be told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 
@@ -13,3 +14,21 @@ class UserError(Exception):
 
 class Denied(UserError):
     """The user may not do this; the text names the permission that is missing."""
+
+
+class FieldError(UserError):
+    """What was sent in one field cannot be."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.fields = {field: text}
+
+
+@contextmanager
+def in_field(name: str) -> Iterator[None]:
+    """A UserError of this block is of that field."""
+    try:
+        yield
+    except UserError as error:
+        error.fields = {name: str(error)}
+        raise

@@ -266,6 +266,10 @@ SPECTACULAR_SETTINGS = {
     "SORT_OPERATIONS": False,
     "ENUM_NAME_OVERRIDES": {
         "TokenState": "fleetops.identity.models.TOKEN_STATES",
+        "PolicyDeed": "fleetops.policy.decide.DEED_NAMES",
+        "CalendarDeed": "fleetops.calendars.deeds.BINDABLE",
+        "CalendarKind": "fleetops.calendars.models.CalendarKind",
+        "ChannelKind": "fleetops.notify.models.ChannelKind",
         "TerminalSessionState": "sessions_app.states.SessionState",
     },
 }

@@ -11,3 +11,4 @@ DEEDS: Final = {
     "attach_role": "Attach and detach IAM roles",
     "shell": "Open shells",
 }
+BINDABLE: Final = (EVERYTHING, *DEEDS)

@@ -18,7 +18,7 @@ from fleetops.web.shortcuts import permission_required
 from . import services, tasks
 from .deeds import DEEDS, EVERYTHING
 from .forms import CalendarForm, CheckForm, EntryForm
-from .models import Calendar, CalendarKind, CalendarSource, Repeat, text_of
+from .models import Calendar, CalendarKind, CalendarSource, Repeat
 from .periods import Period, between
 
 VIEW = "calendars.view_calendar"
@@ -198,8 +198,7 @@ def delete(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 def fetch_now(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """Have a worker fetch the calendar now."""
     found = get_object_or_404(Calendar.objects.visible_to(request.user), pk=pk)
-    if found.source != CalendarSource.URL:
-        raise UserError(f"“{found}” is not fetched from anywhere; there is nothing to fetch.")
+    services.require_address(found)
     tasks.refetch.delay(str(pk))
     messages.info(request, "A worker fetches it; this page shows the result when it is opened again.")
     return redirect(found)
@@ -210,8 +209,7 @@ def fetch_now(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 def ics(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """The calendar as a file, for other programs."""
     found = get_object_or_404(Calendar.objects.visible_to(request.user), pk=pk)
-    text = text_of(found) if found.source == CalendarSource.OWN else found.text
-    answer = HttpResponse(text, content_type="text/calendar; charset=utf-8")
+    answer = HttpResponse(services.file_of(found), content_type="text/calendar; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="{slugify(found.name) or "calendar"}.ics"'
     return answer
 

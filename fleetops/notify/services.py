@@ -14,7 +14,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from fleetops import vault
 from fleetops.audit.record import record
 from fleetops.clock import during, now
-from fleetops.errors import UserError
+from fleetops.errors import FieldError, UserError, in_field
 from fleetops.identity.models import User
 from fleetops.transitions import LostRace, move
 
@@ -32,6 +32,7 @@ _CLAIM = timedelta(seconds=60)  # longer than one attempt may take
 _BATCH = 50
 _MOST_DROPPED = 100  # at one look, so that none takes long
 KEPT_FOR = timedelta(days=90)
+LEAST_KEY = 32  # characters of a webhook's key that somebody brings
 _WEBHOOKS = (ChannelKind.WEBHOOK, ChannelKind.SLACK)
 
 
@@ -297,27 +298,34 @@ def tidy(*, at: datetime) -> int:
 # Keeping channels and silences
 
 
-def create_channel(*, actor: User, name: str, kind: str, address: str, **fields: Any) -> tuple[Channel, str]:
+def create_channel(
+    *, actor: User, name: str, kind: str, address: str, key: str = "", **fields: Any
+) -> tuple[Channel, str]:
     """Make a channel; returns it and, for a signed webhook, the key, which is shown this once.
 
-    Raises UserError for an address that this kind cannot have, FetchRefused for one inside; nothing is kept then.
+    `key` is one that its receiver knows already; without it one is made up. Raises UserError for an address that this
+    kind cannot have, FetchRefused for one inside; nothing is kept then.
     """
     address = address.strip()
-    sender(kind).check(address)
+    with in_field("address"):
+        sender(kind).check(address)
+    if key and kind != ChannelKind.WEBHOOK:
+        raise FieldError("key", "Only a signed webhook has a key; leave it out.")
+    if key and len(key) < LEAST_KEY:
+        raise FieldError("key", f"The key has to be long enough not to be guessed: {LEAST_KEY} characters at least.")
     channel = Channel(name=name.strip(), kind=kind, address=address, created_by=actor, **fields)
-    key = ""
     if kind in _WEBHOOKS:
         channel.sealed_url = vault.seal(address, context=vault.context_of(channel, "sealed_url"))
         channel.address = urlsplit(address).hostname or ""
     if kind == ChannelKind.WEBHOOK:
-        key = secrets.token_urlsafe(32)
+        key = key or secrets.token_urlsafe(32)
         channel.sealed_key = vault.seal(key, context=vault.context_of(channel, "sealed_key"))
     try:
         with transaction.atomic():
             channel.save(force_insert=True)
             record("notify.channel.create", actor=actor, target=channel, **_facts(channel))
     except IntegrityError:
-        raise UserError(f"There is a channel “{channel.name}” already; choose another name.") from None
+        raise FieldError("name", f"There is a channel “{channel.name}” already; choose another name.") from None
     return channel, key
 
 
@@ -336,7 +344,9 @@ def delete_channel(channel: Channel, *, actor: User) -> None:
 
 
 def send_test(channel: Channel, *, actor: User) -> Notice:
-    """Put a notice into the outbox that goes by this channel alone."""
+    """Put a notice into the outbox that goes by this channel alone. Raises UserError for one that is disabled."""
+    if not channel.enabled:
+        raise UserError(f"“{channel}” is disabled; enable it first.")
     moment = now()
     with transaction.atomic():
         notice = Notice.objects.create(
@@ -358,9 +368,9 @@ def add_silence(*, actor: User, topic: str, match: str, reason: str, until: date
     """Keep what fits from being sent until then. Raises UserError for an end that is past, or over 30 days away."""
     moment = now()
     if not moment < until <= moment + timedelta(days=30):
-        raise UserError("A silence ends after now and within 30 days.")
+        raise FieldError("until", "A silence ends after now and within 30 days.")
     if topic not in {EVERYTHING, *TOPICS}:
-        raise UserError("Choose what is to be silent.")
+        raise FieldError("topic", "Choose what is to be silent.")
     with transaction.atomic():
         silence = Silence.objects.create(
             topic=topic,

@@ -77,7 +77,7 @@ def create_channel(request: HttpRequest) -> HttpResponse:
         try:
             made, key = services.create_channel(actor=request.user, **form.cleaned_data)
         except UserError as error:
-            form.add_error("address", str(error))
+            form.add_error("name" if "name" in error.fields else "address", str(error))
         else:
             if not key:
                 messages.success(request, f"“{made}” is there; send a test to see whether it arrives.")
@@ -124,8 +124,6 @@ def _channel(request: HttpRequest, found: Channel, *, key: str = "") -> HttpResp
 @permission_required(CHANGE)
 def test_channel(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     found = get_object_or_404(Channel.objects.visible_to(request.user), pk=pk)
-    if not found.enabled:
-        raise UserError(f"“{found}” is disabled; enable it first.")
     services.send_test(found, actor=request.user)
     messages.info(request, "A worker sends it within seconds; the list below says what came of it.")
     return redirect(found)

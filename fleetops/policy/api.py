@@ -15,7 +15,7 @@ from fleetops.identity.models import User
 from fleetops.identity.rest import ApiView, Asked, choice_in, flag_in, number_in
 
 from . import questions, services
-from .decide import DEED_WORDS, Deed
+from .decide import DEED_NAMES
 from .forms import SimulateForm
 from .models import Effect, Rule, RuleRevision, Whose
 from .services import CHANGE_PERMISSION, VIEW_PERMISSION
@@ -85,7 +85,7 @@ class RuleAsked(Asked):
     groups = serializers.ListField(
         child=serializers.CharField(max_length=150), required=False, max_length=MOST_PEOPLE, help_text="roles"
     )
-    deeds = serializers.ListField(child=serializers.ChoiceField(choices=[str(deed) for deed in Deed]))
+    deeds = serializers.ListField(child=serializers.ChoiceField(choices=DEED_NAMES))
     whose = serializers.ChoiceField(choices=Whose.choices, required=False, help_text="of sessions and recordings")
     targets = serializers.CharField(max_length=4000, help_text="an expression, as env=prod; all for every instance")
     confirm_all = serializers.BooleanField(required=False, help_text="it may be for every instance")
@@ -153,7 +153,7 @@ class Rules(ApiView, generics.ListAPIView):
         parameters=[
             OpenApiParameter("q", str, description="Words in name, note or expression."),
             OpenApiParameter("effect", str, enum=Effect.values),
-            OpenApiParameter("deed", str, enum=[str(deed) for deed in Deed]),
+            OpenApiParameter("deed", str, enum=DEED_NAMES),
             OpenApiParameter("enabled", bool),
         ]
     )
@@ -168,7 +168,7 @@ class Rules(ApiView, generics.ListAPIView):
             found = found.filter(effect=effect)
         if (enabled := flag_in(self.request, "enabled")) is not None:
             found = found.filter(enabled=enabled)
-        if deed := choice_in(self.request, "deed", [str(each) for each in Deed]):
+        if deed := choice_in(self.request, "deed", DEED_NAMES):
             # SQLite cannot look into a list; there are hundreds of rules at most.
             found = found.filter(pk__in=[pk for pk, deeds in Rule.objects.values_list("pk", "deeds") if deed in deeds])
         return found
@@ -325,7 +325,7 @@ class Simulate(ApiView):
         operation_id="policy_simulate",
         parameters=[
             OpenApiParameter("person", str, required=True, description="A username."),
-            OpenApiParameter("deed", str, required=True, enum=[str(deed) for deed in DEED_WORDS]),
+            OpenApiParameter("deed", str, required=True, enum=DEED_NAMES),
             OpenApiParameter("instance", str, description="`id`, AWS's id, or name. Empty: on none in particular."),
             OpenApiParameter("at", OpenApiTypes.DATETIME, description="Left out: now."),
             OpenApiParameter("address", str, description="From where, as 192.0.2.7."),

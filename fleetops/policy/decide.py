@@ -63,6 +63,7 @@ DEED_WORDS: Final[dict[Deed, str]] = {
     Deed.WATCH_SESSION: "watch a session",
     Deed.END_SESSION: "end a session",
 }
+DEED_NAMES: Final = tuple(str(deed) for deed in Deed)
 # Deeds on a session that somebody owns.
 OF_SESSIONS: Final = frozenset({Deed.READ_RECORDING, Deed.WATCH_SESSION, Deed.END_SESSION})
 # Deeds that take a document, or an OS user.

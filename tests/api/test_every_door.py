@@ -5,7 +5,7 @@ A new address fails here until it is decided on. Objects are somebody else's, as
 
 import json
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.test import Client
@@ -13,18 +13,21 @@ from django.urls import get_resolver, reverse
 
 from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
+from fleetops.calendars import services as calendars
 from fleetops.clock import now
 from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ANY_SCOPE
 from fleetops.identity.roles import ROLES
 from fleetops.identity.scopes import SCOPES, may_have
 from fleetops.inventory import ceilings
+from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
 from tests.factories import make_instance, make_session, make_user
 from tests.web.test_every_door import (
     ADMINISTER,
     ALL,
+    CHANGE_CALENDARS,
     METHODS,
     NO_ROLE,
     NOBODY,
@@ -71,6 +74,35 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:approval": {"GET": Rule("approvals:read", REVIEW, 200, 404)},
     "api:vote": {"POST": Rule("approvals:write", ADMINISTER, 200, 404)},
     "api:withdraw": {"POST": Rule("approvals:write", NOBODY, 200, 404)},
+    "api:calendars": {
+        "GET": Rule("calendars:read", SEE_FLEET),
+        "POST": Rule("calendars:write", CHANGE_CALENDARS, 400),
+    },
+    "api:calendar_check": {"GET": Rule("calendars:read", SEE_FLEET, 400)},
+    "api:calendar": {
+        "GET": Rule("calendars:read", SEE_FLEET),
+        "PATCH": Rule("calendars:write", CHANGE_CALENDARS),  # nothing
+        "DELETE": Rule("calendars:write", CHANGE_CALENDARS, 204),
+    },
+    "api:fetch_calendar": {"POST": Rule("calendars:write", CHANGE_CALENDARS, 409)},  # it is kept here
+    "api:calendar_file": {"GET": Rule("calendars:read", SEE_FLEET)},
+    "api:entries": {
+        "GET": Rule("calendars:read", SEE_FLEET),
+        "POST": Rule("calendars:write", CHANGE_CALENDARS, 400),
+    },
+    "api:entry": {"DELETE": Rule("calendars:write", CHANGE_CALENDARS, 204)},
+    "api:notices": {"GET": Rule("notices:read", REVIEW)},
+    "api:notice": {"GET": Rule("notices:read", REVIEW)},
+    "api:channels": {"GET": Rule("notices:read", REVIEW), "POST": Rule("notices:write", ADMINISTER, 400)},
+    "api:channel": {
+        "GET": Rule("notices:read", REVIEW),
+        "PATCH": Rule("notices:write", ADMINISTER),  # nothing
+        "DELETE": Rule("notices:write", ADMINISTER, 204),
+    },
+    "api:test_channel": {"POST": Rule("notices:write", ADMINISTER, 202)},
+    "api:send_again": {"POST": Rule("notices:write", ADMINISTER, 409)},  # it waits
+    "api:silences": {"GET": Rule("notices:read", REVIEW), "POST": Rule("notices:write", ADMINISTER, 400)},
+    "api:end_silence": {"POST": Rule("notices:write", ADMINISTER)},
     "api:rules": {"GET": Rule("policy:read", REVIEW), "POST": Rule("policy:write", ADMINISTER, 400)},
     "api:rule": {
         "GET": Rule("policy:read", REVIEW),
@@ -106,8 +138,15 @@ def house(roles, valkey, settings):
     approval = approvals.ask(
         deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
     )
+    calendar = calendars.create_calendar(actor=someone, name="Year's end", source="own")
+    start = datetime(2030, 12, 20)
+    entry = calendars.add_entry(calendar, actor=someone, title="Closing", start=start, end=start + timedelta(days=3))
     place = (instance.account.account_id, instance.region.name, "ssm:StartSession")
     ceilings.set_ceiling(instance.account, *place[1:], 5, actor=someone, now=now())
+    topic = f"arn:aws:sns:eu-west-1:{instance.account.account_id}:alerts"
+    channel, _ = notify.create_channel(actor=someone, name="Alerts", kind="sns", address=topic)
+    delivery = notify.send_test(channel, actor=someone).deliveries.get()
+    silence = notify.add_silence(actor=someone, topic="*", match="", reason="demo", until=now() + timedelta(hours=1))
     policy_rule = PolicyRule.objects.get(name="Administrators end sessions").pk
     rows = {
         "api:instance": instance.pk,
@@ -115,6 +154,13 @@ def house(roles, valkey, settings):
         "api:end_session": session.pk,
         "api:recording": session.pk,
         "api:event": event.pk,
+        **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
+        "api:entry": (calendar.pk, entry.pk),
+        "api:notice": delivery.notice_id,
+        "api:channel": channel.pk,
+        "api:test_channel": channel.pk,
+        "api:send_again": delivery.pk,
+        "api:end_silence": silence.pk,
         "api:approval": approval.pk,
         "api:vote": approval.pk,
         "api:withdraw": approval.pk,
