@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 # Before Django reads its settings: state, secrets and sockets of this run lie in a directory that ends with it.
-_HOME = Path(tempfile.mkdtemp(prefix="fo-test-"))
+# A worker of xdist makes its own in that of the run, which it finds in the environment.
+_RUN = os.environ["FLEETOPS_HOME"] if "PYTEST_XDIST_WORKER" in os.environ else None
+_HOME = Path(tempfile.mkdtemp(prefix="fo-test-", dir=_RUN))
 os.environ["DJANGO_SETTINGS_MODULE"] = "fleetops.settings"
 os.environ["FLEETOPS_HOME"] = str(_HOME)
 os.environ["FLEETOPS_VALKEY_URL"] = f"unix://{_HOME}/run/valkey.sock"

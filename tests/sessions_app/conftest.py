@@ -22,6 +22,7 @@ from fleetops.inventory.models import Account
 from sessions_app import services
 from sessions_app.models import TerminalSession
 from tests.factories import make_account, make_instance, make_region, make_user
+from tests.support.ends import ends_with_tests
 
 from .gateway import Gateway
 
@@ -88,7 +89,9 @@ class TerminalProcess:
             *("--loop", "uvloop", "--http", "httptools"),
         ]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                ends_with_tests(command), cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
         until(self._is_ready, seconds=20, what=f"the terminal process is ready; {self.log}")
 
     def _is_ready(self) -> bool:
@@ -299,7 +302,7 @@ def demo_endpoint(home):
     log = home / "endpoint.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fleetops.endpoint", "--home", str(directory), "--port", "0"],
+            ends_with_tests([sys.executable, "-m", "fleetops.endpoint", "--home", directory, "--port", "0"]),
             cwd=ROOT,
             env=os.environ | {"FLEETOPS_HOME": str(home)},
             stdout=output,

@@ -18,6 +18,8 @@ from botocore.config import Config
 
 from fleetops.awsapi.json11 import Codec
 
+from .ends import ends_with_tests
+
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 60.0
 _session = boto3.Session()  # its loader keeps the service models: a client is then made in milliseconds
@@ -155,7 +157,7 @@ def start_endpoint(
 ) -> RunningEndpoint:
     """Start an endpoint in `home` on a free port, and wait until it is ready."""
     arguments = arguments if arguments is not None else ["--port", "0", "--nodes", nodes]
-    command = [sys.executable, "-m", "fleetops.endpoint", "--home", str(home), *arguments]
+    command = ends_with_tests([sys.executable, "-m", "fleetops.endpoint", "--home", home, *arguments])
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("FLEETOPS_", "AWS_", "DJANGO_"))
     }

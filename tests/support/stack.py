@@ -24,6 +24,8 @@ import boto3
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from .ends import ends_with_tests
+
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_PASSWORD = "a long enough password 42"
 
@@ -158,7 +160,7 @@ def running_stack(home: Path, **settings: str) -> Iterator[Stack]:
     log = home / "supervisor.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fleetops.supervisor"],
+            ends_with_tests([sys.executable, "-m", "fleetops.supervisor"]),
             cwd=ROOT,
             env=environment,
             stdout=output,

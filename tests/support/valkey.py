@@ -8,6 +8,8 @@ from pathlib import Path
 
 import redis
 
+from .ends import ends_with_tests
+
 
 @contextlib.contextmanager
 def running_valkey(directory: Path) -> Iterator[Path]:
@@ -17,11 +19,13 @@ def running_valkey(directory: Path) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     socket = directory / "valkey.sock"
     process = subprocess.Popen(
-        [
-            str(get_binary_path()),
-            *("--port", "0", "--unixsocket", str(socket), "--dir", str(directory)),
-            *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
-        ],
+        ends_with_tests(
+            [
+                get_binary_path(),
+                *("--port", "0", "--unixsocket", socket, "--dir", directory),
+                *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+            ]
+        ),
         stdout=subprocess.DEVNULL,
     )
     try:
