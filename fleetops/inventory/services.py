@@ -217,7 +217,7 @@ def _is_to_come(region: Region, now: datetime) -> bool:
 
     Not by as little as the clocks of two machines may differ.
     """
-    return region.started_at is not None and region.started_at > now + during(CLAIM)
+    return region.started_at is not None and region.started_at > now + CLAIM
 
 
 def _unclaimed(now: datetime) -> list[Region]:
