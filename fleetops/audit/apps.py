@@ -22,3 +22,9 @@ class AuditConfig(AppConfig):
             "fleetops_audit_unsealed_rows", "Audit rows not in the chain yet.", (), lambda: [((), unsealed().count())]
         )
         metrics.ask("fleetops_audit_unsealed_oldest_seconds", "Age of the oldest of them.", (), oldest)
+
+        def backup():
+            made = events.filter(action="backup.make").order_by("-at").values_list("at", flat=True)[:1]
+            return [((), (now() - at).total_seconds()) for at in made]
+
+        metrics.ask("fleetops_backup_age_seconds", "Time since the newest backup was made.", (), backup)

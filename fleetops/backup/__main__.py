@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetops.settings")
@@ -66,19 +66,20 @@ def _keys(backup: shelf.Backup) -> str:
 def keep(directory: Path, *, every: timedelta, number: int) -> int:
     """Make one whenever the newest is `every` old, and keep `number` of them; ends when it is told to."""
     tries_at = monotonic()
+    seen: list[str] | None = None  # what the directory held when `newest` was read, which costs more than a look
+    newest: datetime | None = None
     while True:
         pulse.touch()
-        if monotonic() >= tries_at and _is_due(directory, every) and not _one_more(directory, number):
-            tries_at = monotonic() + min(RETRY_SECONDS, every.total_seconds())
+        if monotonic() >= tries_at:
+            try:
+                if (names := shelf.names(directory)) != seen:
+                    backups = shelf.whole(directory)
+                    seen, newest = names, backups[-1].made_at if backups else None
+            except BackupError:
+                newest = None  # the attempt says what is wrong
+            if (newest is None or now() - newest >= every) and not _one_more(directory, number):
+                tries_at = monotonic() + min(RETRY_SECONDS, every.total_seconds())
         time.sleep(LOOK_SECONDS)
-
-
-def _is_due(directory: Path, every: timedelta) -> bool:
-    try:
-        backups = shelf.whole(directory)
-    except BackupError:
-        return True  # the attempt says what is wrong
-    return not backups or now() - backups[-1].made_at >= every
 
 
 def _one_more(directory: Path, number: int) -> bool:

@@ -53,6 +53,7 @@ class _Copied:
     bytes: int = 0
     new_bytes: int = 0  # that the backup before did not have
     damaged: list[str] = field(default_factory=list)
+    stamps: dict[Path, tuple[int, int]] = field(default_factory=dict)  # size and time of a source when it was copied
 
 
 def make(directory: Path, *, say: Say = nothing, beat: Beat = nothing, full: bool = False) -> Backup:
@@ -67,7 +68,7 @@ def make(directory: Path, *, say: Say = nothing, beat: Beat = nothing, full: boo
     with shelf.locked(directory):
         before = None if full else next(reversed(shelf.whole(directory)), None)
         made_at = now()
-        with shelf.new(directory, made_at) as (part, name):
+        with shelf.new(directory, made_at, beat) as (part, name):
             spool = _Copied()
             _copy_spool(part, spool, beat)
             found = database.dump(part, beat)
@@ -162,10 +163,12 @@ def _copy_spool(part: Path, copied: _Copied, beat: Beat) -> None:
             continue  # locks, and what is half written
         target = part / "spool" / relative
         try:
-            size = path.stat().st_size
-            if target.exists() and target.stat().st_size >= size:
+            stat = path.stat()
+            stamp = (stat.st_size, stat.st_mtime_ns)
+            if copied.stamps.get(path) == stamp:
                 continue
             digest = shelf.copy(path, target, beat)
+            copied.stamps[path] = stamp
         except FileNotFoundError:
             continue  # shipped, or dropped once it was sealed
         copied.digests[target.relative_to(part).as_posix()] = digest
@@ -278,7 +281,7 @@ def restore(backup: Backup, *, say: Say = nothing, beat: Beat = nothing) -> Rest
     try:
         for name, place in places.items():
             say(f"{name}: into {place}")
-            _bring_back(backup.path / name, place, made, beat)
+            _bring_back(backup, name, place, made, beat)
         say("database")
         # Last, and all of it or nothing: until it is there, there is no installation that looks whole.
         database.restore(backup.path / backup.manifest["database"]["file"], beat)
@@ -340,13 +343,15 @@ def _may_restore(backup: Backup) -> None:
             )
 
 
-def _bring_back(source: Path, place: Path, made: list[Path], beat: Beat) -> None:
+def _bring_back(backup: Backup, part: str, place: Path, made: list[Path], beat: Beat) -> None:
+    """Copy the files of one part; what is not on the backup's list stays where it is."""
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in _files(source):
-        target = place / path.relative_to(source)
-        made.append(target)
-        shelf.copy(path, target, beat)
-        target.chmod(0o600)
+    for name in shelf.listed(backup):
+        if name.startswith(f"{part}/"):
+            target = place / name.removeprefix(f"{part}/")
+            made.append(target)
+            shelf.copy(backup.path / name, target, beat)
+            target.chmod(0o600)
 
 
 def _after(backup: Backup, say: Say) -> Restored:

