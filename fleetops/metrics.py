@@ -152,7 +152,7 @@ def _gauges(*, database: bool) -> Iterator[GaugeMetricFamily]:
         try:
             for values, number in rows():
                 family.add_metric(values, number)
-        except Exception:  # one room's trouble is no reason to tell nothing
+        except Exception:  # the outermost loop of a room: its trouble is no reason to tell nothing
             logger.warning("a metric could not be read metric=%s", name, exc_info=True)
             is_up = 0.0 if in_database else is_up
             continue

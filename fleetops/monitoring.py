@@ -131,7 +131,7 @@ class Readiness:
                 check()
             except NotReady as error:
                 trouble = str(error)
-            except Exception:  # whatever it is, it is not ready
+            except Exception:  # the outermost loop of a check: whatever it is, it is not ready
                 logger.exception("a check failed check=%s", name)
                 trouble = "The check itself failed; the log says why."
             checks[name] = {"ok": not trouble, "ms": round((monotonic() - began) * 1000, 1)}

@@ -52,6 +52,10 @@ class Period:
         return self.start <= at < self.end
 
 
+# What icalendar and recurring-ical-events raise for text that they cannot make sense of, their own errors among it.
+_OF_PARSERS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def examine(text: str | bytes) -> int:
     """The number of events in an iCalendar that may be kept.
 
@@ -69,7 +73,7 @@ def examine(text: str | bytes) -> int:
         list(_between(calendar, "UTC", now(), now() + HORIZON))
     except UserError:
         raise
-    except Exception as error:  # the two libraries raise whatever their parsers do
+    except _OF_PARSERS as error:
         raise UserError(f"An event of the calendar cannot be read: {_first_line(error)}.") from None
     return len(events)
 

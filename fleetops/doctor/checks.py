@@ -76,7 +76,7 @@ def all_findings(visit: Visit | None = None) -> dict[str, list[Finding]]:
         try:
             for each in check(visit):
                 lines.append(each)
-        except Exception as error:  # a check that fails at its own work is itself a finding
+        except Exception as error:  # the outermost loop of a check: that it fails at its own work is itself a finding
             logger.debug("a check failed check=%s", name, exc_info=True)
             lines.append(failed(f"this could not be looked at: {type(error).__name__}", "see the log at DEBUG"))
         found[name] = lines

@@ -205,6 +205,10 @@ def _refuse_network(*_: Any, **__: Any) -> None:
     raise OSError("moto does not reach out")
 
 
+def _malformed() -> ApiError:
+    return ApiError("MalformedXML", "The XML you provided was not well-formed.", 400)
+
+
 class Moto:
     """moto's services, called one at a time."""
 
@@ -302,11 +306,13 @@ class Moto:
             error = not_implemented(header["operation"])
         except ApiError as raised:
             error = raised
-        except Exception as fault:
-            if isinstance(fault, ExpatError | ParseError) or str(fault) == _ENTITIES_REFUSED:
-                error = ApiError("MalformedXML", "The XML you provided was not well-formed.", 400)
-            else:  # moto's bug, not the caller's and not ours: AWS's word for it, and the log's
-                logger.error("moto failed operation=%s fault=%r", header["operation"], fault)
+        except (ExpatError, ParseError):
+            error = _malformed()
+        except Exception as fault:  # the outermost loop of a call: moto's bug is AWS's InternalFailure to the caller
+            if isinstance(fault, ValueError) and str(fault) == _ENTITIES_REFUSED:
+                error = _malformed()
+            else:
+                logger.exception("moto failed operation=%s", header["operation"])
                 error = ApiError("InternalFailure", "The request failed within the endpoint; its log says why.", 500)
         status, kind, content = render(error, header["protocol"], header["request_id"])
         return status, [("content-type", kind), ("x-amzn-errortype", error.code)], content

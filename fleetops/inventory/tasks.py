@@ -39,7 +39,7 @@ def check_account(check_id: str) -> None:
         account_checks.carry_out(check_id)
     except SoftTimeLimitExceeded:
         account_checks.give_up(check_id, "AWS did not answer within three minutes; check the network, then try again.")
-    except Exception:
+    except Exception:  # the outermost loop of a check: its page says that it is over, and the worker's log why
         account_checks.give_up(check_id, "FleetOps failed at it; the worker's log says why.")
         raise
 
