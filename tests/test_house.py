@@ -303,6 +303,94 @@ def test_what_decides_touches_no_database():
     assert not wrong, "\n".join(wrong)
 
 
+# --- Time ------------------------------------------------------------------------------------------------------------
+
+# What reads a clock. Not here: the event loop's own time, by which its timers go, and datetime.fromtimestamp.
+CLOCKS = {
+    *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")),
+    *(f"time.{name}" for name in ("localtime", "gmtime", "ctime", "asctime", "strftime", "clock_gettime")),
+    *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
+    "datetime.date.today",
+    *(f"django.utils.timezone.{name}" for name in ("now", "localtime", "localdate", "template_localtime")),
+    "django.utils.http.http_date",
+    "django.db.models.functions.Now",
+    *(f"email.utils.{name}" for name in ("formatdate", "localtime", "make_msgid")),
+    "uuid.uuid1",
+}
+_STANDS_ALONE = "runs before anything is installed, and starts what goes by the clock file"
+READS_THE_TIME = {
+    "fleetops/clock.py": "it is the one that does",
+    "fleetops/bootstrap.py": _STANDS_ALONE,
+    "fleetops/supervisor.py": _STANDS_ALONE,
+    "fleetops/processes.py": _STANDS_ALONE,
+    "fleetops/health.py": "asks for a file's age, which the system's clock has written",
+    "fleetops/endpoint/moto_adapter.py": "names moto's clocks, to put the call's moment in their place",
+}
+
+
+def clocks_read(source: str) -> list[tuple[str, int]]:
+    """(dotted name, line) wherever a module names one of CLOCKS, or has Django take the time for a field."""
+    tree = ast.parse(source)
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                names[alias.asname or first] = alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+
+    def dotted(node: ast.AST) -> str:
+        if isinstance(node, ast.Name):
+            return names.get(node.id, "")
+        return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+    found = [(name, node.lineno) for node in ast.walk(tree) if (name := dotted(node)) in CLOCKS]
+    found += [
+        (node.arg, node.value.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg in {"auto_now", "auto_now_add"}
+    ]
+    return found
+
+
+def test_the_clock_alone_reads_the_time():
+    """So that a clock file shifts all that is ours. Migrations that have landed stay as they are."""
+    readers = {named(path): found for path in modules() if (found := clocks_read(text_of(path)))}
+    wrong = [
+        f"{name}:{line} reads {what}; take it from fleetops.clock"
+        for name, found in readers.items()
+        if name not in READS_THE_TIME and "/migrations/" not in name
+        for what, line in found
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert set(READS_THE_TIME) <= set(readers), "an exception that is none any more"
+
+
+def test_templates_are_given_the_time():
+    """Django's own tags would take it from the system: {% today %} is ours, and so is the filter `age`."""
+    taken = re.compile(r"\{%\s*now\b|\|\s*time(?:since|until)\s*(?![:\s])|\|\s*natural(?:time|day)\b")
+    assert not [named(path) for path in files("templates/*.html") if taken.search(text_of(path))]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.time()",
+        "import time as t\nf(key=t.monotonic)",
+        "from time import time_ns as n\nn()",
+        "import datetime\ndatetime.datetime.now()",
+        "import datetime as d\nd.date.today()",
+        "from datetime import datetime as d\nd.utcnow()",
+        "from django.utils import timezone\ntimezone.now()",
+        "from django.db import models\nat = models.DateTimeField(auto_now=True)",
+    ],
+)
+def test_this_file_sees_who_reads_the_time_however_it_is_written(source):
+    assert len(clocks_read(source)) == 1
+    assert not clocks_read("from fleetops.clock import now\nimport time\nnow(); time.sleep(1); loop.time()")
+
+
 # --- What is written down --------------------------------------------------------------------------------------------
 
 _VARIABLE = re.compile(r"\bFLEETOPS_[A-Z0-9]+(?:_[A-Z0-9]+)*\b")

@@ -8,7 +8,7 @@ from django.db.models import Case, Count, Exists, F, OuterRef, Q, Value, When
 from django.urls import reverse
 
 from fleetops.aws.clients import AccountAccess
-from fleetops.clock import uuid7
+from fleetops.clock import now, uuid7
 from fleetops.targets import MOST_CHARACTERS
 
 from .readiness import NEEDS_A_FIX, Status
@@ -38,7 +38,7 @@ class Account(models.Model):
     enabled = models.BooleanField(default=True, help_text="it is read, and shells are opened in it")
     is_embedded = models.BooleanField(default=False, help_text="the embedded endpoint says where it is, at each start")
     region_states = models.JSONField(default=dict, blank=True, help_text="region: whether AWS has it turned on")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=now, editable=False)
 
     objects = AccountQuerySet.as_manager()
 
@@ -150,7 +150,7 @@ class AccountCheck(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="checks")
     state = models.CharField(max_length=8, choices=CheckState, default=CheckState.WAITING)
     asked_by = models.CharField(max_length=150)
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=now, editable=False)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     caller_arn = models.CharField(max_length=256, blank=True, help_text="the base credentials, as AWS names them")
@@ -373,7 +373,7 @@ class SavedFilter(models.Model):
     name = models.CharField(max_length=64)
     text = models.CharField(max_length=MOST_CHARACTERS, help_text="a target expression, with words of the filter box")
     is_shared = models.BooleanField(default=False)
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=now, editable=False)
 
     objects = SavedFilterQuerySet.as_manager()
 
