@@ -358,7 +358,7 @@ def _out_of_time(bucket: Bucket, rate: float, context: dict[str, Any]) -> Unavai
     why = (
         f"FleetOps is stopping, so {where} was not called"
         if _ending[0]
-        else f"Others' calls of {where} came first: AWS allows about {rate:.2g} a second"
+        else f"Other calls of {where} came first: about {rate:.2g} a second may go"
     )
     text = f"{why}. It is tried again by itself."
     error = Unavailable("Paced", "", operation=bucket.operation, text=text)

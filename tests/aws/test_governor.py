@@ -426,7 +426,7 @@ def test_a_poll_that_has_waited_long_enough_is_told_so_and_its_place_is_free(buc
     governor.set_ceiling(bucket.account_id, REGION, bucket.operation, 0.1)
     with governor.acting_for(Priority.POLL):
         governor.pace(bucket, {})
-        with pytest.raises(Unavailable, match=r"Others' calls of ssm:Op\w+ in 111122223333 .* tried again") as refused:
+        with pytest.raises(Unavailable, match=r"Other calls of ssm:Op\w+ in 111122223333 .* tried again") as refused:
             governor.pace(bucket, {})
             governor.pace(bucket, {})
     assert refused.value.is_paced

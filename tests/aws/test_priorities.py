@@ -1,6 +1,7 @@
 """For whom tasks call AWS: as polls, unless they say otherwise."""
 
 import ast
+import re
 from pathlib import Path
 
 from fleetops import taskwatch
@@ -60,3 +61,20 @@ def test_one_that_a_page_carries_out_itself_is_the_pages():
         taskwatch._end(task_id="2", task=task)
     finally:
         task.pop_request()
+
+
+# Modules whose functions call AWS, and so may wait.
+CALLS = re.compile(r"(ssm|sts|ec2|iam|sns|sqs|probes|streams|account_checks)\.\w+")
+
+
+def test_no_event_loop_waits_for_a_call():
+    """A coroutine hands such a function to a thread, and does not call it."""
+    wrong = []
+    for path in [*ROOT.glob("fleetops/**/*.py"), *ROOT.glob("sessions_app/**/*.py")]:
+        if "fleetops/endpoint" in path.as_posix():  # on AWS's side
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.AsyncFunctionDef):
+                called = [ast.unparse(each.func) for each in ast.walk(function) if isinstance(each, ast.Call)]
+                wrong += [f"{path.name}: {function.name} calls {name}" for name in called if CALLS.fullmatch(name)]
+    assert not wrong, "\n".join(wrong)

@@ -129,3 +129,14 @@ def test_the_embedded_default_makes_its_secrets_for_itself_alone(tmp_path):
     assert [key.name for key in keys] == ["audit.key", "django.key", "master.key"]
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
     assert len({key.read_text() for key in keys}) == 3 and all(len(key.read_text()) > 60 for key in keys)
+
+
+def test_the_budget_of_aws_calls_has_a_database_of_its_own_and_can_be_left_out(tmp_path):
+    code = (
+        "import django; django.setup(); from fleetops.aws import governor as g; "
+        "print(g._book and g._book.client.connection_pool.connection_kwargs['db'], g.Bucket('1', 'r', 'ssm:X').budget)"
+    )
+    assert start(tmp_path, code) == (0, "3 Budget(start=5, ceiling=20)\n")
+    less = {"FLEETOPS_AWS_CALLS_PER_SECOND": "30", "FLEETOPS_VALKEY_URL": "redis://valkey:6379"}
+    assert start(tmp_path, code, **less) == (0, "3 Budget(start=30.0, ceiling=30.0)\n")
+    assert start(tmp_path, code, FLEETOPS_AWS_BUDGET="off") == (0, "None Budget(start=5, ceiling=20)\n")
