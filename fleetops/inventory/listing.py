@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
+from django.core.paginator import Page, Paginator
 from django.urls import reverse
 
 from fleetops.identity.models import User
@@ -113,6 +114,22 @@ def order(sort: str) -> list[str]:
     descends = sort.startswith("-")
     columns = [*SORTS[sort.removeprefix("-")], "name", "instance_id", "pk"]
     return [f"-{column}" for column in columns] if descends else columns
+
+
+class Pages(Paginator):
+    """Pages of a list whose order is whole; those beyond its middle are read from its end.
+
+    A database walks over all rows that it skips, so that the last page would cost the whole list.
+    """
+
+    def page(self, number: int | str) -> Page:
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        end = min(start + self.per_page, self.count)
+        if start <= self.count // 2:
+            return self._get_page(self.object_list[start:end], number, self)
+        backwards = self.object_list.reverse()[self.count - end : self.count - start]
+        return self._get_page(list(backwards)[::-1], number, self)
 
 
 def parameters(query: FleetQuery, sort: str, page: int = 1) -> dict[str, str]:

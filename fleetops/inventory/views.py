@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -54,7 +53,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
     visible = Instance.objects.visible_to(request.user).present()
     counts, in_tabs = _counts(visible, query)
     matching = query.apply(visible).order_by(*listing.order(sort)).select_related("account", "region")
-    paginator = Paginator(matching, listing.ROWS)
+    paginator = listing.Pages(matching, listing.ROWS)
     paginator.count = sum(in_tabs[status] for status in query.statuses)
     page = paginator.get_page(request.GET.get("page"))
     stamp = policy.stamp()  # before they are decided on

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
-from fleetops.inventory import services, tasks
+from fleetops.inventory import listing, services, tasks
 from fleetops.inventory.models import Instance, Region
 from tests.factories import make_account, make_instance, make_region
 
@@ -152,6 +152,31 @@ def test_pages_hold_a_hundred_rows_and_lead_to_each_other(client_as):
     assert "101–101 of 101" in text_of(second)
     assert "101–101 of 101" in text_of(client.get(f"{FLEET}?page=77"))
     assert "1–100 of 101" in text_of(client.get(f"{FLEET}?page=x"))
+
+
+@pytest.mark.parametrize("sort", ["name", "-name", "status", "-status", "platform", "-account", "profile"])
+def test_pages_from_either_end_are_one_list(client_as, monkeypatch, sort):
+    """Each instance stands on one page, in the list's order, though pages beyond the middle are read from the end."""
+    monkeypatch.setattr(listing, "ROWS", 4)
+    region = make_region()
+    for number in range(23):
+        make_instance(
+            region=region,
+            name=f"same-{number % 3}",
+            ping_status="" if number % 4 == 0 else "Online",
+            platform_name="Debian" if number % 5 else "",
+            profile_arn="" if number % 2 else "arn:aws:iam::111122223333:instance-profile/one",
+        )
+    client, shown = client_as("viewer"), []
+    for page in range(1, 7):
+        with CaptureQueriesContext(connection) as queries:
+            answer = client.get(FLEET, {"sort": sort, "page": page, "q": ""})
+        shown += [row.instance.pk for row in answer.context["rows"]]
+        (read,) = [each["sql"] for each in queries if re.search(r"private_ip.* LIMIT [34]\b", each["sql"])]
+        skipped = re.search(r"OFFSET (\d+)", read)
+        assert (int(skipped[1]) if skipped else 0) == [0, 4, 8, 7, 3, 0][page - 1]
+    whole = Instance.objects.with_status().order_by(*listing.order(sort))
+    assert shown == [each.pk for each in whole]
 
 
 def test_a_filter_that_cannot_be_read_is_told_and_stays_to_be_mended(client_as, fleet):
