@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from fleetops.aws.governor import Lesson, MinuteUse, OperationUse, Priority
 
-ROWS = 50  # of one page
+ROWS = 25  # of one page
 MINUTES = 60  # that the page looks back
 MOST_CHARACTERS = 400  # of a filter
 MOST_LEARNED = 10  # entries of what the governor learned
@@ -124,6 +124,12 @@ class Bucket:
     def waiting_words(self) -> str:
         """38 waves, 12 polls."""
         return ", ".join(counted(self.waiting[each], CALLERS[each]) for each in CALLERS if self.waiting.get(each))
+
+    @property
+    def held_words(self) -> str:
+        """38 wave calls and 12 polls: what waits for more than a person's turn."""
+        words = {Priority.RUN: ("wave call", "wave calls"), Priority.POLL: ("poll", "polls")}
+        return " and ".join(counted(self.waiting[each], words[each]) for each in words if self.waiting.get(each))
 
     @property
     def time_to_go(self) -> str:
@@ -346,11 +352,12 @@ def figures(found: Sequence[Bucket], *, now: datetime) -> list[Figure]:
 
 
 def share(part: float, whole: float) -> str:
-    """3 %, 0.03 %, under 0.01 %; of nothing it is 0 %."""
+    """58 %, 7.7 %, 0.03 %, under 0.01 %; of nothing it is 0 %."""
     percent = 100 * part / whole if whole else 0.0
     if percent and percent < 0.01:
         return "under 0.01 %"
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.2f}".rstrip("0").rstrip(".") + " %"
+    digits = 0 if percent >= 10 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f}".removesuffix(".0").removesuffix(".00") + " %"
 
 
 def mean_wait(found: Sequence[Bucket]) -> str:

@@ -118,12 +118,22 @@ def limits(request: HttpRequest) -> HttpResponse:
             ceiling = services.set_ceiling(**form.facts(), actor=request.user, now=now())
             messages.success(request, f"{ceiling} is held to {ceiling.per_second:g} calls a second.{_untold(ceiling)}")
             return redirect("budget:limits")
+    facts = facts_for(request.user)
+    held = {(each.account_id, each.region, each.operation) for each in facts.buckets if each.limit and each.is_told}
     rows = CallCeiling.objects.visible_to(request.user).in_force().select_related("account")
     context = {
         "form": form,
+        "away": facts.away,
         "ceilings": [
-            (row, shaping.number(row.per_second), shaping.place_query(*row.place, row.operation)) for row in rows
+            (
+                row,
+                shaping.number(row.per_second),
+                shaping.place_query(*row.place, row.operation),
+                (*row.place, row.operation) in held,
+            )
+            for row in rows
         ],
+        "held": len(held),
         "untold": CallCeiling.objects.visible_to(request.user).filter(per_second=None).count(),
         "may_change": request.user.has_perm(CHANGE),
     }
