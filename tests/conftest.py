@@ -109,3 +109,19 @@ def roles(db):
     from django.core.management import call_command
 
     call_command("sync_roles", verbosity=0)
+
+
+@pytest.fixture(scope="module")
+def module_roles(django_db_setup, django_db_blocker):
+    """The five roles, made once for a module, with whatever rows its other fixtures of that scope make after them.
+
+    A transaction around the whole module holds them; each test has its own inside of it, as with `db`. Not for modules
+    with `transactional_db`, nor for tests in which another process or thread writes: they would wait for it to end.
+    """
+    from django.core.management import call_command
+    from django.db import transaction
+
+    with django_db_blocker.unblock(), transaction.atomic():
+        call_command("sync_roles", verbosity=0)
+        yield
+        transaction.set_rollback(True)

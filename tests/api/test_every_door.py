@@ -57,7 +57,17 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:tokens": {"GET": Rule("tokens:manage", ALL)},
     "api:current_token": {"GET": Rule(ANY_SCOPE, ALL), "DELETE": Rule(ANY_SCOPE, ALL, 204)},
     "api:token": {"GET": Rule("tokens:manage", ALL, 404), "DELETE": Rule("tokens:manage", ALL, 404)},
-    "api:accounts": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:accounts": {"GET": Rule("fleet:read", SEE_FLEET), "POST": Rule("accounts:write", ADMINISTER, 400)},
+    "api:account": {
+        "GET": Rule("accounts:read", ADMINISTER),
+        "PATCH": Rule("accounts:write", ADMINISTER, 200),  # nothing
+        "DELETE": Rule("accounts:write", ADMINISTER, 400),  # without its number
+    },
+    "api:check_account": {
+        "GET": Rule("accounts:read", ADMINISTER, 404),
+        "POST": Rule("accounts:write", ADMINISTER, 202),
+    },
+    "api:enable_account": {"POST": Rule("accounts:write", ADMINISTER, 400)},
     "api:regions": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instances": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instance": {"GET": Rule("fleet:read", SEE_FLEET)},
@@ -126,9 +136,8 @@ BESIDES = {
 }
 
 
-@pytest.fixture
-def house(roles, valkey, settings):
-    settings.API_LOGINS_PER_MINUTE = 1000
+@pytest.fixture(scope="module")
+def things(module_roles, valkey):
     instance = make_instance()
     someone = make_user("someone", role="viewer")
     make_token(someone, "fleet:read")
@@ -155,6 +164,7 @@ def house(roles, valkey, settings):
         "api:recording": session.pk,
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
+        **dict.fromkeys(("api:account", "api:check_account", "api:enable_account"), instance.account.pk),
         "api:entry": (calendar.pk, entry.pk),
         "api:notice": delivery.notice_id,
         "api:channel": channel.pk,
@@ -180,6 +190,12 @@ def house(roles, valkey, settings):
         return reverse(name, args=key if isinstance(key, tuple) else [key])
 
     return address, bodies
+
+
+@pytest.fixture
+def house(things, db, settings):
+    settings.API_LOGINS_PER_MINUTE = 1000
+    return things
 
 
 def ask(client: Client, method: str, path: str, body: dict | None):

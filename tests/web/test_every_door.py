@@ -169,8 +169,8 @@ def names(patterns, namespace: str = "") -> Iterator[str]:
             yield f"{namespace}{pattern.name}"
 
 
-@pytest.fixture
-def house(roles, valkey):
+@pytest.fixture(scope="module")
+def things(module_roles, valkey):
     """Somebody else's things, and the address and form of each door."""
     instance = make_instance()
     someone = make_user("someone")
@@ -219,6 +219,11 @@ def house(roles, valkey):
     forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}
     return address, forms
+
+
+@pytest.fixture
+def house(things, db):
+    return things
 
 
 def _possibilities(name: str):
