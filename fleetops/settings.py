@@ -269,6 +269,8 @@ SPECTACULAR_SETTINGS = {
         "PolicyDeed": "fleetops.policy.decide.DEED_NAMES",
         "CalendarDeed": "fleetops.calendars.deeds.BINDABLE",
         "CalendarKind": "fleetops.calendars.models.CalendarKind",
+        "AccountCheckState": "fleetops.inventory.states.CheckState",
+        "DeliveryState": "fleetops.notify.models.DeliveryState",
         "ChannelKind": "fleetops.notify.models.ChannelKind",
         "TerminalSessionState": "sessions_app.states.SessionState",
     },

@@ -156,6 +156,7 @@ LISTS = {
     "policy:review",
     "accounts:list",
     "accounts:account",
+    "api:account",
     "accounts:live",
     "accounts:edit",
 }
@@ -194,6 +195,8 @@ NO_NODE = {
     "api:calendar_file",
     "api:entries",
     "api:entry",
+    "api:check_account",
+    "api:enable_account",
     "api:notices",
     "api:notice",
     "api:channels",
@@ -299,8 +302,9 @@ def test_the_accounts_count_their_own(chief, program):
         "444455556666": 1,
     }
     for account in Account.objects.all():
-        for name in ("account", "live", "edit"):
-            text = text_of(chief.get(reverse(f"accounts:{name}", args=[account.pk])))
+        for name in ("accounts:account", "accounts:live", "accounts:edit", "api:account"):
+            client = program if name.startswith("api:") else chief
+            text = text_of(client.get(reverse(name, args=[account.pk])))
             other = ({"111122223333", "444455556666"} - {account.account_id}).pop()
             assert other not in text and not names_in(text), name
 

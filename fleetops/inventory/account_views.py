@@ -210,8 +210,7 @@ def set_enabled(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 @permission_required("inventory.delete_account")
 def remove(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     found = _account(request, pk)
-    if request.POST.get("confirm", "").strip() != found.account_id:
-        raise UserError(f"To remove {found}, type its number, {found.account_id}, into the field beside the button.")
+    services.require_confirmed(found, request.POST.get("confirm", ""))
     services.remove_account(found, actor=request.user)
     messages.success(request, f"{found} is removed. Its sessions, recordings and audit rows stay.")
     return redirect("accounts:list")

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from fleetops.audit.record import record
 from fleetops.clock import now as clock_now
-from fleetops.errors import UserError
+from fleetops.errors import FieldError, UserError
 from fleetops.web.shortcuts import require_permission
 
 from . import ceilings
@@ -50,7 +50,9 @@ def add_account(facts: AccountFacts, *, actor: Any) -> Account:
         _require_administer(actor)
     with transaction.atomic():
         if Account.objects.filter(account_id=facts.account_id).exists():
-            raise UserError(f"Account {facts.account_id} is linked already; change it where it stands in the list.")
+            raise FieldError(
+                "account_id", f"Account {facts.account_id} is linked already; change it where it stands in the list."
+            )
         _refuse_name(facts.name)
         account = Account.objects.create(account_id=facts.account_id, **facts.row())
         Region.objects.bulk_create([Region(account=account, name=name) for name in facts.regions])
@@ -119,6 +121,12 @@ def set_enabled(account: Account, enabled: bool, *, actor: Any) -> None:
         action = "inventory.account.enable" if enabled else "inventory.account.disable"
         record(action, actor=actor, target=account, account_id=account.account_id)
     logger.info("account %s account=%s", "enabled" if enabled else "disabled", account.account_id)
+
+
+def require_confirmed(account: Account, number: str) -> None:
+    """Raises FieldError unless `number`, which a person gives to confirm the removal, is the account's."""
+    if number.strip() != account.account_id:
+        raise FieldError("confirm", f"To remove {account}, confirm it by its number, {account.account_id}.")
 
 
 def remove_account(account: Account, *, actor: Any) -> None:
@@ -199,7 +207,7 @@ def _checked(facts: AccountFacts) -> AccountFacts:
 def _refuse_name(name: str, *, besides: Account | None = None) -> None:
     others = Account.objects.filter(name__iexact=name)
     if (others.exclude(pk=besides.pk) if besides else others).exists():
-        raise UserError(f"There is an account called {name} already; two of one name would be mixed up.")
+        raise FieldError("name", f"There is an account called {name} already; two of one name would be mixed up.")
 
 
 def _require_administer(actor: Any) -> None:

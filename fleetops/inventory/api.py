@@ -11,26 +11,12 @@ from fleetops.clock import now
 from fleetops.identity.rest import ApiView
 from fleetops.targets import ExpressionError, parse
 
-from . import budget_api
-from .models import Account, Instance, Region
+from . import account_api, budget_api
+from .models import Instance, Region
 from .readiness import Status, readiness_of, status_of
 from .selection import select
 
 SEE = ("inventory.view_instance",)
-
-
-class AccountSerializer(serializers.ModelSerializer):
-    """An AWS account that FleetOps reads."""
-
-    regions = serializers.SerializerMethodField()
-
-    class Meta:
-        model = Account
-        fields = ("id", "account_id", "name", "regions")
-        read_only_fields = fields
-
-    def get_regions(self, account: Account) -> list[str]:
-        return sorted(region.name for region in account.regions.all() if region.enabled)
 
 
 class RegionSerializer(serializers.ModelSerializer):
@@ -116,16 +102,6 @@ class InstanceDetailSerializer(InstanceSerializer):
         return ReadinessSerializer(readiness_of(instance, now=now())).data
 
 
-class Accounts(ApiView, generics.ListAPIView):
-    """The accounts whose instances you may see."""
-
-    scopes = {"GET": "fleet:read"}
-    permissions = {"GET": SEE}
-    serializer_class = AccountSerializer
-    queryset = Account.objects.prefetch_related("regions")
-    newest_first = False
-
-
 class Regions(ApiView, generics.ListAPIView):
     """The regions that are read, and when each was last read whole."""
 
@@ -180,7 +156,7 @@ class InstanceDetail(ApiView):
 
 
 urlpatterns = [
-    path("accounts/", Accounts.as_view(), name="accounts"),
+    *account_api.urlpatterns,
     path("regions/", Regions.as_view(), name="regions"),
     path("instances/", Instances.as_view(), name="instances"),
     path("instances/<uuid:pk>/", InstanceDetail.as_view(), name="instance"),

@@ -29,7 +29,7 @@ class DeliverySerializer(serializers.ModelSerializer):
     channel = serializers.UUIDField(source="channel_id", read_only=True)
     channel_name = serializers.CharField(source="channel.name", read_only=True)
     notice = serializers.UUIDField(source="notice_id", read_only=True)
-    state = serializers.ChoiceField(choices=DeliveryState.values, read_only=True)
+    state = serializers.ChoiceField(choices=DeliveryState.choices, read_only=True)
     next_at = serializers.DateTimeField(read_only=True, help_text="when it is tried next, while it is pending")
 
     class Meta:
