@@ -249,6 +249,14 @@ class Production:
     def secret(self, name: str) -> Path:
         return self.directory / self.compose["secrets"][name]["file"]
 
+    def make_secrets(self) -> None:
+        """As `docker compose run secrets` does. Each file stays this user's, who is everybody in these namespaces."""
+        _, *words = self.compose["services"]["secrets"]["command"]
+        command = [sys.executable, *(str(self.directory / "secrets") if word == "/secrets" else word for word in words)]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        for path in (self.directory / "secrets").iterdir():
+            os.chown(path, os.getuid(), os.getgid())
+
     def volume(self, name: str) -> Path:
         return self.directory / "volumes" / name
 
@@ -367,8 +375,9 @@ class Production:
             found[name] = (options or {}).get("ipv4_address") or f"{subnet}.{self._automatic}"
         return found
 
-    def _hosts(self, container: Container) -> Path:
-        """Its /etc/hosts: itself, and whoever shares a network with it."""
+    def hosts(self, name: str) -> Path:
+        """The /etc/hosts of a service: itself, and whoever shares a network with it."""
+        container = self.containers[name]
         lines = ["127.0.0.1 localhost"]
         for other in self.containers.values():
             for network in container.addresses.keys() & other.addresses.keys():
@@ -448,7 +457,7 @@ class Production:
             *("bwrap", "--unshare-user", "--uid", uid, "--gid", gid, "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
             *("--hostname", spec.get("hostname", container.name), "--cap-drop", "ALL", "--die-with-parent"),
             *_system(),
-            *("--ro-bind", str(self._hosts(container)), "/etc/hosts"),
+            *("--ro-bind", str(self.hosts(container.name)), "/etc/hosts"),
             *("--ro-bind", str(self.directory / "etc" / "passwd"), "/etc/passwd"),
             *("--ro-bind", str(self.directory / "etc" / "group"), "/etc/group"),
         ]
