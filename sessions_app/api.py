@@ -1,4 +1,8 @@
-"""Terminal sessions over the API: list them, open one, end one, take a recording away."""
+"""Terminal sessions over the API: list them, open one, end one, look through a recording, take it away.
+
+Where the policy wants to know why, the answer to a call without a reason is a 400 that says so, and nothing is audited:
+it is no refusal yet.
+"""
 
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.shortcuts import get_object_or_404
@@ -9,11 +13,11 @@ from rest_framework import generics, serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
-from fleetops.identity.rest import ApiView
+from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
-from . import downloads, services
-from .models import TerminalSession
+from . import downloads, recording, services
+from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
 
@@ -58,11 +62,55 @@ class SessionSerializer(serializers.ModelSerializer):
         return self.context["request"].build_absolute_uri(session.get_absolute_url())
 
 
+WHY = OpenApiParameter("reason", str, description="Why, where the access policy wants to know.")
+
+
 class OpenSerializer(serializers.Serializer):
     """On which instance to open a shell, and why."""
 
     instance = serializers.UUIDField(help_text="the instance's `id`")
     reason = serializers.CharField(max_length=256, required=False, allow_blank=True, default="")
+
+
+class EndSerializer(Asked):
+    """Why it is ended, where the access policy wants to know."""
+
+    reason = serializers.CharField(max_length=256, required=False, allow_blank=True, default="")
+
+
+class ActivitySerializer(serializers.Serializer):
+    """What happens in a recording: times in seconds from its start, sizes in bytes."""
+
+    duration = serializers.FloatField()
+    output_bytes = serializers.IntegerField()
+    stored_bytes = serializers.IntegerField()
+    chunks = serializers.IntegerField()
+    is_live = serializers.BooleanField()
+    is_complete = serializers.BooleanField(help_text="ended, and sealed to its end")
+    chain_head = serializers.CharField()
+    cols = serializers.IntegerField()
+    rows = serializers.IntegerField()
+    activity = serializers.ListField(
+        child=serializers.ListField(child=serializers.FloatField()), help_text="[from, to, bytes] of each chunk"
+    )
+    markers = serializers.ListField(child=serializers.DictField(), help_text="changes of the terminal's size")
+    markers_end = serializers.FloatField(allow_null=True, help_text="to where they were looked for; null: to the end")
+    faults = serializers.ListField(child=serializers.CharField(), help_text="why it is not what was sealed, in words")
+
+
+class HitSerializer(serializers.Serializer):
+    """One line that bears what was looked for."""
+
+    time = serializers.FloatField(help_text="seconds from the recording's start")
+    text = serializers.CharField()
+
+
+class FoundSerializer(serializers.Serializer):
+    """Where something was shown."""
+
+    q = serializers.CharField()
+    hits = HitSerializer(many=True)
+    has_more = serializers.BooleanField()
 
 
 class Sessions(ApiView, generics.ListAPIView):
@@ -126,11 +174,11 @@ class EndSession(ApiView):
 
     scopes = {"POST": "sessions:end"}
 
-    @extend_schema(operation_id="sessions_end", request=None, responses={202: SessionSerializer})
+    @extend_schema(operation_id="sessions_end", request=EndSerializer, responses={202: SessionSerializer})
     def post(self, request, pk):
         """Ask for the end: your own session's, or anybody's with the permission. The shell is gone within seconds."""
         session = get_object_or_404(services.endable_by(request.user), pk=pk)
-        services.request_end(session, actor=request.user)
+        services.request_end(session, actor=request.user, reason=EndSerializer.of(request)["reason"])
         return Response(SessionSerializer(session, context={"request": request}).data, status=202)
 
 
@@ -142,15 +190,60 @@ class Recording(ApiView):
     @extend_schema(
         operation_id="sessions_recording",
         parameters=[
-            OpenApiParameter("version", int, enum=[2, 3], description="Of the asciicast format; 2 if left out.")
+            OpenApiParameter("version", int, enum=[2, 3], description="Of the asciicast format; 2 if left out."),
+            WHY,
         ],
         responses={(200, "application/x-asciicast"): OpenApiTypes.BINARY},
     )
     def get(self, request, pk):
         """Download it as an asciicast, as far as it is sealed. That is audited."""
         version = 3 if request.query_params.get("version") == "3" else 2
-        session = get_object_or_404(TerminalSession.objects.visible_to(request.user), pk=pk)
-        return downloads.download(session, list(session.chunks.order_by("number")), actor=request.user, version=version)
+        session, chunks = _recorded(request, pk)
+        return downloads.download(session, chunks, actor=request.user, version=version, reason=_reason(request))
+
+
+class Replay(ApiView):
+    """What there is to see in a recording."""
+
+    scopes = {"GET": "recordings:read"}
+
+    @extend_schema(operation_id="sessions_replay", parameters=[WHY], responses=ActivitySerializer)
+    def get(self, request, pk):
+        """Its length, what happens when, and whether it is what was sealed. That somebody looked is audited."""
+        session, chunks = _recorded(request, pk)
+        services.record_view(session, actor=request.user, reason=_reason(request))
+        found = recording.index(session, chunks) | {"faults": recording.verify(session).faults}
+        return Response(ActivitySerializer(found).data)
+
+
+class SearchRecording(ApiView):
+    """What was shown in a recording."""
+
+    scopes = {"GET": "recordings:read"}
+
+    @extend_schema(
+        operation_id="sessions_search",
+        parameters=[OpenApiParameter("q", str, required=True, description="In upper or lower case."), WHY],
+        responses=FoundSerializer,
+    )
+    def get(self, request, pk):
+        """Where `q` was shown, line by line; at most 200 hits. A look, which is audited once an hour."""
+        wanted = request.query_params.get("q", "")[:200]
+        if not wanted:
+            raise ValidationError({"q": ["Write what is to be looked for."]})
+        session, chunks = _recorded(request, pk)
+        services.record_look(session, actor=request.user, reason=_reason(request))
+        hits, has_more = recording.search(chunks, wanted)
+        return Response(FoundSerializer({"q": wanted, "hits": hits, "has_more": has_more}).data)
+
+
+def _recorded(request, pk) -> tuple[TerminalSession, list[RecordingChunk]]:
+    session = get_object_or_404(TerminalSession.objects.visible_to(request.user), pk=pk)
+    return session, list(session.chunks.order_by("number"))
+
+
+def _reason(request) -> str:
+    return services.one_line(request.query_params.get("reason", ""))
 
 
 urlpatterns = [
@@ -158,4 +251,6 @@ urlpatterns = [
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
     path("sessions/<uuid:pk>/end/", EndSession.as_view(), name="end_session"),
     path("sessions/<uuid:pk>/recording/", Recording.as_view(), name="recording"),
+    path("sessions/<uuid:pk>/replay/", Replay.as_view(), name="replay"),
+    path("sessions/<uuid:pk>/search/", SearchRecording.as_view(), name="search_recording"),
 ]

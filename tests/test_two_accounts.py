@@ -133,6 +133,8 @@ OF_ONE = {
     "api:instance": "row",
     "api:session": "past",
     "api:recording": "past",
+    "api:replay": "past",
+    "api:search_recording": "past",
     "api:event": "event",
 }
 # Deeds on one thing; below it stands what each does, and to whom.
@@ -230,10 +232,11 @@ def test_every_address_has_been_decided_on():
 def test_an_address_of_one_thing_shows_that_one_alone(chief, program, name, machine):
     client = program if name.startswith("api:") else chief
     path = reverse(name, args=[getattr(machine, OF_ONE[name]).pk])
-    answer = client.get(path, {"q": "x"} if name == "sessions:search" else {})
+    answer = client.get(path, {"q": "x"} if "search" in name else {})
     others = set(MACHINES) - {machine}
     assert not names_in(text_of(answer)) & others
-    if name not in {"sessions:events", "sessions:search", "sessions:cast", "api:recording"}:  # these bear no names
+    nameless = {"sessions:events", "sessions:search", "sessions:cast"}
+    if name not in nameless | {"api:recording", "api:replay", "api:search_recording"}:
         assert names_in(text_of(answer)) == {machine}
 
 

@@ -79,6 +79,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
+    "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
+    "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:approvals": {"GET": Rule("approvals:read", ALL)},  # of one's own, where one may not answer
     "api:approval": {"GET": Rule("approvals:read", REVIEW, 200, 404)},
@@ -161,7 +163,7 @@ def things(module_roles, valkey):
         "api:instance": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
-        "api:recording": session.pk,
+        **dict.fromkeys(("api:recording", "api:replay", "api:search_recording"), session.pk),
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
         **dict.fromkeys(("api:account", "api:check_account", "api:enable_account"), instance.account.pk),

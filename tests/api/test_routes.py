@@ -17,6 +17,8 @@ from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import record
 from fleetops.clock import now
 from fleetops.inventory.models import Instance
+from fleetops.policy import services as policy
+from fleetops.policy.models import Rule
 from sessions_app.models import TerminalSession
 from sessions_app.states import SessionState
 from tests.api.test_tokens import told
@@ -219,6 +221,49 @@ def test_a_recording_is_downloaded_and_that_is_audited(bearer):
     assert answer["Content-Type"] == "application/x-asciicast" and ".cast" in answer["Content-Disposition"]
     event = AuditEvent.objects.get(action="sessions.recording.download")
     assert event.details["asciicast_version"] == 3 and event.source == "api"
+
+
+def test_a_recording_is_looked_through_and_that_is_audited(bearer):
+    user = make_user("op", role="operator")
+    mine, other = make_session(user=user), make_session(user=make_user(role="operator"))
+    program = bearer(user, "recordings:read")
+    body = program.get(f"/api/v1/sessions/{mine.pk}/replay/").json()
+    assert (body["chunks"], body["is_live"], body["faults"], body["activity"]) == (0, True, [], [])
+    assert AuditEvent.objects.get(action="sessions.recording.view").source == "api"
+    found = program.get(f"/api/v1/sessions/{mine.pk}/search/", {"q": "root"}).json()
+    assert found == {"q": "root", "hits": [], "has_more": False}
+    assert AuditEvent.objects.filter(action="sessions.recording.view").count() == 1  # within the hour
+    assert list(program.get(f"/api/v1/sessions/{mine.pk}/search/").json()["errors"]) == ["q"]
+    for path in ("replay/", "search/?q=x"):
+        assert told(program.get(f"/api/v1/sessions/{other.pk}/{path}"), 404)
+
+
+def test_where_the_policy_wants_to_know_why_a_call_without_a_reason_is_told_so_and_one_with_it_goes_on(bearer):
+    user, other = make_user("chief", role="administrator"), make_user("op", role="operator")
+    Rule.objects.all().delete()
+    deeds = ["shell", "read_recording", "end_session"]
+    policy.create_rule(
+        actor="tests", name="Why", everybody=True, deeds=deeds, targets="all", needs_reason=True, confirmed=True
+    )
+    instance, session = make_instance(), make_session(user=other)
+    program = bearer(user)
+    path = f"/api/v1/sessions/{session.pk}/"
+
+    def calls(reason: str):
+        yield program.post("/api/v1/sessions/", {"instance": str(instance.pk), "reason": reason})
+        for name in ("recording/?", "replay/?", "search/?q=x&"):
+            yield program.get(f"{path}{name}reason={reason}")
+        yield program.post(f"{path}end/", {"reason": reason})
+
+    for reason in ("", " "):
+        for answer in calls(reason):
+            assert "needs a reason" in told(answer, 400) and list(answer.json()["errors"]) == ["reason"]
+    assert not AuditEvent.objects.filter(outcome="denied").exists() and not session.end_requested_by
+    assert [answer.status_code for answer in calls("INC-7")] == [201, 200, 200, 200, 202]
+    reasons = AuditEvent.objects.filter(source="api", action__startswith="sessions.").values_list("action", "reason")
+    assert ("sessions.end.request", "INC-7") in reasons and ("sessions.recording.download", "INC-7") in reasons
+    assert told(program.post(f"{path}end/", {"reason": "x" * 257}), 400)
+    assert told(program.post(f"{path}end/", {"because": "x"}), 400)
 
 
 # --- Audit -----------------------------------------------------------------------------------------------------------
