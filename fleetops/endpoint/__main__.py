@@ -59,6 +59,9 @@ def main() -> int:
     if options.nodes == "demo" and os.environ.get("FLEETOPS_PROFILE") == "production":
         print("Demo nodes are not for production: start the endpoint with --nodes none.", file=sys.stderr)
         return 1
+    if clock.is_shifted() and os.environ.get("FLEETOPS_PROFILE") == "production":
+        print("FLEETOPS_CLOCK_FILE shifts the clock for tests; production unsets it.", file=sys.stderr)
+        return 1
     home = options.home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(home, 0o700)

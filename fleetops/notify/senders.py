@@ -17,7 +17,7 @@ from django.core.mail import EmailMessage, get_connection
 from django.core.validators import validate_email
 
 from fleetops import fetch
-from fleetops.clock import now
+from fleetops.clock import real_now
 from fleetops.errors import UserError
 
 from .models import Channel
@@ -141,7 +141,11 @@ class Webhook:
         }
 
     def signature(self, channel: Channel, body: bytes) -> dict[str, str]:
-        return {"X-FleetOps-Signature": sign(channel.key(), body, int(now().timestamp()))} if channel.sealed_key else {}
+        return (
+            {"X-FleetOps-Signature": sign(channel.key(), body, int(real_now().timestamp()))}
+            if channel.sealed_key
+            else {}
+        )
 
 
 def sign(key: bytes, body: bytes, seconds: int) -> str:

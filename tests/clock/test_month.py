@@ -1,7 +1,10 @@
 """A month in a minute: a real endpoint and the product's own code go by one clock file."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from datetime import timedelta
@@ -36,7 +39,7 @@ def shifted(tmp_path_factory):
     """An endpoint under a clock file, and the file."""
     home = tmp_path_factory.mktemp("month")
     file = home / "clock.json"
-    clock.set_shift(file)
+    file.write_text(json.dumps({"offset_seconds": 100 * DAY}))  # and never stood where the system's clock stands
     with running_endpoint(home / "endpoint", nodes="none", FLEETOPS_CLOCK_FILE=str(file)) as endpoint:
         yield SimpleNamespace(endpoint=endpoint, file=file)
 
@@ -270,3 +273,11 @@ def test_when_the_clock_is_put_back_work_goes_on_and_what_was_written_stays(endp
     assert chain.verify().ok
     jump(20 * DAY)
     assert read_inventory() == [""]
+
+
+def test_production_takes_no_clock_file(tmp_path):
+    environment = {**os.environ, "FLEETOPS_PROFILE": "production", "FLEETOPS_CLOCK_FILE": str(tmp_path / "clock.json")}
+    command = [sys.executable, "-m", "fleetops.endpoint", "--home", str(tmp_path), "--port", "0", "--nodes", "none"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "FLEETOPS_CLOCK_FILE shifts the clock for tests" in ended.stderr
