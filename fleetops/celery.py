@@ -33,6 +33,11 @@ app.conf.beat_schedule = {
         "schedule": 15.0,
         "options": {"expires": 15},
     },
+    "inventory.lift_stray_ceilings": {
+        "task": "fleetops.inventory.tasks.lift_stray_ceilings",
+        "schedule": 300.0,
+        "options": {"expires": 60},
+    },
     "notify.deliver_due": {
         "task": "fleetops.notify.tasks.deliver_due",
         "schedule": 3.0,

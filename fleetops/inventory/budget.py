@@ -340,6 +340,7 @@ def figures(found: Sequence[Bucket], *, now: datetime) -> list[Figure]:
     recent = sum(last_minute(each.minutes, now) for each in found)
 
     def waited(label: str, count: int, of: int) -> Figure:
+        of = max(of, count)  # who gave up waiting never called
         return Figure(label, f"{count:,}", f"of {of:,}, {share(count, of)}" if of else "of none")
 
     return [

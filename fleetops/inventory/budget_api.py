@@ -15,8 +15,10 @@ from fleetops.identity.rest import ApiView, Asked, Cursor
 from . import budget as shaping
 from . import ceilings as services
 from .budget import Bucket, Filter, State
-from .budget_views import CHANGE, VIEW, facts_for
+from .budget_facts import facts_for
 from .models import Account, CallCeiling
+
+SEE, CHANGE = ("inventory.view_account",), ("inventory.change_account",)
 
 
 class GovernorAway(exceptions.APIException):
@@ -112,7 +114,7 @@ class Buckets(ApiView, generics.ListAPIView):
     """The buckets that were called in the last hour or have a ceiling, by account, region and operation."""
 
     scopes = {"GET": "budget:read"}
-    permissions = {"GET": (VIEW,)}
+    permissions = {"GET": SEE}
     serializer_class = BucketSerializer
     pagination_class = BucketCursor
 
@@ -143,7 +145,7 @@ class Ceiling(ApiView):
     """The ceiling of one operation in one region of one account."""
 
     scopes = {"PUT": "budget:write", "DELETE": "budget:write"}
-    permissions = {"PUT": (CHANGE,), "DELETE": (CHANGE,)}
+    permissions = {"PUT": CHANGE, "DELETE": CHANGE}
 
     @extend_schema(operation_id="api_budget_set_ceiling", request=Wanted, responses=CallCeilingSerializer)
     def put(self, request, account_id, region, operation):

@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -13,46 +12,17 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from fleetops.aws import governor
-from fleetops.aws.errors import Unavailable
 from fleetops.clock import now, real_now
 from fleetops.web.shortcuts import permission_required, require_permission
 
 from . import budget as shaping
 from . import ceilings as services
-from .budget import Bucket, Filter, Limit
+from .budget import Filter
+from .budget_facts import facts_for
 from .ceiling_forms import CeilingForm
 from .models import Account, CallCeiling
 
 VIEW, CHANGE = "inventory.view_account", "inventory.change_account"
-
-
-@dataclass(slots=True)
-class Facts:
-    """What the governor and our rows say of the accounts that a user may see."""
-
-    names: dict[str, str]  # of the accounts, by their numbers
-    limits: list[Limit]
-    buckets: list[Bucket] = field(default_factory=list)
-    lessons: Sequence[governor.Lesson] = ()
-    away: str = ""  # why the governor tells nothing
-
-
-def facts_for(user) -> Facts:
-    """Two queries, and two questions to Valkey."""
-    names = dict(Account.objects.visible_to(user).values_list("account_id", "name"))
-    rows = CallCeiling.objects.visible_to(user).in_force()
-    columns = ("account__account_id", "region", "operation", "per_second", "set_by", "set_at")
-    facts = Facts(names, [Limit(*row) for row in rows.values_list(*columns)])
-    try:
-        uses = governor.use(names, minutes=shaping.MINUTES) if names else []
-        facts.lessons = governor.lessons(names) if names else []
-    except Unavailable as error:
-        facts.away = str(error)
-        return facts
-    # By the system's clock: the governor counts by Valkey's.
-    facts.buckets = shaping.buckets(uses, names=names, limits=facts.limits, now=real_now())
-    return facts
 
 
 @require_safe
@@ -142,7 +112,7 @@ def limits(request: HttpRequest) -> HttpResponse:
 
 def _untold(ceiling: CallCeiling) -> str:
     if CallCeiling.objects.filter(pk=ceiling.pk, told_at=None).exists():
-        return " Valkey does not answer now: this comes into force when it does."
+        return " The governor cannot be told now: this comes into force as soon as it can."
     return ""
 
 

@@ -81,7 +81,13 @@ def set_ceiling(
 def take_away(ceiling: CallCeiling, *, actor: Any, now: datetime) -> None:
     """Hold the calls to no ceiling of ours any more. Raises UserError if somebody else was faster."""
     with transaction.atomic():
-        ceiling = CallCeiling.objects.select_for_update().filter(pk=ceiling.pk).exclude(per_second=None).first()
+        ceiling = (
+            CallCeiling.objects.select_for_update()
+            .filter(pk=ceiling.pk)
+            .exclude(per_second=None)
+            .order_by("pk")
+            .first()
+        )
         if ceiling is None:
             raise UserError("This ceiling has been taken away already.")
         before = ceiling.per_second
@@ -105,22 +111,22 @@ def tell(pks: Iterable[Any] | None = None) -> None:
                 same.delete()
             elif row.told_at is None:
                 same.update(told_at=clock_now())
-        if pks is None:
-            _lift_strays()
     except Unavailable as error:
         logger.warning("ceilings not told reason=%s", error)
 
 
-def _lift_strays() -> None:
+def lift_strays() -> None:
     """Take away from the governor what no row says: a ceiling whose account was removed while Valkey was away."""
     numbers = list(Account.objects.values_list("account_id", flat=True))
-    strays = {
-        (use.account_id, use.region, use.operation) for use in governor.use(numbers, minutes=1) if use.limit is not None
-    }
+    try:
+        uses = governor.use(numbers, minutes=1)
+    except Unavailable:
+        return
+    strays = {(use.account_id, use.region, use.operation) for use in uses if use.limit is not None}
     if strays:  # asked after the governor, so that what was set meanwhile is among the rows
         strays -= set(CallCeiling.objects.values_list("account__account_id", "region", "operation"))
     for place in strays:
-        governor.set_ceiling(*place, None)
+        _forget(*place)
         logger.warning("ceiling lifted that no row says account=%s region=%s operation=%s", *place)
 
 
@@ -131,7 +137,7 @@ def let_go(account: Account) -> None:
 
 
 def _forget(*place: str) -> None:
-    with contextlib.suppress(Unavailable):  # an account of that number that is linked again is told by `tell`
+    with contextlib.suppress(Unavailable):  # `lift_strays` does it, should that account be linked again
         governor.set_ceiling(*place, None)
 
 

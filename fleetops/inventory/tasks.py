@@ -66,3 +66,10 @@ def read_queue(region_id: int) -> None:
 def tell_ceilings() -> None:
     """Tell the governor what people have set: Valkey may have lost it, or have been away."""
     ceilings.tell()
+
+
+@shared_task(ignore_result=True)
+@within("worker")
+def lift_stray_ceilings() -> None:
+    """Take away from the governor what nobody has set."""
+    ceilings.lift_strays()

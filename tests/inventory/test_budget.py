@@ -399,6 +399,13 @@ def test_without_valkey_the_page_says_so_and_what_it_means(without_valkey, chief
     assert "does not answer; they go unpaced" in limits
 
 
+def test_where_nothing_is_paced_the_page_says_that(governed, chief, shop):
+    governor.configure("")  # FLEETOPS_AWS_BUDGET=off
+    assert "AWS calls are not paced here, so nothing is counted." in page(chief)
+    tasks.tell_ceilings()
+    tasks.lift_stray_ceilings()
+
+
 @pytest.mark.parametrize("role", ["viewer", "operator", "patch_owner", "auditor"])
 def test_the_budget_is_for_who_may_see_accounts(governed, client_as, shop, role):
     client = client_as(role)
@@ -516,7 +523,7 @@ def test_what_is_set_or_taken_away_while_valkey_is_away_comes_into_force_with_it
     row = CallCeiling.objects.get()
     governor.configure("unix:///nowhere.sock")
     answer = chief.post(reverse("budget:limits"), FORM | {"per_second": "9"}, follow=True)
-    assert "this comes into force when it does" in text_of(answer)
+    assert "this comes into force as soon as it can" in text_of(answer)
     chief.post(reverse("budget:limits"), FORM | {"operation": SSM})
     assert "this comes into force" in text_of(chief.post(reverse("budget:remove", args=[row.pk]), follow=True))
     governor.configure(settings.AWS_BUDGET_URL)
@@ -537,15 +544,16 @@ def test_an_account_takes_its_ceilings_with_it(governed, chief, shop, lab):
     # Valkey was away meanwhile, and the number is linked again.
     governor.set_ceiling(SHOP, "eu-west-1", START, 1)
     make_region("eu-west-1", account=make_account(SHOP, name="shop again"))
-    tasks.tell_ceilings()
+    tasks.lift_stray_ceilings()
     assert (limit_of(SHOP), limit_of(LAB)) == (None, 2.5)
 
 
-def test_a_ceiling_is_told_again_and_again(settings):
+def test_ceilings_are_told_again_and_again():
     from fleetops.celery import app
 
-    beat = app.conf.beat_schedule["inventory.tell_ceilings"]
-    assert app.tasks[beat["task"]].name == tasks.tell_ceilings.name and beat["schedule"] == 15.0
+    for task, seconds in ((tasks.tell_ceilings, 15.0), (tasks.lift_stray_ceilings, 300.0)):
+        beat = app.conf.beat_schedule[f"inventory.{task.name.rpartition('.')[2]}"]
+        assert (beat["task"], beat["schedule"]) == (task.name, seconds)
 
 
 # --- the API ---
