@@ -45,8 +45,11 @@ def shifted(tmp_path_factory):
 
 
 @pytest.fixture
-def endpoint(shifted, monkeypatch, settings, tmp_path):
-    """The endpoint, with this process by the same clock; it goes on from where the test before left it."""
+def endpoint(db, shifted, monkeypatch, settings, tmp_path):
+    """The endpoint, with this process by the same clock; it goes on from where the test before left it.
+
+    With the database for all: pytest-django would put those without it behind other files, and start another endpoint.
+    """
     settings.HOME = tmp_path  # the audit log's head
     monkeypatch.setattr(botocore.auth, "get_current_datetime", botocore.auth.get_current_datetime)
     clock.follow(shifted.file)
