@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from fleetops import metrics
+from fleetops.audit.record import record
 from tests.support.postgres import Postgres, client_programs, postgres_server
 from tests.support.stack import until
 
@@ -394,6 +397,13 @@ def test_a_failure_is_told_to_people_and_its_end_too(on_postgres, tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(20)
+
+
+def test_the_age_of_the_newest_backup_is_a_number_once_there_is_one(db):
+    age = re.compile(rb"^fleetops_backup_age_seconds ([0-9.e-]+)$", re.MULTILINE)
+    assert not age.search(metrics.exposition(database=True))
+    record("backup.make", actor="backup")
+    assert float(age.search(metrics.exposition(database=True))[1]) < 3600
 
 
 def notices(house: House) -> list[tuple[bool, str]]:
