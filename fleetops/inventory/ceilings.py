@@ -42,7 +42,7 @@ def problems(account: Account | None, region: str, operation: str, per_second: f
         found["account"] = "Choose an account of the list."
     elif not region:
         found["region"] = "Choose a region of the account."
-    elif operation.startswith("iam:") != (region == GLOBAL):
+    elif operation and operation.startswith("iam:") != (region == GLOBAL):
         found["region"] = f"IAM has one bucket for all regions: choose {GLOBAL} for it, and for nothing else."
     elif region != GLOBAL and region not in account.regions.values_list("name", flat=True):
         found["region"] = f"FleetOps has no region {region} in {account}."
