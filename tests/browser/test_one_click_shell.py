@@ -5,6 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from .conftest import log_in
+
 pytestmark = pytest.mark.browser
 
 
@@ -28,22 +30,23 @@ def connect(page: Page, name: str = "pay-api-eu1a-01") -> None:
     page.wait_for_url(re.compile(r"/sessions/[0-9a-f-]{36}/$"))
 
 
-def test_a_person_connects_types_and_leaves_and_the_recording_and_the_audit_log_tell_of_it(admin: Page):
-    connect(admin)
-    wait_for_screen(admin, r"[$#] $")
-    admin.keyboard.type("echo $((6*7))\n")
-    wait_for_screen(admin, r"^42$")
-    admin.keyboard.type("exit\n")
-    expect(admin.get_by_text("This session has ended").first).to_be_visible(timeout=15_000)
+def test_a_person_connects_types_and_leaves_and_the_recording_and_the_audit_log_tell_of_it(page: Page):
+    log_in(page)
+    connect(page)
+    wait_for_screen(page, r"[$#] $")
+    page.keyboard.type("echo $((6*7))\n")
+    wait_for_screen(page, r"^42$")
+    page.keyboard.type("exit\n")
+    expect(page.get_by_text("This session has ended").first).to_be_visible(timeout=15_000)
 
-    admin.get_by_role("link", name=re.compile("replay|recording", re.I)).first.click()
-    admin.wait_for_url("**/replay/**")
-    admin.get_by_role("button", name=re.compile("^Play")).click()
-    admin.wait_for_function("() => /^42$/m.test(window.fleetopsReplay.text())", timeout=20_000)
+    page.get_by_role("link", name=re.compile("replay|recording", re.I)).first.click()
+    page.wait_for_url("**/replay/**")
+    page.get_by_role("button", name=re.compile("^Play")).click()
+    page.wait_for_function("() => /^42$/m.test(window.fleetopsReplay.text())", timeout=20_000)
 
-    admin.goto("/audit/?q=session:" + re.search(r"/sessions/([0-9a-f-]{36})/", admin.url)[1])
+    page.goto("/audit/?q=session:" + re.search(r"/sessions/([0-9a-f-]{36})/", page.url)[1])
     for deed in ("sessions.open", "sessions.start", "sessions.end"):
-        expect(admin.get_by_text(deed).first).to_be_visible()
+        expect(page.get_by_text(deed).first).to_be_visible()
 
 
 def test_a_reload_shows_the_same_shell_with_its_screen(admin: Page):

@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from .conftest import take_log_in
 from .test_one_click_shell import connect, wait_for_screen
 from .test_terminal_page import run
 
@@ -12,15 +13,15 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def phone(admin: Page, browser: Browser, stack):
+def phone(browser: Browser, stack):
     """The administrator's phone, logged in."""
     context = browser.new_context(
         base_url=stack.url,
         viewport={"width": 390, "height": 700},
         has_touch=True,
         is_mobile=True,
-        storage_state=admin.context.storage_state(),
     )
+    take_log_in(context, stack)
     page = context.new_page()
     page.goto("/fleet/")
     yield page

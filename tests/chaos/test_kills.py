@@ -54,11 +54,12 @@ def assert_recording_holds(person: Person, session_id: str, shown: bytes) -> Non
 
 
 def assert_audit_verifies(stack: Stack) -> None:
-    def verdict() -> dict:
-        return json.loads(stack.manage("audit_verify", "--json", check=False).stdout)
+    def verdict() -> dict | None:
+        found = json.loads(stack.manage("audit_verify", "--json", check=False).stdout)
+        return found if found["unsealed"] == 0 else None
 
-    until(lambda: verdict()["unsealed"] == 0, seconds=20, what="every audit row is sealed")
-    assert verdict()["ok"], verdict()
+    found = until(verdict, seconds=20, what="every audit row is sealed")
+    assert found["ok"], found
 
 
 def test_a_killed_terminal_process_gives_the_same_shell_back_and_loses_nothing_that_was_shown(stack, person):

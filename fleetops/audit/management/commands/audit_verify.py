@@ -13,6 +13,7 @@ class Command(BaseCommand):
         "Prove that no row of the audit log was changed, removed, inserted or moved, and that its end is there. "
         "Exit status 1 if that cannot be shown; the first bad row is named."
     )
+    requires_system_checks = ()  # they would load every page, and the log has to be provable whatever those are like
 
     def add_arguments(self, parser):
         parser.add_argument("--json", action="store_true", help="print the result as JSON")

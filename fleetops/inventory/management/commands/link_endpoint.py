@@ -15,6 +15,7 @@ from fleetops.web.context import within
 
 class Command(BaseCommand):
     help = "Read the embedded endpoint's hand-over: accounts and regions as rows, credentials as AWS profiles."
+    requires_system_checks = ()  # they load every page; `make up` waits for this command
 
     def add_arguments(self, parser):
         parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the hand-over to be written")
