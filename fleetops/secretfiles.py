@@ -42,7 +42,7 @@ READERS = {
     "aws_credentials": APP,
     "database_url": APP,
     "valkey_url": APP,
-    "database_password": STORES,
+    "database_init": STORES,
     "postgres_password": STORES,
     "valkey_users": STORES,
     "tls_certificate": PROXY,
@@ -68,9 +68,10 @@ def make(directory: Path, host: str) -> list[str]:
     once("aws_credentials", lambda: "")
     if not (directory / "master_key").exists():
         add_key(directory / "master_key")
-    # Two files each, for the two ends. No sign of a password that is made here has to be escaped in a URL.
-    password = once("database_password", lambda: secrets.token_urlsafe(30))
-    once("database_url", lambda: f"postgresql://fleetops:{password}@postgres:5432/fleetops")
+    # Two files each, for the two ends. No sign of a password that is made here has to be escaped, in a URL or in SQL.
+    url = once("database_url", lambda: f"postgresql://fleetops:{secrets.token_urlsafe(30)}@postgres:5432/fleetops")
+    role = f"CREATE ROLE fleetops LOGIN PASSWORD '{urlsplit(url).password}';"
+    once("database_init", lambda: f"{role}\nCREATE DATABASE fleetops OWNER fleetops;")
     url = once("valkey_url", lambda: f"redis://:{secrets.token_urlsafe(30)}@valkey:6379")
     digest = hashlib.sha256((urlsplit(url).password or "").encode()).hexdigest()
     # `health` may ask whether the server lives, and nothing else.

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_a_process_does_not_start(name, changed, words, secrets, tmp_path):
         changed = changed | {"FLEETOPS_DATABASE_URL_FILE": LEFT_OUT}
     code, said = start(name, secrets, tmp_path / "home", **changed)
     assert code != 0 and words in said
-    assert secrets.joinpath("database_password").read_text().strip() not in said
+    assert urlsplit(secrets.joinpath("database_url").read_text().strip()).password not in said
     assert not (tmp_path / "home").exists()  # and has made nothing up
 
 

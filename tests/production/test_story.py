@@ -11,7 +11,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -25,12 +25,12 @@ from fleetops.endpoint import seed
 from fleetops.endpoint.calls import Principal
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.node.spec import NodeSpec
-from tests.browser import test_one_click_shell as main_job
 from tests.browser.conftest import CHROMIUM, FLAGS
+from tests.browser.test_one_click_shell import connect, wait_for_screen
 from tests.support.production import HOST, ROOT, Production, missing_programs
 from tests.support.stack import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 ENDPOINT = "/var/lib/fleetops/endpoint"
 MACHINE = seed.MACHINES[0]
@@ -277,9 +277,21 @@ def test_log_ins_of_one_address_are_slowed_down_and_those_of_others_are_not(prod
 
 # --- The main job -----------------------------------------------------------------------------------------------------
 
-do_the_main_job: Callable[[Page], None] = (
-    main_job.test_a_person_connects_types_and_leaves_and_the_recording_and_the_audit_log_tell_of_it
-)
+
+def do_the_main_job(page: Page) -> None:
+    """Connect, type, leave; the recording replays it and the audit log shows it: as in test_one_click_shell.py."""
+    connect(page)
+    wait_for_screen(page, r"[$#] $")
+    page.keyboard.type("echo $((6*7))\n")
+    wait_for_screen(page, r"^42$")
+    end_shell(page)
+    page.get_by_role("link", name=re.compile("replay|recording", re.I)).first.click()
+    page.wait_for_url("**/replay/**")
+    page.get_by_role("button", name=re.compile("^Play")).click()
+    page.wait_for_function("() => /^42$/m.test(window.fleetopsReplay.text())", timeout=20_000)
+    page.goto("/audit/?q=session:" + re.search(r"/sessions/([0-9a-f-]{36})/", page.url)[1])
+    for deed in ("sessions.open", "sessions.start", "sessions.end"):
+        expect(page.get_by_text(deed).first).to_be_visible()
 
 
 def owner_of(production: Production, page: Page) -> str:
@@ -300,18 +312,18 @@ def test_the_main_job_is_done(fleet: Page):
 
 
 def test_a_shell_goes_on_when_one_of_each_is_killed_and_the_main_job_is_done_again(fleet: Page, production: Production):
-    main_job.connect(fleet)
-    main_job.wait_for_screen(fleet, r"[$#] $")
+    connect(fleet)
+    wait_for_screen(fleet, r"[$#] $")
     fleet.keyboard.type("MARK=kept; echo first-$MARK\n")
-    main_job.wait_for_screen(fleet, r"^first-kept$")
+    wait_for_screen(fleet, r"^first-kept$")
     killed = [owner_of(production, fleet), "web-1", "worker-1", "beat-1"]
     for name in killed:
         production.kill(name)
     other = {"terminal-1": "terminal-2", "terminal-2": "terminal-1"}[killed[0]]
     until(lambda: owner_of(production, fleet) == other, seconds=60, what="the other one goes on with the session")
     fleet.keyboard.type("echo again-$MARK\n")
-    main_job.wait_for_screen(fleet, r"^first-kept$")
-    main_job.wait_for_screen(fleet, r"^again-kept$")
+    wait_for_screen(fleet, r"^first-kept$")
+    wait_for_screen(fleet, r"^again-kept$")
     end_shell(fleet)
     fleet.goto("/fleet/")
     do_the_main_job(fleet)
@@ -329,8 +341,8 @@ def test_killed_stores_are_started_again_and_the_main_job_is_done_again(fleet: P
 
 
 def test_what_is_stopped_ends_in_its_time_and_the_shell_goes_on(fleet: Page, production: Production):
-    main_job.connect(fleet)
-    main_job.wait_for_screen(fleet, r"[$#] $")
+    connect(fleet)
+    wait_for_screen(fleet, r"[$#] $")
     fleet.keyboard.type("MARK=kept\n")
     owner = owner_of(production, fleet)
     stopped = [owner, "web-2", "worker-2", "beat-2", "proxy"]
@@ -340,7 +352,7 @@ def test_what_is_stopped_ends_in_its_time_and_the_shell_goes_on(fleet: Page, pro
         production.start(name)
     production.until_well()
     fleet.keyboard.type("echo again-$MARK\n")
-    main_job.wait_for_screen(fleet, r"^again-kept$")
+    wait_for_screen(fleet, r"^again-kept$")
     end_shell(fleet)
 
 
@@ -365,6 +377,11 @@ def test_two_of_each_have_done_nothing_twice(production: Production):
 
     until(lambda: verdict()["unsealed"] == 0, seconds=30, what="every audit row is sealed")
     assert verdict()["ok"]
+
+
+def test_the_doctor_finds_nothing_that_has_to_be_mended(production: Production):
+    done = production.execute("web-1", "python", "manage.py", "doctor", "--json", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_backup_was_made_and_is_whole(production: Production):

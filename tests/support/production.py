@@ -13,7 +13,8 @@ What differs, and why:
   those of the tests, of the same versions (test_house.py holds that). PostgreSQL, nginx and curl are Debian's, Valkey
   is the wheel's. POSTGRES_ENTRYPOINT does what the image's own does with what we give it, and VALKEY_CLI stands for
   valkey-cli, which the wheel lacks.
-- Memory limits and log drivers are Docker's. A health check is made until it succeeds, and again when a test asks.
+- Limits of memory and of open files, and log drivers, are Docker's. A health check is made until it succeeds, and
+  again when a test asks.
 """
 
 from __future__ import annotations
@@ -156,6 +157,11 @@ def dockerfile_environment(target: str) -> dict[str, str]:
     return stages[target]
 
 
+def targets(compose: dict[str, Any]) -> dict[str, str]:
+    """The images that are built here: by name, the stage of the Dockerfile."""
+    return {spec["image"]: spec["build"]["target"] for spec in compose["services"].values() if "build" in spec}
+
+
 def shipped() -> list[str]:
     """The entries of the checkout that get into the image, by .dockerignore; the front end's sources stay behind."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
@@ -214,7 +220,7 @@ class Production:
         self.failure = ""
         self._stopping = threading.Event()
         self._lock = threading.RLock()
-        for name in ("images", "volumes", "tmp", "configs", "logs", "etc"):
+        for name in ("images", "volumes", "tmp", "logs", "etc"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         self._write_images()
         self.containers: dict[str, Container] = {}
@@ -282,7 +288,7 @@ class Production:
     def start(self, name: str) -> None:
         self.containers[name].is_wanted = True
 
-    def until_well(self, *names: str, limit: float = 120) -> None:
+    def until_well(self, *names: str, limit: float = 240) -> None:
         """Wait until each of them (all, if none is named) is healthy, or has ended as it should."""
 
         def well() -> bool:
@@ -415,8 +421,8 @@ class Production:
         entrypoint: list[str] = list(spec.get("entrypoint", []))
         cwd = "/"
         image = spec["image"].partition(":")[0]
-        if "build" in spec:
-            environment |= dockerfile_environment(spec["build"]["target"])
+        if target := targets(self.compose).get(spec["image"]):
+            environment |= dockerfile_environment(target)
             cwd = "/app"
             mounts |= {f"/app/{name}": ("--ro-bind", str(ROOT / name)) for name in shipped()}
             mounts |= {"/opt/venv": ("--ro-bind", sys.prefix), "/srv/static": ("--ro-bind", str(images / "static"))}
@@ -438,12 +444,8 @@ class Production:
                 lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
                 environment |= dict(line.split("=", 1) for line in lines)
         environment |= spec.get("environment", {})
-        for each in spec.get("secrets", []):
-            mounts[f"/run/secrets/{each}"] = ("--ro-bind", str(self.secret(each)))
-        for each in spec.get("configs", []):
-            file = self.directory / "configs" / each["source"]
-            file.write_text(self.compose["configs"][each["source"]]["content"])
-            mounts[each["target"]] = ("--ro-bind", str(file))
+        for name, target in secrets_of(spec).items():
+            mounts[target] = ("--ro-bind", str(self.secret(name)))
         for each in spec.get("volumes", []):
             source, target, *mode = each.split(":")
             path = self.directory / source if source.startswith(".") else self.volume(source)
@@ -469,7 +471,7 @@ class Production:
         for name, value in environment.items():
             container.sandbox += ["--setenv", name, str(value)]
         container.sandbox += ["--chdir", cwd, "--"]
-        container.command = [*entrypoint, *spec["command"]]
+        container.command = [*entrypoint, *spec.get("command", [])]
 
     # --- the engine
 
@@ -526,6 +528,7 @@ class Production:
             path.mkdir()
             path.chmod(0o1777)
         container.starts += 1
+        container.check_due = time.monotonic() + check_interval(container.spec)
         with (self.directory / "logs" / container.name).open("ab") as log:
             container.process = subprocess.Popen(
                 [*container.sandbox, *container.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -553,8 +556,7 @@ class Production:
                     stderr=subprocess.DEVNULL,
                 )
         elif (code := container.checking.poll()) is not None:
-            interval = container.spec["healthcheck"]["start_interval"]
-            container.checking, container.check_due = None, now + seconds(interval)
+            container.checking, container.check_due = None, now + check_interval(container.spec)
             container.is_healthy = code == 0
 
 
@@ -572,10 +574,21 @@ def _system() -> list[str]:
     return arguments
 
 
+def secrets_of(spec: dict[str, Any]) -> dict[str, str]:
+    """By secret, where a service finds its file."""
+    given = [{"source": each} if isinstance(each, str) else each for each in spec.get("secrets", [])]
+    return {each["source"]: each.get("target", f"/run/secrets/{each['source']}") for each in given}
+
+
 def health_command(spec: dict[str, Any]) -> list[str]:
     """A health check as a command line."""
     kind, *words = spec["healthcheck"]["test"]
     return {"CMD": words, "CMD-SHELL": ["/bin/sh", "-c", *words]}[kind]
+
+
+def check_interval(spec: dict[str, Any]) -> float:
+    """Seconds between two health checks of what is starting."""
+    return seconds(spec["healthcheck"]["start_interval"]) if "healthcheck" in spec else 0.0
 
 
 def beside(network: str) -> str:
