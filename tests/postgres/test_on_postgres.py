@@ -18,6 +18,9 @@ ROOMS = [
     "tests/audit",
     "tests/identity",
     "tests/policy",
+    "tests/approvals",
+    "tests/calendars/test_services.py",
+    "tests/notify",
     "tests/review",
     "tests/test_two_accounts.py",
     "tests/inventory/test_services.py",
@@ -25,9 +28,11 @@ ROOMS = [
     "tests/inventory/test_accounts.py",
     "tests/inventory/test_link_account.py",
 ]
+# Computes for seconds, and asks the database nothing that the others do not.
+LEFT_OUT = "tests/calendars/test_services.py::test_ten_thousand_instances_are_asked_for_quickly"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_rows_claims_and_migrations_hold_on_postgresql():
     rooms = [room for room in ROOMS if (ROOT / room).exists()]
     assert rooms == ROOMS
@@ -39,7 +44,8 @@ def test_rows_claims_and_migrations_hold_on_postgresql():
         own = ("FLEETOPS_", "AWS_", "DJANGO_", "PYTEST_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         environment["FLEETOPS_DATABASE_URL"] = url
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *rooms]
+        left_out = ["--deselect", LEFT_OUT]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *left_out, *rooms]
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     passed = re.search(r"(\d+) passed", run.stdout)
