@@ -181,6 +181,7 @@ NO_NODE = {
     "inventory:delete_filter",
     "inventory:star_filter",
     "policy:rules",
+    "policy:pick",
     "policy:create",
     "policy:history",
     "policy:rule",

@@ -8,6 +8,7 @@ from zoneinfo import available_timezones
 
 from django import forms
 from django.contrib.auth.models import Group
+from django.forms.utils import ErrorDict
 
 from fleetops.identity.models import User
 from fleetops.identity.roles import ROLE_TEXTS
@@ -73,6 +74,11 @@ class RuleForm(forms.Form):
             if name not in self.errors:
                 self.add_error(name, text)
         return cleaned
+
+    def as_it_stands(self) -> "RuleForm":
+        """What was filled in, with no word yet on what is wrong with it."""
+        self._errors = ErrorDict()
+        return self
 
     @property
     def rule_fields(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ app_name = "policy"
 urlpatterns = [
     path("", views.rules, name="rules"),
     path("new/", views.create, name="create"),
+    path("pick/", views.pick, name="pick"),
     path("simulate/", views.simulate, name="simulate"),
     path("review/", views.review, name="review"),
     path("history/", views.history, name="history"),

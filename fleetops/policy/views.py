@@ -16,7 +16,7 @@ from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.web.shortcuts import permission_required
 
-from . import fleet, overview, questions, services
+from . import fleet, overview, picks, questions, services
 from .decide import DEED_WORDS, OF_SESSIONS, Deed, in_force
 from .forms import DAYS, ZONES, RuleForm, SimulateForm, group_title
 from .models import Effect, Rule, RuleRevision, Whose
@@ -121,6 +121,8 @@ def create(request: HttpRequest) -> HttpResponse:
     form = RuleForm(request.POST or None, rule=copied)
     if copied is not None:
         form.initial |= {"name": f"{copied.name} (copy)"[:100], "confirm_all": False}
+    if request.method == "POST" and picks.is_search(request.POST):
+        return _form_page(request, form.as_it_stands())
     if request.method == "POST" and form.is_valid():
         try:
             confirmed = form.cleaned_data["confirm_all"]
@@ -146,6 +148,8 @@ def rule(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @permission_required(CHANGE_PERMISSION)
 def _change(request: HttpRequest, found: Rule, form: RuleForm) -> HttpResponse:
+    if picks.is_search(request.POST):
+        return _form_page(request, form.as_it_stands(), found)
     if form.is_valid():
         try:
             services.change_rule(
@@ -181,11 +185,7 @@ def _form_page(request: HttpRequest, form: RuleForm, found: Rule | None = None, 
             (title, [(str(deed), DEED_WORDS[deed], deed in chosen["deeds"], deed in ASKED_NOW) for deed in deeds])
             for title, deeds in DEED_GROUPS
         ],
-        "groups": [(str(g.pk), group_title(g), str(g.pk) in chosen["groups"]) for g in form.fields["groups"].queryset],
-        "users": [
-            (str(u.pk), u.username, u.get_full_name(), str(u.pk) in chosen["users"])
-            for u in form.fields["users"].queryset
-        ],
+        "picks": [find(request.POST.get(f"find_{name}", ""), chosen[name]) for name, find in picks.PICKS.items()],
         "days": [(number, name, str(number) in chosen["days"]) for number, name in enumerate(DAYS)],
         "effects": Effect.choices,
         "whoses": Whose.choices,
@@ -193,6 +193,16 @@ def _form_page(request: HttpRequest, form: RuleForm, found: Rule | None = None, 
         "revisions": [_revision(each) for each in revisions],
     }
     return render(request, "policy/rule.html", context | _shared(request, "rules"), status=status)
+
+
+@require_safe
+@permission_required(CHANGE_PERMISSION)
+def pick(request: HttpRequest) -> HttpResponse:
+    """What `find_users` or `find_groups`, as `what` says, finds; a part of the form."""
+    what = request.GET.get("what", "")
+    name = what if what in picks.PICKS else "users"
+    found = picks.PICKS[name](request.GET.get(f"find_{name}", ""))
+    return render(request, "policy/_found.html", {"pick": found})
 
 
 @require_POST

@@ -48,3 +48,36 @@ def test_a_rule_closes_connect_and_opens_it_again(admin: Page):
     ).click()
     admin.goto(instance)
     expect(admin.get_by_role("button", name="Connect", exact=True)).to_be_enabled()
+
+
+def test_a_person_is_found_and_chosen_by_keyboard_among_many(admin: Page, stack):
+    stack.manage("shell", "-c", MANY_PEOPLE)
+    admin.goto("/settings/policy/new/")
+    admin.get_by_label("Name", exact=True).fill("For one of many")
+    search = admin.get_by_label("Find people")
+    expect(admin.get_by_role("button", name="Find")).to_have_count(0)  # it is searched while one types
+    search.press_sequentially("night-4711")
+    found = admin.get_by_role("group", name="People found")
+    expect(found.get_by_role("checkbox")).to_have_count(1)
+    search.press("ArrowDown")
+    admin.keyboard.press("Space")
+    chosen = admin.locator(".fo-pick", has=search).locator("[data-pick=chosen]")
+    expect(chosen.get_by_role("checkbox", name="night-4711")).to_be_checked()
+    expect(search).to_be_focused()
+    search.fill("night-12")
+    expect(found.get_by_text("There are more")).to_be_visible()
+    search.fill("night-4711")
+    expect(found.get_by_text("Nothing else has")).to_have_count(0)
+    expect(found.get_by_role("checkbox")).to_have_count(0)  # it is chosen already
+    search.press("Enter")
+    expect(admin).to_have_url(re.compile("/settings/policy/new/$"))
+    admin.get_by_role("checkbox", name="Open a shell", exact=True).check()
+    admin.get_by_label("Instances", exact=True).fill("env=nowhere")
+    admin.get_by_role("button", name="Add rule").click()
+    expect(admin.get_by_role("row", name=re.compile("For one of many"))).to_contain_text("night-4711")
+
+
+MANY_PEOPLE = """
+from fleetops.identity.models import User
+User.objects.bulk_create(User(username=f"night-{n}", password="!") for n in range(5000))
+"""

@@ -12,7 +12,8 @@ from django.urls import reverse
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
-from fleetops.policy import overview, services
+from fleetops.identity.models import User
+from fleetops.policy import overview, picks, services
 from fleetops.policy.models import Rule
 from tests.factories import make_instance, make_user
 
@@ -405,3 +406,67 @@ def test_history_comes_in_pages_and_shows_what_changed(chief):
     assert '<div class="del">instances: env=prod</div><div class="add">instances: env=dev</div>' in text
     assert chief.get(f"{RULES}history/", {"before": "x"}).status_code == 400
     assert chief.get(f"{RULES}history/", {"rule": "x"}).status_code == 400
+
+
+# Choosing people and groups
+
+
+def pick(client, what="users", **asked):
+    return client.get(f"{RULES}pick/", {"what": what} | asked).context["pick"]
+
+
+def test_among_ten_thousand_people_one_is_found_by_a_few_letters_and_the_form_shows_the_chosen_alone(chief):
+    User.objects.bulk_create(User(username=f"u{n:05}", first_name="Uma", last_name=f"No{n}") for n in range(10_000))
+    mei = make_user("mei", first_name="Mei", last_name="Tanaka", email="m.tanaka@example.com", is_active=False)
+    rule = make(everybody=False, users=[mei, User.objects.get(username="u09999")])
+    page = chief.get(rule.get_absolute_url())
+    text = page.content.decode()
+    assert text.count('name="users"') == 2 + picks.MOST_FOUND and "There are more" in text
+    assert f'value="{mei.pk}" checked' in text and "Mei Tanaka, may not log in" in text
+    assert len(text) < 100_000
+    for words in ("tanaka mei", "m.tanaka@", "MEI"):
+        assert [each.name for each in pick(chief, find_users=words).found] == ["mei"]
+    many = pick(chief, find_users="uma no12")
+    assert len(many.found) == picks.MOST_FOUND and many.has_more
+    with CaptureQueriesContext(connection) as queries:
+        chief.get(rule.get_absolute_url())
+    assert len(queries) <= 14
+
+
+def test_groups_are_found_by_their_names_and_titles(chief):
+    Group.objects.bulk_create(Group(name=f"team-{n}") for n in range(300))
+    assert [each.name for each in pick(chief, "groups", find_groups="Patch owner").found] == ["Patch owner"]
+    assert [each.name for each in pick(chief, "groups", find_groups="team-299").found] == ["team-299"]
+    assert pick(chief, "groups", find_groups="nothing\x00").found == []
+
+
+def test_without_javascript_the_button_searches_and_keeps_what_was_filled_in(chief):
+    mei, ana = make_user("mei"), make_user("ana")
+    sent = form(name="", everybody="", users=[str(mei.pk)], note="Kept", find_users="ana", find="users")
+    for path in (f"{RULES}new/", make().get_absolute_url()):
+        before = Rule.objects.count()
+        page = chief.post(path, sent)
+        text = page.content.decode()
+        assert page.status_code == 200 and "Not saved" not in text and 'value="Kept"' in text
+        assert f'value="{mei.pk}" checked' in text and f'value="{ana.pk}">' in text
+        assert Rule.objects.count() == before
+    saved = chief.post(
+        f"{RULES}new/",
+        form(everybody="", users=[str(mei.pk), str(ana.pk)], find_users="ana", found_users="ana"),
+    )
+    assert saved.status_code == 302
+    assert {user.username for user in Rule.objects.get(name="Ledger").users.all()} == {"mei", "ana"}
+
+
+def test_words_that_nobody_has_looked_for_yet_are_looked_for_and_nothing_is_saved(chief):
+    """Enter in the search field presses Save: somebody who thinks that they look for a person saves nothing."""
+    page = chief.post(f"{RULES}new/", form(find_users="chi"))
+    assert page.status_code == 200 and not Rule.objects.filter(name="Ledger").exists()
+    assert [each.name for each in page.context["picks"][1].found] == ["chief"]
+
+
+def test_who_may_only_read_sees_the_chosen_and_cannot_search(auditor):
+    rule = make(everybody=False, users=[make_user("mei")])
+    text = auditor.get(rule.get_absolute_url()).content.decode()
+    assert "mei" in text and "find_users" not in text
+    assert auditor.get(f"{RULES}pick/").status_code == 403

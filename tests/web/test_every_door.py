@@ -133,6 +133,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "inventory:star_filter": deed(SEE_FLEET),
     "policy:rules": page(REVIEW),
     "policy:create": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "policy:pick": page(ADMINISTER),
     "policy:simulate": page(REVIEW),
     "policy:review": page(REVIEW),
     "policy:history": page(REVIEW),

@@ -11,6 +11,7 @@ import "./live.js";
 import "./copy.js";
 import "./expression.js";
 import "./palette.js";
+import "./pick.js";
 import "./htmx-setup.js";
 import { startBehaviours } from "./behaviours.js";
 
