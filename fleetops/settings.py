@@ -377,6 +377,8 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "botocore": {"level": "WARNING"},
+        # A role that cannot be assumed: whoever asked for it is told in words, and no traceback is wanted besides.
+        "botocore.credentials": {"level": "ERROR"},
         "boto3": {"level": "WARNING"},
         "urllib3": {"level": "WARNING"},
         # At DEBUG these write every header and frame: a data channel's token, a browser's cookie, keystrokes.
