@@ -55,6 +55,7 @@ from moto.s3.responses import S3Response
 from moto.settings import S3_UPLOAD_PART_MIN_SIZE
 
 from fleetops.awsapi.errors import ApiError, not_implemented, render
+from fleetops.endpoint import ec2_events
 from fleetops.endpoint.bodies import Bodies, Segment, cut
 
 logger = logging.getLogger(__name__)
@@ -300,8 +301,14 @@ class Moto:
             segments = ((held["sha256"], 0, held["bytes"]),) if held["bytes"] else ()
             _Given.body = _Body(segments, held["md5"])
         mock_random.seed(_Given.seed)
+        where = (header["account"], header["region"])
         try:
-            return self._wsgi(header, body)
+            is_told = header["service"] == "ec2" and header.get("changes")
+            before = ec2_events.instances(*where) if is_told else None
+            answer = self._wsgi(header, body)
+            if before is not None:
+                ec2_events.tell(*where, before, now=header["now"])
+            return answer
         except NotImplementedError:
             error = not_implemented(header["operation"])
         except ApiError as raised:
