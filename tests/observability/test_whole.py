@@ -15,6 +15,7 @@ import boto3
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleetops.aws import governor
 from tests.support.stack import ADMIN_PASSWORD, ROOT, running_stack, until
 from tests.support.valkey import running_valkey
 
@@ -199,6 +200,28 @@ def test_each_process_counts_what_it_did(story):
         dict(labels)["operation"] == "DescribeInstances" for labels in numbers["worker"]["fleetops_aws_calls_total"]
     )
     assert numbers["beat"]["fleetops_beat_ticks_total"][()] > 0
+
+
+def test_people_and_polls_share_a_budget_of_aws_calls_and_are_told_apart_in_it(stack, story):
+    governor.configure(stack.environment["FLEETOPS_VALKEY_URL"] + "?db=3")
+    try:
+        accounts = [each["account_id"] for each in stack.handover["accounts"]]
+        minutes = [(use.operation, minute) for use in governor.use(accounts) for minute in use.minutes]
+    finally:
+        governor.configure("")
+
+    def callers(operation):
+        return {
+            each
+            for each in governor.Priority
+            for name, minute in minutes
+            if name == operation and getattr(minute, each)
+        }
+
+    assert callers("ssm:StartSession") == {"person"}
+    assert callers("ec2:DescribeInstances") == callers("ssm:DescribeInstanceInformation") == {"poll"}
+    assert callers("sts:AssumeRole") == {"person", "poll"}
+    assert not any(minute.person_waited for _, minute in minutes)
 
 
 def test_every_number_is_in_the_manual_and_every_one_there_is_told(story):
