@@ -262,6 +262,16 @@ class Moto:
         # A replayed Publish must not be delivered a second time, and nothing here may be made to call out.
         sns.requests = types.SimpleNamespace(post=_refuse_network)
 
+        import moto.sqs.models as sqs
+
+        receive = sqs.SQSBackend.receive_message
+
+        def receive_at_once(backend: Any, queue_name: str, count: int, wait_seconds_timeout: int, *rest: Any) -> Any:
+            """Within one call no time passes, and no message comes: to wait for one would be to wait for ever."""
+            return receive(backend, queue_name, count, 0, *rest)
+
+        sqs.SQSBackend.receive_message = receive_at_once  # type: ignore[method-assign]
+
         # moto would take the region from the URL or the user agent, if there were one.
         BaseResponse.get_region_from_url = lambda *_: _Given.region  # type: ignore[method-assign]
 

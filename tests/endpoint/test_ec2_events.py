@@ -126,3 +126,10 @@ def test_a_killed_moto_has_the_same_messages_again(aws, ruled, instance):
     again = rule.sqs.receive_message(QueueUrl=rule.url, MaxNumberOfMessages=10, VisibilityTimeout=0)["Messages"]
     first, second = ([(each["MessageId"], each["Body"]) for each in found] for found in (peeked, again))
     assert first == second and len(first) == 2
+
+
+def test_who_waits_for_a_message_where_none_is_holds_up_nobody(aws, ruled):
+    rule = ruled(OF_EC2)
+    assert "Messages" not in rule.sqs.receive_message(QueueUrl=rule.url, WaitTimeSeconds=20)
+    rule.sqs.set_queue_attributes(QueueUrl=rule.url, Attributes={"ReceiveMessageWaitTimeSeconds": "20"})
+    assert "Messages" not in rule.sqs.receive_message(QueueUrl=rule.url)
