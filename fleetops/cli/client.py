@@ -78,6 +78,9 @@ class Client:
     def delete(self, path: str) -> None:
         self._ask("DELETE", self._address(path))
 
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._ask(method, self._address(path), body)
+
     def pages(self, path: str, query: Mapping[str, str]) -> Iterator[tuple[list[dict[str, Any]], bool]]:
         """The rows of a list, page by page; the flag says whether there are more."""
         following = dict(query)

@@ -97,6 +97,19 @@ def parser() -> argparse.ArgumentParser:
     api = _group(verbs, "api", "any other call of the REST API")
     get = _verb(api, "get", remote.api_get, "what a path answers, as JSON")
     get.add_argument("path", metavar="PATH", help="below /api/v1/, as in: instances/?q=web")
+    for method, about in (("post", "do or make something"), ("patch", "change something"), ("put", "set something")):
+        send = _verb(api, method, remote.api_send, about)
+        send.add_argument("path", metavar="PATH", help="below /api/v1/, as in: policy/rules/")
+        send.add_argument(
+            "body",
+            metavar="BODY",
+            nargs="?",
+            default="{}",
+            help="JSON, or - to read it from standard input (%(default)s)",
+        )
+        send.set_defaults(method=method.upper())
+    gone = _verb(api, "delete", remote.api_delete, "delete something")
+    gone.add_argument("path", metavar="PATH", help="below /api/v1/, as in: policy/rules/ID/?version=3")
     shells = verbs.add_parser("completion", help="print what a shell needs to complete this command")
     shells.add_argument("shell", choices=sorted(completion.SCRIPTS))
     shells.set_defaults(do=show_completion)

@@ -329,6 +329,23 @@ def api_get(chosen: argparse.Namespace) -> int:
     return _print_json(found)
 
 
+def api_send(chosen: argparse.Namespace) -> int:
+    """Send a body, and print what comes back. What is secret in it comes by standard input: others see arguments."""
+    text = sys.stdin.read() if chosen.body == "-" else chosen.body
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise WrongUsage(f"The body is no JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise WrongUsage('The body is an object: {"name": "value"}.')
+    return _print_json(_client(chosen).send(chosen.method, chosen.path, body))
+
+
+def api_delete(chosen: argparse.Namespace) -> int:
+    _client(chosen).delete(chosen.path)
+    return DONE
+
+
 # --- Print -----------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import ADMIN_PASSWORD, ROOT, Stack, running_stack, until
+from tests.support.stack import A_PAGE, ADMIN_PASSWORD, ROOT, Stack, running_stack, until
 
 COMMAND = [sys.executable, "-m", "fleetops.cli.main"]
 
@@ -64,7 +64,7 @@ def stack(tmp_path_factory) -> Stack:
             rows = json.loads(person.get("/fleet/palette/"))["instances"]
             return any(row["status"] == "Online" for row in rows)
 
-        until(is_online, seconds=60, what="an instance is online")
+        until(is_online, seconds=60, what="an instance is online", every=A_PAGE)
         yield running
 
 

@@ -219,6 +219,24 @@ def test_any_path_is_got(stack, log_in):
     assert shell.run("api", "get", "https://evil.example/").returncode == 2
 
 
+def test_any_call_is_made_and_what_is_refused_is_told_in_the_servers_words(stack, log_in):
+    shell = log_in()
+    rule = {"name": "By the shell", "effect": "deny", "everybody": True, "deeds": ["patch"], "targets": "env=none"}
+    made = json.loads(shell.ok("api", "post", "policy/rules/", "-", typed=json.dumps(rule)))
+    path = f"policy/rules/{made['id']}/"
+    changed = json.loads(shell.ok("api", "patch", path, '{"version": 1, "note": "Later"}'))
+    assert (changed["note"], changed["version"]) == ("Later", 2)
+    assert json.loads(shell.ok("api", "post", f"{path}enabled/", '{"enabled": false}'))["enabled"] is False
+    late = shell.run("api", "patch", path, '{"version": 1, "note": "Too late"}')
+    assert late.returncode == 1 and "meanwhile" in late.stderr
+    wrong = shell.run("api", "post", "policy/rules/", json.dumps(rule | {"name": "Other", "deeds": []}))
+    assert wrong.returncode == 1 and "Choose at least one deed" in wrong.stderr
+    assert shell.ok("api", "delete", f"{path}?version=3") == ""
+    assert shell.run("api", "get", path).returncode == 1
+    for body in ("{", "[]", "text"):
+        assert shell.run("api", "post", "policy/rules/", body).returncode == 2
+
+
 def test_a_token_without_the_scope_is_refused_in_the_servers_words(stack, log_in):
     done = log_in("--scopes", "fleet:read").run("audit", "list")
     assert done.returncode == 1 and "lacks the scope audit:read; it has fleet:read" in done.stderr
