@@ -340,7 +340,11 @@ class Simulate(ApiView):
     )
     def get(self, request):
         """May this person do that there, and why? What is left out is not known to the rules. Nothing is changed."""
-        form = SimulateForm(request.query_params.dict())
+        given = request.query_params.dict()
+        if unknown := given.keys() - SimulateForm.base_fields.keys():
+            raise ValidationError({name: ["There is no such parameter here."] for name in unknown})
+        # A form takes any word in a box for a tick.
+        form = SimulateForm(given | {name: flag_in(request, name) or False for name in ("has_mfa", "has_reason")})
         if not form.is_valid():
             raise ValidationError(form.errors)
         answer = questions.ask(form.cleaned_data, by=request.user)

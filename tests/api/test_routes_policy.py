@@ -221,6 +221,19 @@ def test_a_simulation_says_whether_and_why(auditor):
     assert auditor.get(SIMULATE, asked | {"address": "10.1.1.1"}).json()["allowed"] is False
 
 
+def test_what_somebody_brings_can_be_supposed(auditor):
+    Rule.objects.all().delete()
+    make(needs_mfa=True, needs_reason=True, approvals=1, targets="all", confirmed=True)
+    make_user("mei", role="operator")
+    asked = {"person": "mei", "deed": "shell"}
+    brought = {"has_mfa": "true", "has_reason": "true", "approvals": "1", "at": "2026-11-24T12:00:00Z"}
+    body = auditor.get(SIMULATE, asked | brought).json()
+    assert body["allowed"] is True and body["at"] == "2026-11-24T12:00:00Z"
+    for name in ("has_mfa", "has_reason"):
+        body = auditor.get(SIMULATE, asked | brought | {name: "false"}).json()
+        assert body["allowed"] is False and body["unmet"] == [name.removeprefix("has_")]
+
+
 def test_a_simulation_says_that_the_pages_would_not_get_them_there(auditor):
     make_user("nobody")
     make()
@@ -239,6 +252,8 @@ def test_a_simulation_says_that_the_pages_would_not_get_them_there(auditor):
         ({"person": "aud", "deed": "shell", "at": "soon"}, "at"),
         ({"person": "aud", "deed": "shell", "address": "here"}, "address"),
         ({"person": "aud", "deed": "shell", "approvals": "-1"}, "approvals"),
+        ({"person": "aud", "deed": "shell", "has_mfa": "0"}, "has_mfa"),
+        ({"person": "aud", "deed": "shell", "has_mfaa": "true"}, "has_mfaa"),
         ({"person": "aud", "deed": "shell", "instance": "nil"}, "instance"),
         ({"person": "aud", "deed": "shell", "instance": "web"}, "instance"),
     ],

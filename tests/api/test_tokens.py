@@ -104,6 +104,22 @@ def test_nobody_makes_a_token_beyond_themselves():
     assert last_event("identity.token.create.refuse").details["scopes"] == ["audit:read"]
 
 
+@pytest.mark.parametrize("scope", [name for name, scope in SCOPES.items() if scope.needs])
+def test_no_scope_is_given_by_who_has_nothing_that_it_lets_through(scope):
+    with pytest.raises(Denied, match=rf"do not allow {scope}\."):
+        make_token(make_user(), scope)
+    assert not ApiToken.objects.exists() and last_event("identity.token.create.refuse").details["scopes"] == [scope]
+
+
+def test_a_scope_to_read_lets_nothing_be_changed():
+    """Also below the views: the permission to change does not come through, whoever asks for it there."""
+    user = make_user(role="administrator")
+    user.limit_to([name for name in SCOPES if name.endswith(":read")])
+    assert user.has_perm("policy.view_rule") and user.has_perm("inventory.view_account")
+    changing = ("policy.change_rule", "calendars.change_calendar", "notify.change_channel", "inventory.change_account")
+    assert not any(user.has_perm(name) for name in (*changing, "identity.administer"))
+
+
 def test_what_the_owner_loses_the_token_loses_at_the_next_call(bearer):
     user = make_user(role="auditor")
     program = bearer(user, "audit:read")
