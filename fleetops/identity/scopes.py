@@ -44,7 +44,9 @@ SCOPES: dict[str, Scope] = {
     "notices:write": Scope("Change channels, add silences", (_CHANGE_NOTICES, _SEE_NOTICES), (_CHANGE_NOTICES,)),
     "accounts:read": Scope("Read the accounts' settings and checks", (_SEE_ACCOUNTS,), (_SEE_ACCOUNTS,)),
     "accounts:write": Scope(
-        "Add, change, check and remove accounts", (*_CHANGE_ACCOUNTS, _SEE_ACCOUNTS, _ADMINISTER), _CHANGE_ACCOUNTS
+        "Add, change, check and remove accounts; as whom FleetOps acts there, if one administers",
+        (*_CHANGE_ACCOUNTS, _SEE_ACCOUNTS, _ADMINISTER),
+        _CHANGE_ACCOUNTS,
     ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),
