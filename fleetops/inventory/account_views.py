@@ -17,7 +17,7 @@ from fleetops.clock import now
 from fleetops.errors import Denied, UserError
 from fleetops.web.shortcuts import permission_required
 
-from . import account_checks, tasks
+from . import account_checks, event_setup, tasks
 from . import accounts as services
 from .account_checks import Verdict, verdict
 from .account_forms import AccountForm
@@ -38,6 +38,7 @@ DOCUMENTS = {
     "trust": ("Trust", "for the role: who may assume it", "fleetops-trust.json"),
     "caller": ("Base credentials", "for the identity as which FleetOps itself runs", "fleetops-caller.json"),
     "cloudformation": ("CloudFormation", "makes the role with both", "fleetops-role.yaml"),
+    "events": ("Events", "makes a region's queue of events, by CloudFormation", "fleetops-events.json"),
 }
 
 
@@ -168,12 +169,18 @@ def account(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     context = {
         **_check_context(request, found, check),
         "regions": list(found.regions.annotate(present=Count("instances", filter=Q(instances__gone_at=None)))),
+        "setups": [(each, event_setup.by_stack(each), event_setup.by_hand(each)) for each in _polled(found)],
         "documents": [
             (kind, title, text, _document(found, kind, check)) for kind, (title, text, _) in DOCUMENTS.items()
         ],
         "may_remove": request.user.has_perm("inventory.delete_account"),
     }
     return render(request, "inventory/account.html", context)
+
+
+def _polled(account: Account) -> list[Region]:
+    """The regions that have no queue of events yet."""
+    return list(account.regions.filter(enabled=True, queue_url="").select_related("account"))
 
 
 @require_safe
@@ -255,6 +262,8 @@ def _document(account: Account, kind: str, check: AccountCheck | None) -> str:
     elif kind == "caller":
         role = account.role_arn or f"arn:{partition}:iam::{account.account_id}:role/{permissions.ROLE_NAME}"
         made = permissions.caller_policy([role])
+    elif kind == "events":
+        return event_setup.cloudformation()
     else:
         return permissions.cloudformation(principal, account.external_id)
     return permissions.as_json(made)

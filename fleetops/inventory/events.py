@@ -51,7 +51,9 @@ def set_queue(region: Region, url: str, *, actor: Any) -> None:
     if before == url:
         return
     with transaction.atomic():
-        Region.objects.filter(pk=region.pk).update(queue_url=url, queue_error="", queue_read_at=None)
+        Region.objects.filter(pk=region.pk).update(
+            queue_url=url, queue_error="", queue_read_at=None, queue_event_at=None
+        )
         record(
             "inventory.region.queue",
             actor=actor,
@@ -100,6 +102,7 @@ def read_queue(region_id: int, *, now: datetime) -> int:
     if region is None or not _claim(region, now, until):
         return 0
     access, messages, error = region.account.access(), [], ""
+    wanted: list[str] = []
     try:
         while len(messages) < MOST_MESSAGES:
             received = sqs.receive(
@@ -120,6 +123,8 @@ def read_queue(region_id: int, *, now: datetime) -> int:
         error = str(failed)
         logger.warning("queue not read account=%s region=%s error=%s", region.account.account_id, region.name, failed)
     told = {"queue_claimed_until": None, "queue_error": error[:512]} | ({} if error else {"queue_read_at": now})
+    if wanted and not error:
+        told["queue_event_at"] = now
     Region.objects.filter(pk=region.pk, queue_claimed_until=until).update(**told)
     return 0 if error else len(messages)
 

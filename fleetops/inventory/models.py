@@ -92,6 +92,7 @@ class Region(models.Model):
     queue_claimed_until = models.DateTimeField(null=True, help_text="a worker reads the queue until then")
     queue_read_at = models.DateTimeField(null=True, help_text="when the queue last answered")
     queue_error = models.CharField(max_length=512, blank=True, help_text="why the queue cannot be read")
+    queue_event_at = models.DateTimeField(null=True, help_text="when the last event of an instance came from it")
 
     class Meta:
         ordering = ["account__name", "name"]

@@ -1,7 +1,12 @@
 """Events of EventBridge from an SQS queue: just the instances that they name are read, and no event is lost."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -10,10 +15,11 @@ from fleetops.audit.models import AuditEvent
 from fleetops.aws.records import QueueMessage
 from fleetops.clock import now
 from fleetops.errors import UserError
-from fleetops.inventory import events, services, tasks
+from fleetops.inventory import event_setup, events, services, tasks
 from fleetops.inventory.models import Instance, Region
 from fleetops.inventory.readiness import Status, status_of
 from tests.factories import make_region
+from tests.inventory.test_views import text_of
 from tests.support.endpoint import until
 
 pytestmark = pytest.mark.django_db
@@ -228,3 +234,82 @@ def test_a_reading_that_began_before_an_event_does_not_undo_it(monkeypatch):
     services.refresh_instances(region, [stopped.instance_id], now=now())
     services._write(region, {running.instance_id: running}, services._take_machine, early, services.Outcome())
     assert Instance.objects.get().ec2_state == "stopped"
+
+
+# --- with EventBridge itself, and as the account's page says ---
+
+
+@pytest.fixture
+def region(linked):
+    services.claim_due_regions(now=now())
+    services.refresh_region(linked.regions.get().pk, now=now())
+    return linked.regions.get()
+
+
+def carry_out(commands, endpoint):
+    """Run what the page says with the real `aws`, and its last line as manage.py does."""
+    *made, link = commands.splitlines()
+    bin_directory = Path(sys.executable).parent
+    environment = {
+        "PATH": f"{bin_directory}:{os.environ['PATH']}",
+        "HOME": str(endpoint.home),
+        "AWS_CA_BUNDLE": endpoint.handover["ca_file"],
+        "AWS_ACCESS_KEY_ID": endpoint.account["try_credentials"]["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": endpoint.account["try_credentials"]["secret_access_key"],
+    }
+    script = "\n".join(["set -e", *made, 'printf "%s" "queue=$queue"'])
+    run = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    queue = re.search(r"queue=(\S+)$", run.stdout)[1]
+    assert link.startswith("python manage.py region_queue ")
+    call_command("region_queue", *link.replace('"$queue"', queue).split()[3:])
+    return queue
+
+
+def test_what_the_page_says_makes_a_stopped_instance_show_by_its_event(client_as, region, endpoint):
+    client, ec2, wanted = client_as("administrator"), endpoint.client("ec2"), endpoint.instance_id("pay-api-dev-01")
+    page = client.get(region.account.get_absolute_url())
+    assert "only polled" in text_of(page)
+    ((_, _, commands),) = page.context["setups"]
+    carry_out(commands, endpoint)
+    assert events.read_queue(region.pk, now=now()) == 0
+    assert Region.objects.get().queue_error == ""
+    assert "None yet" in text_of(client.get(region.account.get_absolute_url()))
+    ec2.stop_instances(InstanceIds=[wanted])
+    try:
+        assert events.read_queue(region.pk, now=now()) == 2  # stopping, stopped
+        assert status_of(Instance.objects.get(instance_id=wanted, region=region)) is Status.STOPPED
+        page = client.get(region.account.get_absolute_url())
+        assert "Received last event" in text_of(page) and Region.objects.get().queue_url in text_of(page)
+        assert page.context["setups"] == []
+    finally:
+        ec2.start_instances(InstanceIds=[wanted])
+
+    def is_running():
+        events.read_queue(region.pk, now=now())
+        return status_of(Instance.objects.get(instance_id=wanted, region=region)) is Status.ONLINE
+
+    until(is_running, seconds=20)
+
+
+def test_the_template_and_the_commands_make_the_same(client_as, region):
+    answer = client_as("administrator").get(f"{region.account.get_absolute_url()}role/events/")
+    assert "fleetops-events.json" in answer["Content-Disposition"]
+    made = json.loads(answer.content)["Resources"]
+    by_hand = event_setup.by_hand(region)
+    assert json.dumps(made["Rule"]["Properties"]["EventPattern"]) in by_hand
+    (statement,) = made["QueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": ["Rule", "Arn"]}}}
+    assert "--stack-name fleetops-events" in event_setup.by_stack(region)
+    # What the rule lets through is what the queue's reader understands.
+    pattern = made["Rule"]["Properties"]["EventPattern"]
+    for event in (state_change("i-0123456789abcdef0"), tag_change("i-0123456789abcdef0")):
+        assert event["source"] in pattern["source"] and event["detail-type"] in pattern["detail-type"]
+        assert events.instances_in(message(event), region)
+
+
+def test_a_queue_that_cannot_be_read_is_told_on_the_account_s_page(client_as, region):
+    url = "https://sqs.eu-west-1.amazonaws.com/111122223333/gone"
+    Region.objects.update(queue_url=url, queue_error="No such queue.")
+    page = text_of(client_as("administrator").get(region.account.get_absolute_url()))
+    assert "No events" in page and "the queue cannot be read" in page and f"{url} No such queue." in page
