@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.support.stack import Person, Stack, Terminal, running_stack, until
+from tests.support.stack import A_PAGE, Person, Stack, Terminal, running_stack, until
 
 from .test_kills import assert_audit_verifies, open_shell, recorded
 
@@ -30,7 +30,7 @@ def assert_over(stack: Stack, person: Person, session_id: str, shown: bytes, rea
         page = html.unescape(person.get(f"/sessions/{session_id}/replay/"))
         return page if "Complete" in page else None
 
-    page = until(replay, seconds=30, what="the recording is sealed to its end")
+    page = until(replay, seconds=30, what="the recording is sealed to its end", every=A_PAGE)
     assert reason in page
     assert "is not what was sealed" not in page
     assert recorded(person, session_id) == shown

@@ -6,7 +6,7 @@ import re
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.stack import Person, Stack, Terminal, until
+from tests.support.stack import A_PAGE, Person, Stack, Terminal, until
 
 pytestmark = pytest.mark.chaos
 
@@ -50,7 +50,10 @@ def end(person: Person, terminal: Terminal) -> None:
 
 
 def assert_recording_holds(person: Person, session_id: str, shown: bytes) -> None:
-    until(lambda: bytes(shown) in recorded(person, session_id), seconds=30, what="the recording holds what was shown")
+    def is_held() -> bool:
+        return bytes(shown) in recorded(person, session_id)
+
+    until(is_held, seconds=30, what="the recording holds what was shown", every=A_PAGE)
 
 
 def assert_audit_verifies(stack: Stack) -> None:
@@ -58,7 +61,7 @@ def assert_audit_verifies(stack: Stack) -> None:
         found = json.loads(stack.manage("audit_verify", "--json", check=False).stdout)
         return found if found["unsealed"] == 0 else None
 
-    found = until(verdict, seconds=20, what="every audit row is sealed")
+    found = until(verdict, seconds=20, what="every audit row is sealed", every=A_PAGE)
     assert found["ok"], found
 
 
@@ -104,7 +107,7 @@ def test_a_killed_endpoint_comes_back_with_its_state_and_the_shell_ends_in_words
     def online() -> int:
         return json.loads(person.get("/fleet/preview/?text=status%3Donline"))["count"]
 
-    until(lambda: online() == NODES_ONLINE, seconds=60, what="every node has been read")
+    until(lambda: online() == NODES_ONLINE, seconds=60, what="every node has been read", every=A_PAGE)
     before = json.loads(person.get("/fleet/palette/?q="))["instances"]
     session_id, terminal = open_shell(person)
     terminal.run("echo before", "before\r")
@@ -120,6 +123,7 @@ def test_a_killed_endpoint_comes_back_with_its_state_and_the_shell_ends_in_words
         lambda: json.loads(person.get("/fleet/palette/?q="))["instances"] == before,
         seconds=60,
         what="the fleet is as it was",
+        every=A_PAGE,
     )
     _, another = open_shell(person)
     another.run("echo recovered", "recovered\r")

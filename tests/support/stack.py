@@ -28,17 +28,21 @@ from .ends import ends_with_tests
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_PASSWORD = "a long enough password 42"
+A_PAGE = 0.3  # seconds between two looks at a page
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "") -> Any:
-    """Return what `condition` returns once it is true; AssertionError, naming `what`, after `seconds`."""
+def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "", every: float = 0.05) -> Any:
+    """Return what `condition` returns once it is true; AssertionError, naming `what`, after `seconds`.
+
+    It is asked `every` so many seconds: A_PAGE where the answer is one, which takes its time from what is waited for.
+    """
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def descendants(pid: int) -> list[int]:
@@ -228,7 +232,7 @@ class Person:
                     return row["id"]
             return None
 
-        return until(found, seconds=60, what=f"{name} is online")
+        return until(found, seconds=60, what=f"{name} is online", every=A_PAGE)
 
     def connect(self, name: str) -> str:
         """Click Connect; returns the session's id."""
