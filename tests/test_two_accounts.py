@@ -182,6 +182,7 @@ NO_NODE = {
     "inventory:star_filter",
     "policy:rules",
     "policy:pick",
+    "policy:people",
     "policy:create",
     "policy:history",
     "policy:rule",

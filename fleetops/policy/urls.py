@@ -9,6 +9,7 @@ urlpatterns = [
     path("", views.rules, name="rules"),
     path("new/", views.create, name="create"),
     path("pick/", views.pick, name="pick"),
+    path("people/", views.people, name="people"),
     path("simulate/", views.simulate, name="simulate"),
     path("review/", views.review, name="review"),
     path("history/", views.history, name="history"),

@@ -227,12 +227,20 @@ def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @require_safe
 @permission_required(VIEW_PERMISSION)
+def people(request: HttpRequest) -> HttpResponse:
+    """The first usernames that `person` finds, for the list of a field."""
+    found = picks.users(request.GET.get("person", "")).found
+    return render(request, "policy/_people.html", {"people": [each.name for each in found]})
+
+
+@require_safe
+@permission_required(VIEW_PERMISSION)
 def simulate(request: HttpRequest) -> HttpResponse:
     """May this person do that there, and why? Asks nothing of AWS and changes nothing."""
     form = SimulateForm(request.GET if "person" in request.GET else None)
     context = {
         "form": form,
-        "people": User.objects.order_by("username").values_list("username", flat=True)[:1000],
+        "people": [each.name for each in picks.users(str(form["person"].value() or "")).found],
         "deeds": DEED_WORDS.items(),
         "deed": form["deed"].value() or str(Deed.SHELL),
         "owner": form["owner"].value() or "other",

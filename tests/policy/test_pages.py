@@ -433,6 +433,15 @@ def test_among_ten_thousand_people_one_is_found_by_a_few_letters_and_the_form_sh
     assert len(queries) <= 14
 
 
+def test_whoever_is_asked_about_is_found_among_all_people(auditor):
+    User.objects.bulk_create(User(username=f"u{n:04}", last_name=f"No{n}") for n in range(1500))
+    page = auditor.get(f"{RULES}simulate/").content.decode()
+    assert page.count('<option value="u') == picks.MOST_FOUND
+    part = auditor.get(f"{RULES}people/", {"person": "no1499"}).content.decode()
+    assert part.count("<option") == 1 and 'value="u1499"' in part
+    assert "u1499" in auditor.get(f"{RULES}simulate/", {"person": "u1499", "deed": "shell"}).content.decode()
+
+
 def test_groups_are_found_by_their_names_and_titles(chief):
     Group.objects.bulk_create(Group(name=f"team-{n}") for n in range(300))
     assert [each.name for each in pick(chief, "groups", find_groups="Patch owner").found] == ["Patch owner"]

@@ -134,6 +134,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:rules": page(REVIEW),
     "policy:create": page(ADMINISTER) | deed(ADMINISTER, 400),
     "policy:pick": page(ADMINISTER),
+    "policy:people": page(REVIEW),
     "policy:simulate": page(REVIEW),
     "policy:review": page(REVIEW),
     "policy:history": page(REVIEW),
