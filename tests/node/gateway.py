@@ -150,7 +150,7 @@ class Gateway:
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.home / "ca.pem"))
 
-    async def until_connected(self, instance_id: str, *, seconds: float = 10.0) -> None:
+    async def until_connected(self, instance_id: str, *, seconds: float = 20.0) -> None:
         await eventually(lambda: self.hub.is_connected(node_key(instance_id)), seconds=seconds)
 
     async def open(
@@ -255,16 +255,16 @@ class Client:
         self.channel.send_input(text.encode(), now=clock.steady())
         await self._flush()
 
-    async def see(self, text: str, *, seconds: float = 10.0) -> str:
+    async def see(self, text: str, *, seconds: float = 20.0) -> str:
         """Wait until `text` stands in the output."""
         return (await self._await(lambda: text.encode() in self.output, seconds, text)).decode(errors="replace")
 
-    async def see_end(self, *, seconds: float = 10.0) -> ChannelClosed:
+    async def see_end(self, *, seconds: float = 20.0) -> ChannelClosed:
         await self._await(lambda: self.closed is not None, seconds, "the end")
         assert self.closed is not None
         return self.closed
 
-    async def run(self, command: str, *, seconds: float = 10.0) -> str:
+    async def run(self, command: str, *, seconds: float = 20.0) -> str:
         """Type a command and return what it wrote."""
         mark = uuid4().hex[:8]
         self.output.clear()
@@ -344,7 +344,7 @@ async def dial(gateway: Gateway, session_id: str, token: str) -> ClientConnectio
     return socket
 
 
-async def eventually(condition, *, seconds: float = 10.0, what: str = "") -> None:
+async def eventually(condition, *, seconds: float = 20.0, what: str = "") -> None:
     """Wait until `condition()` is true."""
     try:
         async with asyncio.timeout(seconds):
