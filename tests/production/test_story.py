@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,7 +29,7 @@ from fleetops.node.spec import NodeSpec
 from tests.browser.conftest import CHROMIUM, FLAGS
 from tests.browser.test_one_click_shell import connect, wait_for_screen
 from tests.support.production import HOST, ROOT, Production, missing_programs
-from tests.support.stack import until
+from tests.support.stack import descendants, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -223,6 +224,16 @@ def test_every_service_is_well_and_migrations_are_through(production: Production
     assert names < production.containers.keys()
 
 
+def test_what_runs_is_what_the_file_says(production: Production):
+    for name, container in production.containers.items():
+        if not container.spec["image"].startswith("fleetops") or container.is_done:
+            continue
+        process = Path("/proc", str(descendants(container.process.pid)[1]))  # below bubblewrap's own process 1
+        assert process.joinpath("cmdline").read_text().split("\0")[:-1] == container.spec["command"]
+        environment = dict(each.split("=", 1) for each in process.joinpath("environ").read_text().split("\0") if each)
+        assert container.spec["environment"].items() <= environment.items(), name
+
+
 def test_a_service_has_the_root_and_the_rights_of_its_container(production: Production):
     script = "id -u; touch /app/x /x 2>&1; cat /run/secrets/tls_key 2>&1; grep CapBnd /proc/self/status"
     said = production.execute("web-1", "sh", "-c", script).stdout
@@ -346,7 +357,7 @@ def test_what_is_stopped_ends_in_its_time_and_the_shell_goes_on(fleet: Page, pro
     fleet.keyboard.type("MARK=kept\n")
     owner = owner_of(production, fleet)
     stopped = [owner, "web-2", "worker-2", "beat-2", "proxy"]
-    codes = {name: production.stop(name) for name in stopped}
+    codes = production.stop(*stopped)
     assert not {name: code for name, code in codes.items() if code not in (0, 128 + 15)}
     for name in stopped:
         production.start(name)
@@ -380,7 +391,7 @@ def test_two_of_each_have_done_nothing_twice(production: Production):
 
 
 def test_the_doctor_finds_nothing_that_has_to_be_mended(production: Production):
-    done = production.execute("web-1", "python", "manage.py", "doctor", "--json", check=False)
+    done = production.execute("worker-1", "python", "manage.py", "doctor", "--json", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

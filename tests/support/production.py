@@ -170,9 +170,20 @@ def shipped() -> list[str]:
 
 def missing_programs() -> list[str]:
     """What this machine lacks to run the file, as names of Debian's packages."""
-    needed = {"bubblewrap": shutil.which("bwrap"), "nginx-light": shutil.which("nginx", path="/usr/sbin:/usr/bin")}
+    needed = {
+        "bubblewrap, and leave to make user namespaces": may_make_namespaces(),
+        "nginx-light": shutil.which("nginx", path="/usr/sbin:/usr/bin"),
+    }
     needed |= {"curl": shutil.which("curl"), "postgresql": postgres_programs()}
     return [package for package, found in needed.items() if not found]
+
+
+def may_make_namespaces() -> bool:
+    if not shutil.which("bwrap"):
+        return False
+    return (
+        subprocess.run(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "true"], capture_output=True).returncode == 0
+    )
 
 
 def postgres_programs() -> Path | None:
@@ -274,16 +285,19 @@ class Production:
             container.is_healthy = False
             container.process.kill()
 
-    def stop(self, name: str) -> int:
-        """As `docker compose stop`: its signal, and how long it took to end is not looked at; returns its exit code."""
-        container = self.containers[name]
+    def stop(self, *names: str) -> dict[str, int]:
+        """As `docker compose stop`: each gets its signal, and its time to end; returns their exit codes."""
         with self._lock:
-            container.is_wanted = False
-            assert container.process is not None
-            number = signal.Signals[container.spec.get("stop_signal", "SIGTERM")]
-            for pid in descendants(container.process.pid)[1:2]:  # below bubblewrap's own process 1
-                os.kill(pid, number)
-        return container.process.wait(seconds(container.spec.get("stop_grace_period", "10s")))
+            for name in names:
+                container = self.containers[name]
+                container.is_wanted = False
+                assert container.process is not None
+                number = signal.Signals[container.spec.get("stop_signal", "SIGTERM")]
+                for pid in descendants(container.process.pid)[1:2]:  # below bubblewrap's own process 1
+                    os.kill(pid, number)
+            ending = {name: self.containers[name].process for name in names}
+        graces = {name: seconds(self.containers[name].spec["stop_grace_period"]) for name in names}
+        return {name: process.wait(graces[name]) for name, process in ending.items() if process}
 
     def start(self, name: str) -> None:
         self.containers[name].is_wanted = True
