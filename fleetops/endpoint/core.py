@@ -14,6 +14,7 @@ from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.credentials import TokenVault
+from fleetops.endpoint.documents import Documents
 from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.keys import key
@@ -43,6 +44,7 @@ class Endpoint:
         self.authorizer = Authorizer(self.identities)
         self.nodes = Nodes(self._writer)
         self.sessions = Sessions(self._writer)
+        self.documents = Documents(self._writer, self.reader)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.hub = Hub(HubStore(self.sessions, self.nodes))

@@ -124,3 +124,47 @@ class LogEvent(models.Model):
 
     def __str__(self):
         return f"{self.timestamp} {bytes(self.message[:80])!r}"
+
+
+class Document(models.Model):
+    """An SSM document of an account and region; AWS's own stand in aws_documents.py."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    name = models.CharField(max_length=128)
+    document_type = models.CharField(max_length=32)
+    default_version = models.PositiveIntegerField(default=1)
+    latest_version = models.PositiveIntegerField(default=1)
+    tags = models.JSONField(default=dict)
+    shared_with = models.JSONField(default=dict, help_text="account id or all: $DEFAULT, $LATEST or $ALL")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account_id", "region", "name"], name="document_once_a_region")]
+
+    def __str__(self):
+        return self.name
+
+
+class DocumentVersion(models.Model):
+    """One content of a document; it never changes."""
+
+    document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    version_name = models.CharField(max_length=128, null=True)  # null, so that many may have none
+    display_name = models.CharField(max_length=1024, blank=True)
+    target_type = models.CharField(max_length=200, blank=True)
+    text = models.TextField(help_text="as it was given")
+    document_format = models.CharField(max_length=4)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the text, hexadecimal")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["document", "number"], name="document_version_once"),
+            models.UniqueConstraint(fields=["document", "version_name"], name="document_version_name_once"),
+        ]
+
+    def __str__(self):
+        return f"{self.document_id}:{self.number}"

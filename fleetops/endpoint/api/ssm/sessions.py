@@ -1,5 +1,6 @@
 """Sessions: start, resume, terminate, describe."""
 
+import copy
 import re
 import secrets
 
@@ -35,7 +36,7 @@ class Sessions(Part):
         if "DocumentName" in parameters:
             resources.append(document_arn(call, name))
         await self.endpoint.authorizer.allow(call, "ssm:StartSession", resources, context)
-        document = session_documents.find(name)
+        document = await self._document(call, name)
         values = session_documents.check_parameters(document, parameters.get("Parameters", {}))
         if not INSTANCE_ID.fullmatch(target) or not self.endpoint.hub.is_connected(key):
             raise ApiError("TargetNotConnected", f"{target} is not connected.")
@@ -77,6 +78,18 @@ class Sessions(Part):
             raise ApiError("TargetNotConnected", f"{target} is not connected.") from None
         call.resources.append(session.session_id)
         return self._opened(call, session.session_id, token)
+
+    async def _document(self, call: Call, name: str) -> Result:
+        """The content of a session document; AWS's defaults for preferences that nobody has saved yet."""
+        try:
+            stored = await self.endpoint.documents.find(call.account_id, call.region, name)
+        except ApiError:
+            if name != session_documents.DEFAULT_DOCUMENT:
+                raise
+            return copy.deepcopy(session_documents.DOCUMENTS[name])
+        if stored.document_type != "Session":
+            raise ApiError("InvalidDocument", f"{name} is a {stored.document_type} document, not a Session document.")
+        return stored.content
 
     async def resume_session(self, call: Call, parameters: Result) -> Result:
         session = await self._session(call, parameters["SessionId"], "ssm:ResumeSession")
