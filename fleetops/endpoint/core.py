@@ -13,6 +13,7 @@ from fleetops.awsapi import models
 from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
+from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.documents import Documents
 from fleetops.endpoint.faults import Faults
@@ -47,7 +48,8 @@ class Endpoint:
         self.documents = Documents(self._writer, self.reader)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
-        self.hub = Hub(HubStore(self.sessions, self.nodes))
+        self.commands = Commands(self._writer, self.reader, lambda: self.hub)
+        self.hub = Hub(HubStore(self.sessions, self.nodes, self.commands))
         self.nodes.is_connected = self.hub.is_connected
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
@@ -62,6 +64,7 @@ class Endpoint:
         await self.nodes.load()
         self.nodes.start()
         self.trail.start()
+        await self.commands.start()
         await self.hub.start()
 
     def close(self) -> None:
@@ -73,6 +76,7 @@ class Endpoint:
         """End in order, when nobody calls any more: what is queued reaches the database, then moto."""
         self.close()
         await self.hub.stop()
+        await self.commands.stop()
         await self.nodes.stop()
         await self.log_events.stop()
         await self.trail.stop()

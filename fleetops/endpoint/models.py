@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from fleetops.endpoint.states import ACTIVE, SessionStatus
+from fleetops.endpoint.states import ACTIVE, CommandStatus, SessionStatus
 
 
 class Node(models.Model):
@@ -168,3 +168,56 @@ class DocumentVersion(models.Model):
 
     def __str__(self):
         return f"{self.document_id}:{self.number}"
+
+
+class Command(models.Model):
+    """One SendCommand."""
+
+    command_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    document_name = models.CharField(max_length=128)
+    document_version = models.CharField(max_length=16, blank=True, help_text="as it was asked for")
+    document_content = models.JSONField()
+    given = models.JSONField(default=dict, help_text="the parameters as they were given")
+    parameters = models.JSONField(default=dict, help_text="as a node takes them")
+    comment = models.CharField(max_length=100, blank=True)
+    instance_ids = models.JSONField(default=list)
+    targets = models.JSONField(default=list)
+    timeout_seconds = models.PositiveIntegerField()
+    execution_seconds = models.PositiveIntegerField(help_text="how long its steps may run in all")
+    max_concurrency = models.CharField(max_length=7)
+    max_errors = models.CharField(max_length=7)
+    output = models.JSONField(default=dict, help_text="bucket, prefix and region; log group")
+    state = models.CharField(max_length=16, choices=CommandStatus, default=CommandStatus.PENDING)
+    details = models.CharField(max_length=100, default="Pending")
+    target_count = models.PositiveIntegerField()
+    requested_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["account_id", "region", "-id"], name="command_list")]
+
+    def __str__(self):
+        return str(self.command_id)
+
+
+class Invocation(models.Model):
+    """A command's life on one node."""
+
+    command = models.ForeignKey(Command, on_delete=models.CASCADE, related_name="invocations")
+    instance_id = models.CharField(max_length=64)
+    instance_name = models.CharField(max_length=256, blank=True)
+    state = models.CharField(max_length=16, choices=CommandStatus, default=CommandStatus.PENDING)
+    details = models.CharField(max_length=100, default="Pending")
+    trace_output = models.CharField(max_length=2500, blank=True)
+    steps = models.JSONField(default=dict, help_text="by name: status, code, output and so on, as replied")
+    sent_at = models.DateTimeField(null=True, help_text="first told to the node")
+    taken_at = models.DateTimeField(null=True, help_text="acknowledged by the node")
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["command", "instance_id"], name="invocation_once_a_command")]
+        indexes = [models.Index(fields=["instance_id", "-id"], name="invocation_of_node")]
+
+    def __str__(self):
+        return f"{self.command_id}.{self.instance_id}"

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fleetops.awsapi.errors import ApiError, not_implemented
+from fleetops.endpoint.api.ssm.commands import Commands
 from fleetops.endpoint.api.ssm.documents import Documents
 from fleetops.endpoint.api.ssm.nodes import Nodes
 from fleetops.endpoint.api.ssm.sessions import Sessions
@@ -11,7 +12,7 @@ from fleetops.endpoint.api.ssm.tags import Tags
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
 
-PARTS: tuple[type[Part], ...] = (Nodes, Sessions, Tags, Documents)
+PARTS: tuple[type[Part], ...] = (Nodes, Sessions, Tags, Documents, Commands)
 
 
 class Ssm:
