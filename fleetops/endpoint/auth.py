@@ -1,12 +1,13 @@
 """Who sent a request, and whether they may do what it asks."""
 
+from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
 from fleetops.awsapi import iampolicy, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error
 from fleetops.endpoint import regions
-from fleetops.endpoint.calls import Call, Principal
+from fleetops.endpoint.calls import Call, NodeKey, Principal
 from fleetops.endpoint.credentials import BadToken, TokenVault
 from fleetops.endpoint.moto_client import MotoClient
 
@@ -50,6 +51,8 @@ class Authenticator:
     def __init__(self, identities: Identities, vault: TokenVault) -> None:
         self._identities = identities
         self._vault = vault
+        # Whether a hybrid node is no longer managed: its credentials live on, and are good for nothing.
+        self.is_gone: Callable[[NodeKey], bool] = lambda key: False
 
     async def check_known(self, call: Call) -> None:
         """Return if the key that a request names exists: before much is read of somebody. Raises ApiError."""
@@ -81,6 +84,8 @@ class Authenticator:
             except BadToken:
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN) from None
             if principal.access_key_id != claim.access_key_id:
+                raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
+            if principal.node is not None and self.is_gone(principal.node):
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
             if call.now >= expires_at:
                 raise identity_error("expired", call.protocol, "The security token included in the request is expired")

@@ -16,6 +16,7 @@ from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.documents import Documents
+from fleetops.endpoint.enrolment import Enrolment
 from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.keys import key
@@ -44,6 +45,8 @@ class Endpoint:
         self.authenticator = Authenticator(self.identities, self.vault)
         self.authorizer = Authorizer(self.identities)
         self.nodes = Nodes(self._writer)
+        self.authenticator.is_gone = self.nodes.is_gone
+        self.enrolment = Enrolment(self._writer, self.reader, self.nodes, self.identities, self.vault)
         self.sessions = Sessions(self._writer)
         self.documents = Documents(self._writer, self.reader)
         self.trail = Trail(self._writer)

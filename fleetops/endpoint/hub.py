@@ -246,6 +246,15 @@ class Hub:
         """End a session at both ends, with a text for the client; one that has ended stays as it is."""
         await self._end(session_id, "Terminated", output, output or "terminated on request", tell_agent=True)
 
+    async def disconnect(self, key: NodeKey) -> None:
+        """Close the control channel of a node that is no longer managed; its sessions end."""
+        for session_id, session in list(self._sessions.items()):
+            if session.task.key == key:
+                await self._end(session_id, "Terminated", "The node was deregistered.", "deregistered", tell_agent=True)
+        self._owed.pop(key, None)
+        if control := self._controls.get(key):
+            await control.peer.close(NORMAL, "this node is no longer managed")
+
     async def send_job(self, key: NodeKey, job: payloads.AgentJob) -> bool:
         """Give a node a job, or one that cancels another; False if the node is not there to take it."""
         control = self._controls.get(key)

@@ -17,6 +17,10 @@ class Node(models.Model):
     name = models.CharField(max_length=256, blank=True, help_text="DefaultInstanceName of a hybrid node")
     registered_at = models.DateTimeField()
     last_ping_at = models.DateTimeField(null=True)
+    activation_id = models.CharField(max_length=36, blank=True, help_text="with which a hybrid node registered")
+    fingerprint = models.CharField(max_length=128, blank=True)
+    public_key = models.TextField(blank=True, help_text="base64 of the DER SubjectPublicKeyInfo")
+    key_made_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
@@ -25,6 +29,26 @@ class Node(models.Model):
 
     def __str__(self):
         return self.instance_id
+
+
+class Activation(models.Model):
+    """What lets machines outside EC2 register: how many, until when, under which role."""
+
+    activation_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    code_digest = models.CharField(max_length=64, help_text="SHA-256 of the code, which is shown once")
+    description = models.CharField(max_length=256, blank=True)
+    instance_name = models.CharField(max_length=256, blank=True)
+    iam_role = models.CharField(max_length=64)
+    limit = models.PositiveSmallIntegerField()
+    count = models.PositiveSmallIntegerField(default=0)
+    tags = models.JSONField(default=dict)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    def __str__(self):
+        return str(self.activation_id)
 
 
 class SessionQuerySet(models.QuerySet):

@@ -3,16 +3,17 @@
 from typing import Any
 
 from fleetops.awsapi.errors import ApiError, not_implemented
+from fleetops.endpoint.api.ssm.activations import Activations
 from fleetops.endpoint.api.ssm.commands import Commands
 from fleetops.endpoint.api.ssm.documents import Documents
 from fleetops.endpoint.api.ssm.nodes import Nodes
 from fleetops.endpoint.api.ssm.sessions import Sessions
-from fleetops.endpoint.api.ssm.shared import CODEC, Part, Result
+from fleetops.endpoint.api.ssm.shared import CODEC, Part, Result, agent_parameters
 from fleetops.endpoint.api.ssm.tags import Tags
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
 
-PARTS: tuple[type[Part], ...] = (Nodes, Sessions, Tags, Documents, Commands)
+PARTS: tuple[type[Part], ...] = (Nodes, Sessions, Tags, Documents, Commands, Activations)
 
 
 class Ssm:
@@ -30,7 +31,7 @@ class Ssm:
         """Answer one call. Raises ApiError."""
         assert call.service is not None
         if call.operation in self._agent_operations:
-            parameters = _agent_parameters(call.request.body)
+            parameters = agent_parameters(call.request.body)
             call.parameters = parameters
             return await self._agent_operations[call.operation](call, parameters)
         if call.operation not in call.service.operations:
@@ -41,10 +42,3 @@ class Ssm:
         if operation is None:
             raise not_implemented(f"ssm:{call.operation}")
         return await operation(call, parameters)
-
-
-def _agent_parameters(body: bytes) -> Result:
-    try:
-        return CODEC.decode(body)
-    except ValueError:
-        raise ApiError("SerializationException", "The request body is not a JSON object.") from None

@@ -104,7 +104,7 @@ class Nodes(Part):
             "ResourceType": lambda: ["ManagedInstance" if node.is_hybrid else "EC2Instance"],
             "SourceTypes": lambda: ["AWS::SSM::ManagedInstance" if node.is_hybrid else "AWS::EC2::Instance"],
             "SourceIds": lambda: [node.instance_id],
-            "ActivationIds": list,
+            "ActivationIds": lambda: [node.activation_id] if node.activation_id else [],
             "AssociationStatus": list,
             "tag-key": lambda: list(node.tags),
         }
@@ -123,6 +123,7 @@ class Nodes(Part):
             "PlatformType": information.get("PlatformType"),
             "PlatformName": information.get("PlatformName"),
             "PlatformVersion": information.get("PlatformVersion"),
+            "ActivationId": node.activation_id or None,
             "IamRole": node.iam_role or None,
             "RegistrationDate": node.registered_at if node.is_hybrid else None,
             "ResourceType": "ManagedInstance" if node.is_hybrid else "EC2Instance",

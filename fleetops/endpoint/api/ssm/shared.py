@@ -39,6 +39,14 @@ class Part:
         await self.endpoint.authorizer.allow(call, f"ssm:{call.operation}", resources or ["*"])
 
 
+def agent_parameters(body: bytes) -> Result:
+    """The parameters of a call that only agents make; botocore has no model of it. Raises ApiError."""
+    try:
+        return CODEC.decode(body)
+    except ValueError:
+        raise ApiError("SerializationException", "The request body is not a JSON object.") from None
+
+
 def target_arn(call: Call, target: str) -> str:
     if target.startswith("mi-"):
         return f"arn:aws:ssm:{call.region}:{call.account_id}:managed-instance/{target}"
