@@ -15,9 +15,10 @@ from uuid import uuid4
 from fleetops import clock
 from fleetops.awsapi import json11, models, query, rest, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
-from fleetops.endpoint import answers, faults, regions, resources, settings
+from fleetops.endpoint import answers, enrolment, faults, regions, resources, settings
 from fleetops.endpoint.api import cloudtrail, ec2messages, iam, logs, moto, s3, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
+from fleetops.endpoint.api.ssm.shared import agent_parameters
 from fleetops.endpoint.api.sts import Sts
 from fleetops.endpoint.calls import Answer, Call
 from fleetops.endpoint.core import Endpoint
@@ -59,7 +60,7 @@ class App:
         call = _call(scope)
         try:
             _identify(call)
-            if _may_be_large(call):
+            if _may_be_large(call) and not enrolment.is_node_claim(call):
                 await self._endpoint.authenticator.check_known(call)
             body = await _read_body(call, receive)
             if body is None:
@@ -115,7 +116,11 @@ class App:
             call.read_only = False
             await self._authenticate(call)
             return await ssmmessages.create_channel(self._endpoint, call, match["kind"], match["id"])
+        if call.request.header("x-amz-target") == f"AmazonSSM.{enrolment.REGISTER}" and call.claim is None:
+            return await self._register(call)
         self._find_operation(call)
+        if enrolment.is_node_claim(call):
+            return await self._answer_node(call)
         await self._authenticate(call)
         if self._endpoint.trail.is_failing and not call.read_only and not call.is_heartbeat:
             raise ApiError("ServiceUnavailable", "Nothing was changed: the endpoint cannot record the request.", 503)
@@ -139,6 +144,28 @@ class App:
             result = await iam.handle(self._endpoint, call, parameters)
             return Answer(200, query.write(operation, result, call.request_id, ec2=False), _XML)
         return await self._answer_from_moto(call)
+
+    async def _register(self, call: Call) -> Answer:
+        """The one call that nobody signs: the activation's code alone proves it."""
+        call.operation, call.read_only = enrolment.REGISTER, False
+        call.service = models.service("ssm")
+        call.parameters = parameters = agent_parameters(call.request.body)
+        if self._endpoint.faults is not None:
+            await self._endpoint.faults.meet(call)
+        return _json(await self._endpoint.enrolment.register(call, parameters))
+
+    async def _answer_node(self, call: Call) -> Answer:
+        """The two calls that a hybrid node signs with its own key; for any other it has temporary credentials."""
+        if call.service is None or call.operation not in enrolment.WITH_NODE_KEY:
+            raise identity_error("unknown_key", call.protocol, "The security token included in the request is invalid.")
+        call.read_only = call.operation == "RequestManagedInstanceRoleToken"
+        node = self._endpoint.enrolment.authenticate(call)
+        if self._endpoint.faults is not None:
+            await self._endpoint.faults.meet(call)
+        call.parameters = parameters = agent_parameters(call.request.body)
+        if call.read_only:
+            return _json(await self._endpoint.enrolment.role_token(node, call, parameters))
+        return _json(await self._endpoint.enrolment.new_key(node, call, parameters))
 
     async def _authenticate(self, call: Call) -> None:
         """Find who calls; a fault that is asked for strikes here. Raises ApiError or Dropped."""
@@ -315,7 +342,7 @@ async def _read_body(call: Call, receive: Receive) -> bytes | None:
     """Read the body, with or without a Content-Length; None if the caller went away. Raises ApiError if too large."""
     is_s3 = call.service is not None and call.service.signing_name == "s3"
     limit = settings.LARGEST_S3_REQUEST_BYTES if is_s3 else settings.LARGEST_REQUEST_BYTES
-    if call.claim is None and call.protocol != "channel":
+    if (call.claim is None and call.protocol != "channel") or enrolment.is_node_claim(call):
         limit = min(limit, _UNKNOWN_BYTES)
     declared = call.request.header("content-length") or "0"
     chunks: list[bytes] = []

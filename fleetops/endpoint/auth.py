@@ -1,5 +1,6 @@
 """Who sent a request, and whether they may do what it asks."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ from fleetops import clock
 from fleetops.awsapi import iampolicy, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error
 from fleetops.endpoint import regions
-from fleetops.endpoint.calls import Call, Principal
+from fleetops.endpoint.calls import Call, NodeKey, Principal
 from fleetops.endpoint.credentials import BadToken, TokenVault
 from fleetops.endpoint.moto_client import MotoClient
 
@@ -51,6 +52,8 @@ class Authenticator:
     def __init__(self, identities: Identities, vault: TokenVault) -> None:
         self._identities = identities
         self._vault = vault
+        # Whether a hybrid node is no longer managed: its credentials live on, and are good for nothing.
+        self.is_gone: Callable[[NodeKey], bool] = lambda key: False
 
     async def check_known(self, call: Call) -> None:
         """Return if the key that a request names exists: before much is read of somebody. Raises ApiError."""
@@ -69,7 +72,7 @@ class Authenticator:
             raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
         try:
             principal, secret = await self._holder(call, claim)
-            sigv4.check_time(claim, _moment_of(call, claim))
+            sigv4.check_time(claim, moment_of(call, claim))
             sigv4.check_signature(call.request, claim, secret)
         except sigv4.SignatureError as error:
             raise identity_error(error.kind, call.protocol, error.message) from None
@@ -83,7 +86,9 @@ class Authenticator:
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN) from None
             if principal.access_key_id != claim.access_key_id:
                 raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
-            if _moment_of(call, claim) >= expires_at:
+            if principal.node is not None and self.is_gone(principal.node):
+                raise identity_error("unknown_key", call.protocol, _INVALID_TOKEN)
+            if moment_of(call, claim) >= expires_at:
                 raise identity_error("expired", call.protocol, "The security token included in the request is expired")
             return principal, secret
         key = await self._identities.access_key(claim.access_key_id)
@@ -100,7 +105,7 @@ class Authenticator:
         return principal, key["secret"]
 
 
-def _moment_of(call: Call, claim: sigv4.Claim) -> datetime:
+def moment_of(call: Call, claim: sigv4.Claim) -> datetime:
     """The moment by which a request is judged: now; under a shifted clock that of its signature, see clock.lately."""
     if not clock.is_shifted():
         return call.now

@@ -13,7 +13,10 @@ from fleetops.awsapi import models
 from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
+from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.credentials import TokenVault
+from fleetops.endpoint.documents import Documents
+from fleetops.endpoint.enrolment import Enrolment
 from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.keys import key
@@ -42,10 +45,14 @@ class Endpoint:
         self.authenticator = Authenticator(self.identities, self.vault)
         self.authorizer = Authorizer(self.identities)
         self.nodes = Nodes(self._writer)
+        self.authenticator.is_gone = self.nodes.is_gone
+        self.enrolment = Enrolment(self._writer, self.reader, self.nodes, self.identities, self.vault)
         self.sessions = Sessions(self._writer)
+        self.documents = Documents(self._writer, self.reader)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
-        self.hub = Hub(HubStore(self.sessions, self.nodes))
+        self.commands = Commands(self._writer, self.reader, lambda: self.hub)
+        self.hub = Hub(HubStore(self.sessions, self.nodes, self.commands))
         self.nodes.is_connected = self.hub.is_connected
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
@@ -60,6 +67,7 @@ class Endpoint:
         await self.nodes.load()
         self.nodes.start()
         self.trail.start()
+        await self.commands.start()
         await self.hub.start()
 
     def close(self) -> None:
@@ -71,6 +79,7 @@ class Endpoint:
         """End in order, when nobody calls any more: what is queued reaches the database, then moto."""
         self.close()
         await self.hub.stop()
+        await self.commands.stop()
         await self.nodes.stop()
         await self.log_events.stop()
         await self.trail.stop()

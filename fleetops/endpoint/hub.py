@@ -18,6 +18,8 @@ from fleetops.wire import (
     AgentOpener,
     ClientOpener,
     ControlOpener,
+    JobAcknowledged,
+    JobReplied,
     Message,
     MessageIgnored,
     MessageType,
@@ -92,6 +94,8 @@ class Store(Protocol):
     async def node_disconnected(self, key: NodeKey) -> None: ...
     async def session_connected(self, session_id: str) -> None: ...
     async def session_ended(self, session_id: str, status: str, reason: str) -> None: ...
+    async def job_acknowledged(self, key: NodeKey, ack: payloads.AgentJobAck) -> None: ...
+    async def job_replied(self, key: NodeKey, reply: payloads.AgentJobReply) -> None: ...
     async def open_sessions(self) -> Sequence[SessionTask]: ...
 
 
@@ -116,9 +120,16 @@ class _Control:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.channel = ControlChannel(ControlRole.GATEWAY, new_id=uuid4)
+        # Held from a message's arrival until what it says is written down: its acknowledge waits in the channel.
+        self.lock = asyncio.Lock()
 
     async def flush(self) -> None:
         """Send what the channel has queued. Raises one of GONE, or TimeoutError if the agent does not read."""
+        async with self.lock:
+            await self.flush_locked()
+
+    async def flush_locked(self) -> None:
+        """`flush` for one who holds the lock."""
         async with asyncio.timeout(CONTROL_SEND_SECONDS):
             for frame in self.channel.data_to_send():
                 await self.peer.send(frame)
@@ -237,6 +248,27 @@ class Hub:
         """End a session at both ends, with a text for the client; one that has ended stays as it is."""
         await self._end(session_id, "Terminated", output, output or "terminated on request", tell_agent=True)
 
+    async def disconnect(self, key: NodeKey) -> None:
+        """Close the control channel of a node that is no longer managed; its sessions end."""
+        for session_id, session in list(self._sessions.items()):
+            if session.task.key == key:
+                await self._end(session_id, "Terminated", "The node was deregistered.", "deregistered", tell_agent=True)
+        self._owed.pop(key, None)
+        if control := self._controls.get(key):
+            await control.peer.close(NORMAL, "this node is no longer managed")
+
+    async def send_job(self, key: NodeKey, job: payloads.AgentJob) -> bool:
+        """Give a node a job, or one that cancels another; False if the node is not there to take it."""
+        control = self._controls.get(key)
+        if control is None:
+            return False
+        control.channel.send_job(job, now=clock.steady())
+        try:
+            await control.flush()
+        except (*GONE, TimeoutError):
+            return False
+        return True
+
     # The websockets
 
     async def control_websocket(self, scope: Any, receive: Receive, send: Send, key: NodeKey) -> None:
@@ -266,10 +298,11 @@ class Hub:
                 control.channel.terminate_session(session_id, instance_id=key[2], now=clock.steady())
             await control.flush()
             while (message := await receive())["type"] == "websocket.receive":
-                control.channel.receive(message.get("bytes") or b"", now=clock.steady())
-                for event in control.channel.events():
-                    self._control_event(key, event)
-                await control.flush()
+                async with control.lock:
+                    control.channel.receive(message.get("bytes") or b"", now=clock.steady())
+                    for event in control.channel.events():
+                        await self._control_event(key, event)
+                    await control.flush_locked()
                 await asyncio.sleep(0)
         except (*GONE, TimeoutError):
             pass
@@ -321,8 +354,12 @@ class Hub:
 
     # How sessions end
 
-    def _control_event(self, key: NodeKey, event: Any) -> None:
+    async def _control_event(self, key: NodeKey, event: Any) -> None:
         match event:
+            case JobAcknowledged(ack=ack):
+                await self._store.job_acknowledged(key, ack)
+            case JobReplied(reply=reply):
+                await self._store.job_replied(key, reply)
             case TaskCompleted(task=task):
                 session = self._sessions.get(task.task_id)
                 if session is None or session.task.key != key:

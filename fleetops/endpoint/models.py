@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from fleetops.endpoint.states import ACTIVE, SessionStatus
+from fleetops.endpoint.states import ACTIVE, CommandStatus, SessionStatus
 
 
 class Node(models.Model):
@@ -17,6 +17,10 @@ class Node(models.Model):
     name = models.CharField(max_length=256, blank=True, help_text="DefaultInstanceName of a hybrid node")
     registered_at = models.DateTimeField()
     last_ping_at = models.DateTimeField(null=True)
+    activation_id = models.CharField(max_length=36, blank=True, help_text="with which a hybrid node registered")
+    fingerprint = models.CharField(max_length=128, blank=True)
+    public_key = models.TextField(blank=True, help_text="base64 of the DER SubjectPublicKeyInfo")
+    key_made_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
@@ -25,6 +29,26 @@ class Node(models.Model):
 
     def __str__(self):
         return self.instance_id
+
+
+class Activation(models.Model):
+    """What lets machines outside EC2 register: how many, until when, under which role."""
+
+    activation_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    code_digest = models.CharField(max_length=64, help_text="SHA-256 of the code, which is shown once")
+    description = models.CharField(max_length=256, blank=True)
+    instance_name = models.CharField(max_length=256, blank=True)
+    iam_role = models.CharField(max_length=64)
+    limit = models.PositiveSmallIntegerField()
+    count = models.PositiveSmallIntegerField(default=0)
+    tags = models.JSONField(default=dict)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    def __str__(self):
+        return str(self.activation_id)
 
 
 class SessionQuerySet(models.QuerySet):
@@ -124,3 +148,100 @@ class LogEvent(models.Model):
 
     def __str__(self):
         return f"{self.timestamp} {bytes(self.message[:80])!r}"
+
+
+class Document(models.Model):
+    """An SSM document of an account and region; AWS's own stand in aws_documents.py."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    name = models.CharField(max_length=128)
+    document_type = models.CharField(max_length=32)
+    default_version = models.PositiveIntegerField(default=1)
+    latest_version = models.PositiveIntegerField(default=1)
+    tags = models.JSONField(default=dict)
+    shared_with = models.JSONField(default=dict, help_text="account id or all: $DEFAULT, $LATEST or $ALL")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account_id", "region", "name"], name="document_once_a_region")]
+
+    def __str__(self):
+        return self.name
+
+
+class DocumentVersion(models.Model):
+    """One content of a document; it never changes."""
+
+    document = models.ForeignKey(Document, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    version_name = models.CharField(max_length=128, null=True)  # null, so that many may have none
+    display_name = models.CharField(max_length=1024, blank=True)
+    target_type = models.CharField(max_length=200, blank=True)
+    text = models.TextField(help_text="as it was given")
+    document_format = models.CharField(max_length=4)
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the text, hexadecimal")
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["document", "number"], name="document_version_once"),
+            models.UniqueConstraint(fields=["document", "version_name"], name="document_version_name_once"),
+        ]
+
+    def __str__(self):
+        return f"{self.document_id}:{self.number}"
+
+
+class Command(models.Model):
+    """One SendCommand."""
+
+    command_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    document_name = models.CharField(max_length=128)
+    document_version = models.CharField(max_length=16, blank=True, help_text="as it was asked for")
+    document_content = models.JSONField()
+    given = models.JSONField(default=dict, help_text="the parameters as they were given")
+    parameters = models.JSONField(default=dict, help_text="as a node takes them")
+    comment = models.CharField(max_length=100, blank=True)
+    instance_ids = models.JSONField(default=list)
+    targets = models.JSONField(default=list)
+    timeout_seconds = models.PositiveIntegerField()
+    execution_seconds = models.PositiveIntegerField(help_text="how long its steps may run in all")
+    max_concurrency = models.CharField(max_length=7)
+    max_errors = models.CharField(max_length=7)
+    output = models.JSONField(default=dict, help_text="bucket, prefix and region; log group")
+    state = models.CharField(max_length=16, choices=CommandStatus, default=CommandStatus.PENDING)
+    details = models.CharField(max_length=100, default="Pending")
+    target_count = models.PositiveIntegerField()
+    requested_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["account_id", "region", "-id"], name="command_list")]
+
+    def __str__(self):
+        return str(self.command_id)
+
+
+class Invocation(models.Model):
+    """A command's life on one node."""
+
+    command = models.ForeignKey(Command, on_delete=models.CASCADE, related_name="invocations")
+    instance_id = models.CharField(max_length=64)
+    instance_name = models.CharField(max_length=256, blank=True)
+    state = models.CharField(max_length=16, choices=CommandStatus, default=CommandStatus.PENDING)
+    details = models.CharField(max_length=100, default="Pending")
+    trace_output = models.CharField(max_length=2500, blank=True)
+    steps = models.JSONField(default=dict, help_text="by name: status, code, output and so on, as replied")
+    sent_at = models.DateTimeField(null=True, help_text="first told to the node")
+    taken_at = models.DateTimeField(null=True, help_text="acknowledged by the node")
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["command", "instance_id"], name="invocation_once_a_command")]
+        indexes = [models.Index(fields=["instance_id", "-id"], name="invocation_of_node")]
+
+    def __str__(self):
+        return f"{self.command_id}.{self.instance_id}"

@@ -37,6 +37,10 @@ class Managed:
     iam_role: str = ""
     name: str = ""
     ec2_state: str = ""  # "" for a hybrid node
+    activation_id: str = ""
+    fingerprint: str = ""
+    public_key: str = ""  # of a node that registered with an activation
+    key_made_at: datetime | None = None
     channel_lost_at: datetime | None = None
     is_dirty: bool = False
 
@@ -74,6 +78,10 @@ class Nodes:
                 tags=row.tags,
                 iam_role=row.iam_role,
                 name=row.name,
+                activation_id=row.activation_id,
+                fingerprint=row.fingerprint,
+                public_key=row.public_key,
+                key_made_at=row.key_made_at,
             )
 
     def start(self) -> None:
@@ -117,6 +125,41 @@ class Nodes:
         if node.registered_at is None:
             node.registered_at, node.name, node.iam_role, node.tags = now, name, iam_role, tags
             await self._save([node])
+
+    def taken_ids(self) -> set[str]:
+        """Every hybrid id that is taken, in any account and region."""
+        return {key[2] for key in self._nodes if key[2].startswith("mi-")}
+
+    async def enrol(self, node: Managed) -> None:
+        """Keep a node that has just registered."""
+        await self._save([node])
+        self._nodes[node.key] = node
+
+    async def keep(self, node: Managed) -> None:
+        """Write a node's row at once."""
+        await self._save([node])
+
+    async def forget(self, node: Managed) -> None:
+        """Take a node away: it is no longer managed."""
+        self._nodes.pop(node.key, None)
+        account_id, region, instance_id = node.key
+        rows = Node.objects.filter(account_id=account_id, region=region, instance_id=instance_id)
+        await self._run(rows.delete)
+
+    def is_gone(self, key: NodeKey) -> bool:
+        """Whether a hybrid node was deregistered. An EC2 instance is EC2's to end."""
+        return key[2].startswith("mi-") and key not in self._nodes
+
+    def registered(self, instance_id: str, region: str) -> Managed | None:
+        """The node that registered under this id with a key of its own; ids are not given twice."""
+        return next(
+            (
+                node
+                for node in self._nodes.values()
+                if node.instance_id == instance_id and node.key[1] == region and node.public_key
+            ),
+            None,
+        )
 
     async def set_tags(self, node: Managed, tags: dict[str, str]) -> None:
         node.tags = tags
@@ -186,6 +229,10 @@ class Nodes:
                     name=node.name,
                     registered_at=node.registered_at or clock.now(),
                     last_ping_at=node.last_ping_at,
+                    activation_id=node.activation_id,
+                    fingerprint=node.fingerprint,
+                    public_key=node.public_key,
+                    key_made_at=node.key_made_at,
                 )
             )
         try:
@@ -194,7 +241,18 @@ class Nodes:
                     rows,
                     update_conflicts=True,
                     unique_fields=["account_id", "region", "instance_id"],
-                    update_fields=["information", "tags", "iam_role", "name", "registered_at", "last_ping_at"],
+                    update_fields=[
+                        "information",
+                        "tags",
+                        "iam_role",
+                        "name",
+                        "registered_at",
+                        "last_ping_at",
+                        "activation_id",
+                        "fingerprint",
+                        "public_key",
+                        "key_made_at",
+                    ],
                 )
             )
         except BaseException:

@@ -8,12 +8,14 @@ from typing import Any
 
 from fleetops import clock
 from fleetops.endpoint.calls import NodeKey
+from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.hub import SessionTask
 from fleetops.endpoint.models import Session
 from fleetops.endpoint.nodes import Nodes
 from fleetops.endpoint.states import ACTIVE, SESSION_MOVES, SessionStatus
 from fleetops.transitions import IllegalMove, LostRace, move
+from fleetops.wire import payloads
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +109,14 @@ def _move(session_id: str, to: SessionStatus, **changes: Any) -> None:
 class HubStore:
     """The hub's `Store`: rows and node states behind its events."""
 
-    def __init__(self, sessions: Sessions, nodes: Nodes) -> None:
+    def __init__(self, sessions: Sessions, nodes: Nodes, commands: Commands) -> None:
         self._sessions = sessions
         self._nodes = nodes
+        self._commands = commands
 
     async def node_connected(self, key: NodeKey, agent_version: str, platform_type: str) -> None:
         self._nodes.channel_opened(key, clock.now())
+        self._commands.node_connected(key)
 
     async def node_disconnected(self, key: NodeKey) -> None:
         self._nodes.channel_lost(key, clock.now())
@@ -122,6 +126,12 @@ class HubStore:
 
     async def session_ended(self, session_id: str, status: str, reason: str) -> None:
         await self._sessions.end(session_id, status, reason)
+
+    async def job_acknowledged(self, key: NodeKey, ack: payloads.AgentJobAck) -> None:
+        await self._commands.acknowledged(key, ack)
+
+    async def job_replied(self, key: NodeKey, reply: payloads.AgentJobReply) -> None:
+        await self._commands.replied(key, reply)
 
     async def open_sessions(self) -> list[SessionTask]:
         now = clock.now()

@@ -1,16 +1,11 @@
 """The session documents that AWS provides, in schema 1.0. Source: the Systems Manager user guide and GetDocument."""
 
-import copy
-import hashlib
-import json
-import re
 from typing import Any
 
 from fleetops.awsapi.errors import ApiError
+from fleetops.documents import InvalidParameters, parameters, session
 
 DEFAULT_DOCUMENT = "SSM-SessionManagerRunShell"
-# AWS ends a shell after 20 minutes without input or output, unless the document says otherwise.
-DEFAULT_IDLE_MINUTES = 20
 
 _INPUTS = {
     "s3BucketName": "",
@@ -105,56 +100,15 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 DOCUMENTS["AWS-StartSSHSession"]["parameters"]["portNumber"]["default"] = "22"
 
 
-def find(name: str) -> dict[str, Any]:
-    """The content of a session document, by name or ARN. Raises ApiError (InvalidDocument)."""
-    document = DOCUMENTS.get(name.rpartition("/")[2] if name.startswith("arn:") else name)
-    if document is None:
-        raise ApiError("InvalidDocument", f"Document with name {name} does not exist.")
-    return copy.deepcopy(document)
-
-
-def check_parameters(document: dict[str, Any], given: dict[str, list[str]]) -> dict[str, str]:
-    """The parameters of a session as plain strings, which is how the agent takes them.
-
-    Raises ApiError (InvalidParameters) for one that the document does not have or allow, or needs and did not get.
-    """
-    declared = document.get("parameters", {})
-    unknown = sorted(set(given) - set(declared))
-    if unknown:
-        raise ApiError("InvalidParameters", f"Invalid parameters: {', '.join(unknown)}")
-    values = {}
-    for name, rule in declared.items():
-        texts = given.get(name)
-        if not texts:
-            if "default" not in rule:
-                raise ApiError("InvalidParameters", f"Parameter {name} is required")
-            values[name] = rule["default"]
-            continue
-        if len(texts) != 1:
-            raise ApiError("InvalidParameters", f"Parameter {name} takes one value")
-        pattern = rule.get("allowedPattern")
-        if pattern and not re.fullmatch(pattern, texts[0]):
-            raise ApiError("InvalidParameters", f"Parameter {name} must match {pattern}")
-        values[name] = texts[0]
-    return values
+def check_parameters(document: dict[str, Any], given: dict[str, list[str]]) -> dict[str, Any]:
+    """The parameters of a session as the agent takes them. Raises ApiError (InvalidParameters)."""
+    try:
+        return parameters.check_parameters(session.parse(document).parameters, given)
+    except InvalidParameters as error:
+        raise ApiError("InvalidParameters", str(error)) from None
 
 
 def limits(document: dict[str, Any]) -> tuple[int, int]:
     """(idle seconds, longest seconds; 0 for no limit) of a session under this document."""
-    inputs = document.get("inputs", {})
-    idle = str(inputs.get("idleSessionTimeout") or DEFAULT_IDLE_MINUTES)
-    longest = str(inputs.get("maxSessionDuration") or 0)
-    return int(idle) * 60, int(longest) * 60
-
-
-def owner(name: str) -> str:
-    return "Amazon" if name.startswith("AWS-") else ""
-
-
-def text_of(name: str) -> str:
-    """The document's content as GetDocument gives it."""
-    return json.dumps(find(name), indent=2)
-
-
-def digest(name: str) -> str:
-    return hashlib.sha256(text_of(name).encode()).hexdigest()
+    read = session.parse(document)
+    return read.idle_seconds, read.longest_seconds

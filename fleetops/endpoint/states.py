@@ -20,3 +20,30 @@ SESSION_MOVES = {  # a state with no row here is final
     SessionStatus.TERMINATING: {SessionStatus.TERMINATED, SessionStatus.FAILED},
 }
 ACTIVE = (SessionStatus.CONNECTING, SessionStatus.CONNECTED, SessionStatus.DISCONNECTED, SessionStatus.TERMINATING)
+
+
+class CommandStatus(TextChoices):
+    """Of a command and of its invocations; what exactly it means stands in the details."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    DELAYED = "Delayed"  # invocations alone
+    CANCELLING = "Cancelling"
+    SUCCESS = "Success"
+    CANCELLED = "Cancelled"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+
+
+_OVER = {CommandStatus.SUCCESS, CommandStatus.CANCELLED, CommandStatus.FAILED, CommandStatus.TIMED_OUT}
+COMMAND_MOVES = {  # a state with no row here is final
+    CommandStatus.PENDING: {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING} | _OVER,
+    CommandStatus.IN_PROGRESS: {CommandStatus.CANCELLING} | _OVER,
+    CommandStatus.CANCELLING: _OVER,
+}
+INVOCATION_MOVES = {
+    CommandStatus.PENDING: {CommandStatus.DELAYED, CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING} | _OVER,
+    CommandStatus.DELAYED: {CommandStatus.PENDING, CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING} | _OVER,
+    CommandStatus.IN_PROGRESS: {CommandStatus.CANCELLING} | _OVER,
+    CommandStatus.CANCELLING: _OVER,
+}

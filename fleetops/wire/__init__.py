@@ -10,6 +10,8 @@ from .errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from .events import (
     Acknowledged,
     AgentStateChanged,
+    ChallengeMet,
+    ChallengeReceived,
     ChannelClosed,
     ControlEvent,
     Event,
@@ -71,6 +73,8 @@ __all__ = [
     "Acknowledged",
     "AgentOpener",
     "AgentStateChanged",
+    "ChallengeMet",
+    "ChallengeReceived",
     "ChannelClosed",
     "ClientOpener",
     "ControlChannel",

@@ -16,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from . import events, payloads
+from .blockcipher import BlockCipher
 from .buffers import (
     MAX_ACKNOWLEDGES,
     MAX_EVENT_BYTES,
@@ -68,6 +69,7 @@ class State(Enum):
     NEW = "new"  # nothing of the agent's stream yet
     HANDSHAKING = "handshaking"  # the agent has asked
     ANSWERED = "answered"  # the client has answered
+    CHALLENGED = "challenged"  # the agent wants to see that both have the same data key
     OPEN = "open"
     CLOSED = "closed"
 
@@ -79,6 +81,10 @@ class Move(Enum):
     RECEIVE_REQUEST = "receive a handshake request"
     SEND_RESPONSE = "send a handshake response"
     RECEIVE_RESPONSE = "receive a handshake response"
+    SEND_CHALLENGE = "send a challenge"
+    RECEIVE_CHALLENGE = "receive a challenge"
+    SEND_PROOF = "answer a challenge"
+    RECEIVE_PROOF = "receive the answer to a challenge"
     SEND_COMPLETE = "send the end of the handshake"
     RECEIVE_COMPLETE = "receive the end of the handshake"
     SEND_STREAM = "send stream data"
@@ -98,7 +104,12 @@ CLIENT_MOVES: Final[Mapping[State, Mapping[Move, State]]] = {
         Move.CLOSE: State.CLOSED,
     },
     State.ANSWERED: {  # the agent acknowledges and drops input that comes now
+        Move.RECEIVE_CHALLENGE: State.CHALLENGED,
         Move.RECEIVE_COMPLETE: State.OPEN,
+        Move.CLOSE: State.CLOSED,
+    },
+    State.CHALLENGED: {
+        Move.SEND_PROOF: State.ANSWERED,
         Move.CLOSE: State.CLOSED,
     },
     State.OPEN: {
@@ -121,8 +132,14 @@ AGENT_MOVES: Final[Mapping[State, Mapping[Move, State]]] = {
         Move.CLOSE: State.CLOSED,
     },
     State.ANSWERED: {
+        Move.SEND_CHALLENGE: State.CHALLENGED,
         Move.SEND_COMPLETE: State.OPEN,
         Move.RECEIVE_STREAM: State.ANSWERED,
+        Move.CLOSE: State.CLOSED,
+    },
+    State.CHALLENGED: {
+        Move.RECEIVE_PROOF: State.ANSWERED,
+        Move.RECEIVE_STREAM: State.CHALLENGED,
         Move.CLOSE: State.CLOSED,
     },
     State.OPEN: {
@@ -133,9 +150,11 @@ AGENT_MOVES: Final[Mapping[State, Mapping[Move, State]]] = {
     State.CLOSED: {},
 }
 
-_DROPPING: Final = frozenset({State.HANDSHAKING, State.ANSWERED})  # of the agent
+_DROPPING: Final = frozenset({State.HANDSHAKING, State.ANSWERED, State.CHALLENGED})  # of the agent
 
+# What is sealed under a KMS key: all that an agent streams, but of a client neither sizes nor flags.
 _STREAM_TYPES: Final = frozenset({PayloadType.OUTPUT, PayloadType.STDERR, PayloadType.EXIT_CODE})
+_SEALED_INPUT: Final = frozenset({PayloadType.OUTPUT})
 
 
 class DataChannel:
@@ -192,6 +211,9 @@ class DataChannel:
         self._lost_below = 0  # what is numbered below went out by a transport that is gone
         self._gave_up = False
         self._requested_at = 0.0
+        self._cipher: BlockCipher | None = None
+        self._refusals: tuple[type[Exception], ...] = ()
+        self._challenge = b""  # what the client has to send back
         self._enter(state)
         self.max_payload = max_payload
 
@@ -307,6 +329,32 @@ class DataChannel:
         """Answer the handshake request, once (payloads.answer_handshake); returns the number used. Client only."""
         self._demand(Role.CLIENT)
         return self._send_whole(Move.SEND_RESPONSE, PayloadType.HANDSHAKE_RESPONSE, response.serialize(), now)
+
+    def encrypt(self, cipher: BlockCipher, *, refusals: tuple[type[Exception], ...]) -> None:
+        """Seal stream data from now on, and take in none that is not sealed. `refusals`: see BlockCipher.open.
+
+        A client does it before respond_handshake, an agent before send_challenge. What already waits for its turn was
+        sent before anybody could seal it: it is forgotten.
+        """
+        self._cipher = cipher
+        self._refusals = refusals
+        self._incoming.clear()
+
+    def send_challenge(self, challenge: bytes, *, now: float) -> int:
+        """Have the client show that it holds the data key; returns the number used. Agent only.
+
+        `challenge`: 64 random bytes. An answer that is wrong is not acknowledged; the real agent gives a client 15
+        seconds for the right one.
+        """
+        self._demand(Role.AGENT)
+        sequence = self._send_sealed(Move.SEND_CHALLENGE, PayloadType.ENC_CHALLENGE_REQUEST, challenge, now)
+        self._challenge = challenge
+        return sequence
+
+    def answer_challenge(self, challenge: bytes, *, now: float) -> int:
+        """Send the bytes of a ChallengeReceived back, sealed with our own key; returns the number used. Client only."""
+        self._demand(Role.CLIENT)
+        return self._send_sealed(Move.SEND_PROOF, PayloadType.ENC_CHALLENGE_RESPONSE, challenge, now)
 
     def complete_handshake(self, customer_message: str = "", *, now: float) -> int:
         """End the handshake: all actions succeeded. Returns the number used. Agent only."""
@@ -493,9 +541,23 @@ class DataChannel:
 
     def _read(self, sequence: int, payload_type: int, payload: bytes) -> tuple[Move, Event | None]:
         """Say what a stream message means to this role; None if it means nothing, but takes its number all the same."""
+        if self._cipher is not None:
+            if payload_type in (_SEALED_INPUT if self._is_agent else _STREAM_TYPES):
+                payload = self._cipher.open(payload, refusals=self._refusals)
+            elif payload_type == PayloadType.ENC_CHALLENGE_REQUEST and not self._is_agent:
+                return Move.RECEIVE_CHALLENGE, events.ChallengeReceived(self._open_challenge(payload))
+            elif payload_type == PayloadType.ENC_CHALLENGE_RESPONSE and self._challenge:
+                if self._open_challenge(payload) != self._challenge:
+                    raise RemoteProtocolError("the answer to the challenge is wrong")
+                return Move.RECEIVE_PROOF, events.ChallengeMet()
         if self._is_agent:
             return _read_input(sequence, payload_type, payload)
         return _read_output(sequence, payload_type, payload)
+
+    def _open_challenge(self, payload: bytes) -> bytes:
+        assert self._cipher is not None
+        sealed = payloads.EncryptionChallenge.parse(payload).challenge
+        return self._cipher.open(sealed, refusals=self._refusals)
 
     def _acknowledge(self, sequence: int, wire_id: bytes, now: float) -> None:
         if self._acknowledges < MAX_ACKNOWLEDGES:
@@ -543,11 +605,13 @@ class DataChannel:
         if target is not self._state:
             self._enter(target)
         first = self._outgoing.next_sequence
+        cipher = self._cipher
         if size <= limit:
-            self._put(first, payload_type, data, now)
+            self._put(first, payload_type, cipher.seal(data) if cipher else data, now)
             return [first]
         for start in range(0, size, limit):
-            self._put(self._outgoing.next_sequence, payload_type, data[start : start + limit], now)
+            piece = data[start : start + limit]
+            self._put(self._outgoing.next_sequence, payload_type, cipher.seal(piece) if cipher else piece, now)
         return list(range(first, self._outgoing.next_sequence))
 
     def _send_whole(self, move: Move, payload_type: int, payload: bytes, now: float) -> int:
@@ -560,6 +624,13 @@ class DataChannel:
         sequence = self._outgoing.next_sequence
         self._put(sequence, payload_type, payload, now)
         return sequence
+
+    def _send_sealed(self, move: Move, payload_type: int, challenge: bytes, now: float) -> int:
+        if self._cipher is None:
+            raise LocalProtocolError("there is no key to seal a challenge with")
+        self._allowed(move)  # before the cipher spends a nonce on it
+        sealed = payloads.EncryptionChallenge(self._cipher.seal(challenge)).serialize()
+        return self._send_whole(move, payload_type, sealed, now)
 
     def _put(self, sequence: int, payload_type: int, payload: bytes, now: float) -> None:
         """Keep a stream message until it is acknowledged, and send it unless we are paused."""

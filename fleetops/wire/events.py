@@ -66,6 +66,18 @@ class HandshakeResponded:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengeReceived:
+    """The agent wants these bytes back, under our own key: answer_challenge. Client only."""
+
+    challenge: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeMet:
+    """The client holds the data key: complete_handshake. Agent only."""
+
+
+@dataclass(frozen=True, slots=True)
 class HandshakeCompleted:
     """The stream is open. `customer_message` is for the user. Client only."""
 
@@ -124,6 +136,8 @@ Event: TypeAlias = (
     | FlagReceived
     | HandshakeRequested
     | HandshakeResponded
+    | ChallengeReceived
+    | ChallengeMet
     | HandshakeCompleted
     | ExitCodeReceived
     | AgentStateChanged

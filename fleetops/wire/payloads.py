@@ -283,6 +283,18 @@ class HandshakeRequest:
         """The document's properties, resolved, for a Port session; else None."""
         return self._parameter("SessionType", "Properties")
 
+    @property
+    def kms_key_id(self) -> str:
+        """The id or ARN of the key under which to encrypt; empty if none is asked for."""
+        value = self._parameter("KMSEncryption", "KMSKeyId")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def kms_challenge(self) -> str:
+        """The random text of the encryption context, as it came: base64; see encryption_context."""
+        value = self._parameter("KMSEncryption", "Challenge")
+        return value if isinstance(value, str) else ""
+
     def _parameter(self, action_type: str, name: str) -> Json:
         for action in self.actions:
             if action.action_type == action_type:
@@ -314,12 +326,38 @@ class ProcessedAction:
 
 
 @dataclass(frozen=True, slots=True)
+class DataKey:
+    """What a client got of KMS's GenerateDataKey for the agent: the ciphertext blob."""
+
+    ciphertext: bytes
+    # Whether the encryption context held the agent's random challenge. The plugin 1.2.650.0 does not know of it.
+    has_challenge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class HandshakeResponse:
     """HANDSHAKE_RESPONSE: the client's answer, given exactly once; a second one blocks the real agent for ever."""
 
     client_version: str  # four numbers with dots, above 1.2.331.0, or the agent turns smux keep-alives on
     actions: tuple[ProcessedAction, ...]
     errors: tuple[str, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why the agent ends the session, in its words; empty if the client did all that was asked."""
+        for action in self.actions:
+            if action.status != ActionStatus.SUCCESS:
+                return f"{action.action_type} failed on client with status {action.status} error: {action.error}"
+        return ""
+
+    @property
+    def data_key(self) -> DataKey | None:
+        """The data key for an encryption, still under KMS's; None without one. Raises RemoteProtocolError."""
+        for action in self.actions:
+            if action.action_type == "KMSEncryption" and action.status == ActionStatus.SUCCESS:
+                fields = _Fields(action.result)
+                return DataKey(fields.octets("KMSCipherTextKey"), fields.truth("ChallengeAcknowledgement"))
+        return None
 
     def serialize(self) -> bytes:
         actions = [
@@ -362,27 +400,52 @@ class HandshakeResponse:
 _SESSION_TYPES: Final = ("Standard_Stream", "InteractiveCommands", "NonInteractiveCommands", "Port")
 
 
-def answer_handshake(request: HandshakeRequest, *, client_version: str) -> HandshakeResponse:
-    """Return the answer of a client that knows the four session types and no encryption.
+def answer_handshake(
+    request: HandshakeRequest, *, client_version: str, data_key: DataKey | None = None, kms_error: str = ""
+) -> HandshakeResponse:
+    """Return the answer of a client that knows the four session types, and encryption if it has a data key.
 
-    Texts as the plugin has them, but an action that is not known gets the status that the protocol has for it.
-    Source: session-manager-plugin, src/datachannel/streaming.go.
+    `kms_error`: why there is none, if KMS refused one. Texts as the plugin has them, but an action that is not known
+    gets the status that the protocol has for it. Source: session-manager-plugin, src/datachannel/streaming.go.
     """
     actions = []
     errors = []
     for action in request.actions:
         name = action.action_type
-        if name != "SessionType":
+        failure = ""
+        if name == "KMSEncryption" and data_key is not None:
+            key = base64.b64encode(data_key.ciphertext).decode()
+            result: dict[str, Json] = {"KMSCipherTextKey": key, "KMSCipherTextHash": None}
+            if data_key.has_challenge:
+                result["ChallengeAcknowledgement"] = True
+            actions.append(ProcessedAction(name, ActionStatus.SUCCESS, result))
+        elif name == "KMSEncryption" and kms_error:
+            failure = kms_error
+        elif name != "SessionType":
             errors.append(f"Unsupported action {name}")
             actions.append(ProcessedAction(name, ActionStatus.UNSUPPORTED, error=errors[-1]))
         elif (asked := action.parameters.get("SessionType")) in _SESSION_TYPES:
             actions.append(ProcessedAction(name, ActionStatus.SUCCESS))
         else:
-            errors.append(f"Unknown session type {asked}")
+            failure = f"Unknown session type {asked}"
+        if failure:
+            errors.append(failure)
             actions.append(
-                ProcessedAction(name, ActionStatus.FAILED, error=f"Failed to process action {name}: {errors[-1]}")
+                ProcessedAction(name, ActionStatus.FAILED, error=f"Failed to process action {name}: {failure}")
             )
     return HandshakeResponse(client_version, tuple(actions), tuple(errors))
+
+
+def encryption_context(session_id: str, instance_id: str, *, challenge: str = "") -> dict[str, str]:
+    """What KMS binds a session's data key to. The client gives it to GenerateDataKey, the agent to Decrypt.
+
+    `challenge`: HandshakeRequest.kms_challenge, where both ends know of it. Source: amazon-ssm-agent,
+    agent/session/crypto/blockcipher.go, UpdateEncryptionKey.
+    """
+    context = {"aws:ssm:SessionId": session_id, "aws:ssm:TargetId": instance_id}
+    if challenge:
+        context["aws:ssm:RandomChallenge"] = challenge
+    return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,24 +159,9 @@ def test_tags_of_a_hybrid_node(aws):
     assert code(client.list_tags_for_resource, ResourceType="ManagedInstance", ResourceId="mi-0") == "InvalidResourceId"
 
 
-def test_the_session_documents_are_there(aws):
-    client = aws.client("ssm")
-    names = {
-        item["Name"]
-        for item in client.list_documents(Filters=[{"Key": "DocumentType", "Values": ["Session"]}])[
-            "DocumentIdentifiers"
-        ]
-    }
-    assert {"SSM-SessionManagerRunShell", "AWS-StartPortForwardingSession", "AWS-StartSSHSession"} <= names
-    document = client.get_document(Name="SSM-SessionManagerRunShell")
-    assert '"sessionType": "Standard_Stream"' in document["Content"]
-    assert client.describe_document(Name="AWS-StartSSHSession")["Document"]["Parameters"][0]["Name"] == "portNumber"
-    assert code(client.get_document, Name="No-Such-Document") == "InvalidDocument"
-
-
 def test_what_aws_has_and_we_have_not_is_told_so(aws):
     client = aws.client("ssm")
-    assert code(client.send_command, DocumentName="AWS-RunShellScript", InstanceIds=["i-12345678"]) == "NotImplemented"
+    assert code(client.describe_ops_items) == "NotImplemented"
 
 
 def test_what_nobody_has_is_an_unknown_operation(agent):

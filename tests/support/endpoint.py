@@ -149,7 +149,10 @@ class RunningEndpoint:
 def _check_answer(http_response: Any, model: Any, **_: Any) -> None:
     """An answer of ours is held to botocore's model too: kinds, lengths, patterns, enumerations."""
     if http_response.status_code == 200 and model.output_shape is not None:
-        Codec().check(model.output_shape, json.loads(http_response.content))
+        _, failures = Codec().examine(model.output_shape, json.loads(http_response.content))
+        # AWS's own moments and lengths ("...T16:00:33.283Z", "PT1.5S") do not match the model's pattern for them.
+        told = [str(failure) for failure in failures if failure.shape != "StringDateTime"]
+        assert not told, told
 
 
 def start_endpoint(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fleetops.wire import (
     AGENT_MOVES,
@@ -16,6 +18,7 @@ from fleetops.wire import (
     State,
     payloads,
 )
+from fleetops.wire.blockcipher import BlockCipher
 
 from .helpers import NOW, channel, frame, output, typed
 
@@ -23,10 +26,24 @@ TABLES = {Role.CLIENT: CLIENT_MOVES, Role.AGENT: AGENT_MOVES}
 REQUEST = payloads.HandshakeRequest.for_session("3.3.987.0", "Port")
 RESPONSE = payloads.answer_handshake(REQUEST, client_version="1.2.650.0")
 COMPLETE = payloads.HandshakeComplete(1)
+CHALLENGE = bytes(range(64))
+# Moves that only a channel with a data key makes.
+SEALED = {Move.SEND_CHALLENGE, Move.RECEIVE_CHALLENGE, Move.SEND_PROOF, Move.RECEIVE_PROOF}
+
+
+def cipher(role: Role) -> BlockCipher:
+    return BlockCipher(bytes(range(64)), is_agent=role is Role.AGENT, cipher=AESGCM, next_nonce=lambda: bytes(12))
+
+
+def sealed(role: Role) -> bytes:
+    return payloads.EncryptionChallenge(cipher(role).seal(CHALLENGE)).serialize()
+
 
 SENDING = {
     (Role.AGENT, Move.SEND_REQUEST): lambda end: end.request_handshake(REQUEST, now=NOW),
     (Role.CLIENT, Move.SEND_RESPONSE): lambda end: end.respond_handshake(RESPONSE, now=NOW),
+    (Role.AGENT, Move.SEND_CHALLENGE): lambda end: end.send_challenge(CHALLENGE, now=NOW),
+    (Role.CLIENT, Move.SEND_PROOF): lambda end: end.answer_challenge(CHALLENGE, now=NOW),
     (Role.AGENT, Move.SEND_COMPLETE): lambda end: end.complete_handshake(now=NOW),
     (Role.CLIENT, Move.SEND_STREAM): lambda end: end.send_input(b"x", now=NOW),
     (Role.AGENT, Move.SEND_STREAM): lambda end: end.send_output(b"x", now=NOW),
@@ -34,14 +51,26 @@ SENDING = {
 RECEIVING = {
     (Role.CLIENT, Move.RECEIVE_REQUEST): output(0, REQUEST.serialize(), PayloadType.HANDSHAKE_REQUEST),
     (Role.AGENT, Move.RECEIVE_RESPONSE): typed(0, RESPONSE.serialize(), PayloadType.HANDSHAKE_RESPONSE),
+    (Role.CLIENT, Move.RECEIVE_CHALLENGE): output(0, sealed(Role.AGENT), PayloadType.ENC_CHALLENGE_REQUEST),
+    (Role.AGENT, Move.RECEIVE_PROOF): typed(0, sealed(Role.CLIENT), PayloadType.ENC_CHALLENGE_RESPONSE),
     (Role.CLIENT, Move.RECEIVE_COMPLETE): output(0, COMPLETE.serialize(), PayloadType.HANDSHAKE_COMPLETE),
     (Role.CLIENT, Move.RECEIVE_STREAM): output(0, b"x"),
     (Role.AGENT, Move.RECEIVE_STREAM): typed(0, b"x"),
 }
 
 
-def in_state(role: Role, state: State) -> DataChannel:
-    return channel(role, state=state)
+def in_state(role: Role, state: State, move: Move | None = None) -> DataChannel:
+    if move is Move.RECEIVE_PROOF:  # of a challenge that was made
+        end = channel(role, state=State.ANSWERED)
+        end.encrypt(cipher(role), refusals=(InvalidTag,))
+        end.send_challenge(CHALLENGE, now=NOW)
+        end.data_to_send()
+        end._enter(state)
+        return end
+    end = channel(role, state=state)
+    if move in SEALED:
+        end.encrypt(cipher(role), refusals=(InvalidTag,))
+    return end
 
 
 def cases(moves):
@@ -54,7 +83,7 @@ def cases(moves):
 
 @pytest.mark.parametrize(("role", "state", "move"), cases(SENDING))
 def test_what_we_send_follows_the_table_or_is_our_own_error(role, state, move):
-    end = in_state(role, state)
+    end = in_state(role, state, move)
     target = TABLES[role][state].get(move)
     if target is None:
         with pytest.raises(LocalProtocolError):
@@ -67,7 +96,7 @@ def test_what_we_send_follows_the_table_or_is_our_own_error(role, state, move):
 
 @pytest.mark.parametrize(("role", "state", "move"), cases(RECEIVING))
 def test_what_we_receive_follows_the_table_or_is_the_peers_error(role, state, move):
-    end = in_state(role, state)
+    end = in_state(role, state, move)
     target = TABLES[role][state].get(move)
     if target is not None:
         end.receive(RECEIVING[role, move], now=NOW)
@@ -103,12 +132,14 @@ CLIENTS_ONLY = {
     "send_input": lambda end: end.send_input(b"x", now=NOW),
     "send_size": lambda end: end.send_size(80, 24, now=NOW),
     "respond_handshake": lambda end: end.respond_handshake(RESPONSE, now=NOW),
+    "answer_challenge": lambda end: end.answer_challenge(CHALLENGE, now=NOW),
     "fill": lambda end: end.fill([0], 80, 24, now=NOW),
 }
 AGENTS_ONLY = {
     "send_output": lambda end: end.send_output(b"x", now=NOW),
     "send_state": lambda end: end.send_state("Connected", now=NOW),
     "request_handshake": lambda end: end.request_handshake(REQUEST, now=NOW),
+    "send_challenge": lambda end: end.send_challenge(CHALLENGE, now=NOW),
     "complete_handshake": lambda end: end.complete_handshake(now=NOW),
 }
 
