@@ -57,9 +57,9 @@ class Term:
 
     @property
     def text(self) -> str:
-        value = (
-            f'"{self.value}"' if re.search(r"\s", self.value) or (":" in self.value and not self.key) else self.value
-        )
+        # What holds a quote was not quoted when it was typed, and is read the same way as it stands.
+        is_ambiguous = ":" in self.value and not self.key and '"' not in self.value
+        value = f'"{self.value}"' if re.search(r"\s", self.value) or is_ambiguous else self.value
         return f"{self.key}:{value}" if self.key else value
 
     @property

@@ -16,16 +16,17 @@ def shell(request) -> dict:
     if user is None or not user.is_authenticated:
         return context
     match = request.resolver_match
-    room, name = (match.namespace, match.view_name) if match else ("", "")
-    own = {url_name for _, _, url_name, _ in navigation.items(user)}
+    room = match.namespace if match else ""
+    # The item of this page or of one above it, the nearest; else the items of its room.
+    above = [url_name for _, _, url_name, _ in navigation.items(user) if request.path.startswith(reverse(url_name))]
+    nearest = max(above, key=lambda url_name: len(reverse(url_name)), default="")
     for group, entries in groupby(navigation.items(user), key=lambda entry: entry[0]):
         items = [
             {
                 "label": label,
                 "url": reverse(url_name),
                 "icon": icon,
-                # The item of this very page, else the first of its room.
-                "active": name == url_name if name in own else room == url_name.partition(":")[0],
+                "active": url_name == nearest if nearest else room == url_name.partition(":")[0],
                 "count": partial(navigation.count, url_name, user),  # asked only by a page that has a sidebar
             }
             for _, label, url_name, icon in entries

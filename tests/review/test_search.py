@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleetops.audit.models import AuditEvent
@@ -34,6 +34,8 @@ def test_a_nul_which_no_database_takes_is_left_out():
 
 
 @given(st.text(max_size=80))
+@example(':"')
+@example('x:"')
 def test_whatever_is_typed_is_read_and_reads_the_same_again(text):
     search = parse(text, now=NOON)
     again = parse(search.text, now=NOON)
