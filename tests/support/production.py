@@ -39,7 +39,7 @@ from typing import Any
 import psycopg
 import yaml
 
-from tests.support.stack import ROOT, Person, descendants, until
+from tests.support.stack import ROOT, descendants, until
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 HOST = "fleetops.test"
@@ -247,10 +247,6 @@ class Production:
     def url(self) -> str:
         return f"https://{HOST}:{self.variables['FLEETOPS_HTTPS_PORT']}"
 
-    @property
-    def terminal_url(self) -> str:
-        return self.url.replace("https:", "wss:")
-
     def of(self, service: str) -> list[Container]:
         return [each for each in self.containers.values() if each.service == service]
 
@@ -338,33 +334,21 @@ class Production:
         with psycopg.connect(url) as connection:
             return connection.execute(query, values).fetchall()
 
-    def log_in(self, username: str, password: str) -> Person:
-        person = Person(self)  # type: ignore[arg-type]
-        person.log_in(username, password)
-        return person
-
     @contextlib.contextmanager
     def known_here(self) -> Iterator[None]:
-        """Let this process find the services by their names, and trust the proxy's certificate."""
-        names = {HOST: self.address("proxy")} | {
-            each.service: self.address(each.name) for each in self.containers.values()
-        }
+        """Let this process find the services by their names."""
+        names = {each.service: self.address(each.name) for each in self.containers.values()}
+        names[HOST] = self.address("proxy")
         real = socket.getaddrinfo
 
         def look(host: Any, *arguments: Any, **options: Any) -> Any:
             return real(names.get(host, host), *arguments, **options)
 
-        before = os.environ.get("SSL_CERT_FILE")
-        os.environ["SSL_CERT_FILE"] = str(self.secret("tls_certificate"))
         socket.getaddrinfo = look  # type: ignore[assignment]
         try:
             yield
         finally:
             socket.getaddrinfo = real
-            if before is None:
-                del os.environ["SSL_CERT_FILE"]
-            else:
-                os.environ["SSL_CERT_FILE"] = before
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Production]:
