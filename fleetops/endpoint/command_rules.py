@@ -5,7 +5,7 @@ Source: Systems Manager user guide, "Understanding command statuses" (monitor-co
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from fleetops.endpoint.states import CommandStatus
 
@@ -44,9 +44,12 @@ def may_be_under_way(max_concurrency: str, targets: int, taken: int) -> int:
     return min(limit, 2 * taken + 1)
 
 
-def is_spent(max_errors: str, targets: int, details: Iterable[str]) -> bool:
-    """Whether so many invocations have failed that no other is sent: at the error after MaxErrors."""
-    return sum(one in ERRORS for one in details) > number_of(max_errors, targets)
+def is_spent(max_errors: str, targets: int, ended: Mapping[str, int]) -> bool:
+    """Whether so many invocations have failed that no other is sent: at the error after MaxErrors.
+
+    `ended` is how many have ended with which details.
+    """
+    return sum(ended.get(one, 0) for one in ERRORS) > number_of(max_errors, targets)
 
 
 def outcome(details: Collection[str], *, max_errors: str, was_cancelled: bool) -> tuple[CommandStatus, str]:
@@ -56,7 +59,7 @@ def outcome(details: Collection[str], *, max_errors: str, was_cancelled: bool) -
     counts = Counter(details)
     if was_cancelled and counts["Cancelled"]:
         return CommandStatus.CANCELLED, "Cancelled"
-    if is_spent(max_errors, len(details), details):
+    if is_spent(max_errors, len(details), counts):
         if not counts["Failed"]:
             return CommandStatus.TIMED_OUT, "ExecutionTimedOut"
         return CommandStatus.FAILED, "Failed"

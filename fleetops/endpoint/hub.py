@@ -300,8 +300,12 @@ class Hub:
             while (message := await receive())["type"] == "websocket.receive":
                 async with control.lock:
                     control.channel.receive(message.get("bytes") or b"", now=clock.steady())
-                    for event in control.channel.events():
-                        await self._control_event(key, event)
+                    try:
+                        for event in control.channel.events():
+                            await self._control_event(key, event)
+                    except BaseException:
+                        control.channel.data_to_send()  # it is not written down, so nobody sends its acknowledge
+                        raise
                     await control.flush_locked()
                 await asyncio.sleep(0)
         except (*GONE, TimeoutError):

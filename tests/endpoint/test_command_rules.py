@@ -23,12 +23,12 @@ def test_it_ramps_to_its_limit():
     ("max_errors", "failed", "spent"), [("0", 0, False), ("0", 1, True), ("3", 3, False), ("3", 4, True)]
 )
 def test_sending_ends_at_the_error_after_the_last_allowed(max_errors, failed, spent):
-    assert rules.is_spent(max_errors, 50, ["Failed"] * failed + ["Undeliverable"] * 9) is spent
+    assert rules.is_spent(max_errors, 50, {"Failed": failed, "Undeliverable": 9}) is spent
 
 
 def test_ten_per_cent_of_fifty_ends_at_the_sixth():
-    assert not rules.is_spent("10%", 50, ["ExecutionTimedOut"] * 5)
-    assert rules.is_spent("10%", 50, ["Failed"] * 6)
+    assert not rules.is_spent("10%", 50, {"ExecutionTimedOut": 5})
+    assert rules.is_spent("10%", 50, {"Failed": 4, "ExecutionTimedOut": 2})
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Activations(Part):
         node = await self._hybrid(call, parameters["InstanceId"])
         await self.nodes.forget(node)
         await self.endpoint.hub.disconnect(node.key)
-        self.endpoint.commands.node_gone(node.key)
+        await self.endpoint.commands.node_gone(node.key)
         return {}
 
     async def update_managed_instance_role(self, call: Call, parameters: Result) -> Result:

@@ -1,5 +1,6 @@
 """Run Command: send, cancel, list, and the outcome on each node."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,12 +14,12 @@ from fleetops.documents import command as command_document
 from fleetops.documents.parameters import check_parameters
 from fleetops.endpoint import command_rules as rules
 from fleetops.endpoint.calls import Call
-from fleetops.endpoint.commands import execution_seconds, step_status
+from fleetops.endpoint.commands import execution_seconds, job_content, step_status
 from fleetops.endpoint.documents import StoredDocument
 from fleetops.endpoint.models import Command, Invocation
 from fleetops.endpoint.nodes import Managed
 from fleetops.endpoint.states import CommandStatus
-from fleetops.wire import payloads
+from fleetops.wire import MAX_PAYLOAD, payloads
 
 from .shared import DEFAULT_PAGE, Part, Result, read_number, target_arn, token
 
@@ -74,7 +75,7 @@ class Commands(Part):
         invocations = [await self._invocation(call, row, node, document, bool(targets)) for node in nodes]
         await self.endpoint.commands.send(row, invocations)
         call.resources = [*(node.instance_id for node in nodes[:50]), stored.arn()]
-        result = {"Command": _command(row, _over(invocations))}
+        result = {"Command": _command(row, _ended(invocations))}
         call.response_elements = result
         return result
 
@@ -277,19 +278,14 @@ def _output(parameters: Result, document_name: str) -> dict[str, Any]:
 
 
 def _check_size(row: Command) -> None:
-    """A job has to fit into one message of the control channel."""
-    content = payloads.send_command_content(
-        command_id=str(row.command_id),
-        document_name=row.document_name,
-        document_content=row.document_content,
-        parameters=row.parameters,
-    )
-    if len(content.encode()) > 2 * command_document.LONGEST:
-        raise ApiError("MaxDocumentSizeExceeded", "Document and parameters together are larger than 128 KB.")
+    """A job has to fit into one message of the control channel, as text within text."""
+    job = payloads.AgentJob(f"aws.ssm.{row.command_id}.{'x' * 64}", job_content(row))
+    if len(job.serialize()) > MAX_PAYLOAD:
+        raise ApiError("MaxDocumentSizeExceeded", "Document and parameters together do not fit into one message.")
 
 
-def _over(invocations: Iterable[Invocation]) -> list[str]:
-    return [invocation.details for invocation in invocations if invocation.state in rules.OVER]
+def _ended(invocations: Iterable[Invocation]) -> Counter[str]:
+    return Counter(invocation.details for invocation in invocations if invocation.state in rules.OVER)
 
 
 def _filtered(filters: list[dict[str, str]], prefix: str) -> Q:
@@ -314,7 +310,7 @@ def _filtered(filters: list[dict[str, str]], prefix: str) -> Q:
     return wanted
 
 
-def _command(row: Command, ended: list[str]) -> Result:
+def _command(row: Command, ended: Counter[str]) -> Result:
     output = row.output
     return {
         "CommandId": str(row.command_id),
@@ -335,9 +331,9 @@ def _command(row: Command, ended: list[str]) -> Result:
         "MaxConcurrency": row.max_concurrency,
         "MaxErrors": row.max_errors,
         "TargetCount": row.target_count,
-        "CompletedCount": len(ended),
-        "ErrorCount": sum(details in rules.ERRORS for details in ended),
-        "DeliveryTimedOutCount": ended.count("DeliveryTimedOut"),
+        "CompletedCount": ended.total(),
+        "ErrorCount": sum(ended[details] for details in rules.ERRORS),
+        "DeliveryTimedOutCount": ended["DeliveryTimedOut"],
         "TimeoutSeconds": row.timeout_seconds,
         "CloudWatchOutputConfig": {
             "CloudWatchLogGroupName": output.get("log_group") or None,
