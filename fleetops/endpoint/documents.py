@@ -197,10 +197,11 @@ class Documents:
             rows = DocumentVersion.objects.select_related("document").filter(
                 document__region=region, number=F("document__default_version")
             )
+            own = rows.filter(document__account_id=account_id)
+            others = rows.exclude(document__account_id=account_id).exclude(document__shared_with={})
             return [
-                _stored(row.document, row)
-                for row in rows
-                if row.document.account_id == account_id or _share(row.document, account_id)
+                *(_stored(row.document, row) for row in own),
+                *(_stored(row.document, row) for row in others.iterator() if _share(row.document, account_id)),
             ]
 
         own = await self._read(read)
@@ -365,7 +366,8 @@ class Documents:
 
         def write() -> None:
             row = _own(account_id, region, name)
-            shared = {key: value for key, value in row.shared_with.items() if key not in remove}
+            gone = {key.lower() for key in remove}
+            shared = {key: value for key, value in row.shared_with.items() if key not in gone}
             shared |= {key.lower(): version for key in add}
             if len(shared) > MOST_SHARES:
                 raise ApiError("DocumentPermissionLimit", f"A document is shared with {MOST_SHARES} accounts at most.")
@@ -441,7 +443,8 @@ def _number(version: str, row: Document) -> int:
     if version == "$DEFAULT":
         return row.default_version
     if version == "$LATEST":
-        return row.latest_version
+        # Its number may be that of a version that was deleted, and is given to no other.
+        return row.versions.order_by("-number").values_list("number", flat=True).first() or row.latest_version
     return int(version[:9])
 
 

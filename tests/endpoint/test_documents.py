@@ -146,6 +146,29 @@ def test_one_account_sees_what_another_shares_with_it(aws, ssm, made):
     assert code(other.get_document, Name=arn) == "InvalidDocument"
 
 
+def test_what_is_shared_with_all_is_so_no_more_however_it_is_spelled(aws, ssm, made):
+    keys = aws.staging["try_credentials"]
+    other = aws.client("ssm", aws_access_key_id=keys["access_key_id"], aws_secret_access_key=keys["secret_access_key"])
+    arn = f"arn:aws:ssm:eu-west-1:111122223333:document/{made}"
+    mine = {"Filters": [{"Key": "Name", "Values": [made]}]}
+    ssm.modify_document_permission(Name=made, PermissionType="Share", AccountIdsToAdd=["All"])
+    assert other.get_document(Name=arn)["Content"] == words(1)
+    assert [item["Owner"] for item in other.list_documents(**mine)["DocumentIdentifiers"]] == ["111122223333"]
+    ssm.modify_document_permission(Name=made, PermissionType="Share", AccountIdsToRemove=["All"])
+    assert code(other.get_document, Name=arn) == "InvalidDocument"
+    assert other.list_documents(**mine)["DocumentIdentifiers"] == []
+
+
+def test_the_latest_version_is_the_last_that_there_is(ssm, made):
+    ssm.update_document(Name=made, Content=words(2))
+    ssm.update_document(Name=made, Content=words(3), DocumentVersion="$LATEST")
+    ssm.delete_document(Name=made, DocumentVersion="3")
+    assert ssm.get_document(Name=made, DocumentVersion="$LATEST")["Content"] == words(2)
+    fresh = ssm.update_document(Name=made, Content=words(4), DocumentVersion="$LATEST")["DocumentDescription"]
+    assert fresh["DocumentVersion"] == "4"  # who has written down that it is to be the third does not get it
+    assert ssm.get_document(Name=made, DocumentVersion="$LATEST")["Content"] == words(4)
+
+
 def test_tags_of_a_document(ssm, made):
     place = {"ResourceType": "Document", "ResourceId": made}
     ssm.add_tags_to_resource(**place, Tags=[{"Key": "team", "Value": "pay"}, {"Key": "age", "Value": "new"}])
