@@ -40,6 +40,9 @@ _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYE
 _OLD_TLS: Final = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
 _NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its low 32 bits
+# All that IANA has given to hosts of the internet [IPv6 Address Space]. Python calls the rest global where it is not
+# private: old site-local addresses, and IPv4 ones written in ways that nobody uses any more.
+_HOSTS: Final = ipaddress.ip_network("2000::/3")
 
 
 class FetchRefused(UserError):
@@ -165,6 +168,8 @@ def is_public(address: Address) -> bool:
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if inner:
             return is_public(inner)
+        if address not in _HOSTS:
+            return False
     return address.is_global and not address.is_multicast
 
 

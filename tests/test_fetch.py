@@ -101,6 +101,10 @@ def url_of(server, path="/", scheme="http", host="127.0.0.1"):
         "https://224.0.0.1/",
         "https://[fe80::1]/",
         "https://[fd00::1]/",
+        "https://[fec0::1]/",
+        "https://[::127.0.0.1]/",
+        "https://[64:ff9b:1::7f00:1]/",
+        "https://[::ffff:0:127.0.0.1]/",
     ],
 )
 def test_an_address_inside_is_refused_however_it_is_written(address):
