@@ -220,7 +220,7 @@ def set_enabled(request: HttpRequest, pk: UUID) -> HttpResponse:
 def delete(request: HttpRequest, pk: UUID) -> HttpResponse:
     found = get_object_or_404(Rule, pk=pk)
     version = request.POST.get("version", "")
-    services.delete_rule(found, actor=request.user, version=int(version) if version.isdecimal() else 0)
+    services.delete_rule(found, actor=request.user, version=int(version[:9]) if version.isdecimal() else 0)
     messages.success(request, f"Rule “{found.name}” is deleted; its history stays.")
     return redirect("policy:rules")
 

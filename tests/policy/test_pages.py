@@ -200,7 +200,7 @@ def test_a_rule_shows_its_history_and_can_be_copied_switched_and_deleted(chief):
     assert "deleted" in history and "targets: env=prod" not in history and "instances: env=prod" in history
 
 
-@pytest.mark.parametrize("version", ["1", "", "x"])
+@pytest.mark.parametrize("version", ["1", "", "x", "9" * 5000])
 def test_who_deletes_what_another_has_just_changed_gets_the_page_of_a_conflict(chief, version):
     rule = make()
     services.set_enabled(rule, False, actor=make_user("eve"))
