@@ -12,12 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import regex
+
 from .errors import InvalidDocument, InvalidParameters
 
 NAME: Final = re.compile(r"[A-Za-z0-9]+")  # parameters.go, paramNameRegex
 REFERENCE: Final = re.compile(r"\{\{\s*([A-Za-z0-9]+)\s*\}\}")
 STORE_REFERENCE: Final = re.compile(r"\{\{\s*ssm(?:-secure)?:[^}]*\}\}")
 MOST_PARAMETERS: Final = 200  # of one document [SSM, SendCommand: CommandInvocation parameters]
+
+# For one value: a pattern is whoever's who made the document, and some never end. An honest one takes microseconds.
+_PATTERN_SECONDS: Final = 0.05
 
 _TYPES: Final = frozenset({"String", "StringList", "Boolean", "Integer", "MapList", "StringMap"})
 
@@ -70,8 +75,8 @@ def _read(name: str, rule: Any, path: str) -> Parameter:
     if not isinstance(pattern, str):
         raise InvalidDocument("allowedPattern is not a string", path)
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        regex.compile(pattern)
+    except (regex.error, OverflowError, RecursionError) as error:
         raise InvalidDocument(f"allowedPattern is not a regular expression: {error}", path) from None
     values = rule.get("allowedValues", [])
     if not isinstance(values, list):
@@ -195,8 +200,15 @@ def _check_text(parameter: Parameter, text: str) -> None:
         raise InvalidParameters(f"needs at least {parameter.min_chars} characters")
     if parameter.max_chars is not None and len(text) > parameter.max_chars:
         raise InvalidParameters(f"takes at most {parameter.max_chars} characters")
-    # AWS looks for the pattern anywhere in the value: those that mean the whole of it write ^ and $.
-    if parameter.allowed_pattern and not re.search(parameter.allowed_pattern, text):
+    if not parameter.allowed_pattern:
+        return
+    try:
+        # AWS looks for the pattern anywhere in the value: those that mean the whole of it write ^ and $. Meanwhile the
+        # other threads go on.
+        found = regex.search(parameter.allowed_pattern, text, timeout=_PATTERN_SECONDS, concurrent=True)
+    except TimeoutError:
+        raise InvalidParameters(f"takes too long to be held against {parameter.allowed_pattern}") from None
+    if not found:
         raise InvalidParameters(f"must match {parameter.allowed_pattern}")
 
 

@@ -1,5 +1,6 @@
 """Run Command: send, cancel, list, and the outcome on each node."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -47,7 +48,7 @@ class Commands(Part):
         document = command_document.parse(stored.content)
         given = parameters.get("Parameters", {})
         try:
-            values = check_parameters(document.parameters, given)
+            values = await asyncio.to_thread(check_parameters, document.parameters, given)
         except InvalidParameters as error:
             raise ApiError("InvalidParameters", str(error)) from None
         nodes = await self._named(call, instance_ids, document) if instance_ids else self._targeted(call, targets)

@@ -1,0 +1,27 @@
+"""Parameters of a document, held against what it says of them."""
+
+import pytest
+
+from fleetops.documents import InvalidDocument, InvalidParameters
+from fleetops.documents.parameters import check_parameters, read_parameters
+
+
+def declared(pattern: str, **more):
+    return read_parameters({"word": {"type": "String", "allowedPattern": pattern} | more})
+
+
+def test_a_pattern_is_looked_for_anywhere_in_a_value():
+    assert check_parameters(declared("b+"), {"word": ["abc"]}) == {"word": "abc"}
+    with pytest.raises(InvalidParameters, match="word must match"):
+        check_parameters(declared("^b+$"), {"word": ["abc"]})
+
+
+def test_a_pattern_that_does_not_end_is_given_up():
+    """A test that waits for ever would be the fault that it is to show."""
+    with pytest.raises(InvalidParameters, match="word takes too long to be held against"):
+        check_parameters(declared("^(a|a)*$"), {"word": ["a" * 64 + "b"]})
+
+
+def test_what_is_no_pattern_is_told():
+    with pytest.raises(InvalidDocument, match="not a regular expression"):
+        declared("(")
