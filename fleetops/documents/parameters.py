@@ -90,7 +90,7 @@ def _read(name: str, rule: Any, path: str) -> Parameter:
     ):
         bound = rule.get(word)
         if isinstance(bound, str) and bound.isascii() and bound.isdigit():
-            bound = int(bound)
+            bound = int(bound[:9])
         if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 0):
             raise InvalidDocument(f"{word} is not a whole number", path)
         bounds[attribute] = bound

@@ -121,6 +121,7 @@ def _minutes(inputs: Mapping[str, Any], name: str, bounds: tuple[int, int], defa
         return default
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     low, high = bounds
-    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+    is_number = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10
+    if not is_number or not low <= int(text) <= high:
         raise InvalidDocument(f"must be {low} to {high} minutes", f"inputs.{name}")
     return int(text)

@@ -33,6 +33,8 @@ TICK_SECONDS: Final = 0.5  # how often the time is looked at
 ACK_SECONDS: Final = 3.0  # an agent acknowledges at once; one that has just started drops jobs in silence
 FULL_SECONDS: Final = 2.0  # until a job is sent again to an agent whose buffer was full
 LONGEST_WAIT_SECONDS: Final = 30.0  # between two tries; the wait doubles up to this
+LONGEST_EXECUTION_SECONDS: Final = 172_800  # of a step [AWS-RunShellScript, executionTimeout]
+_MOST_DIGITS: Final = 9  # of a time-out: one of more is longer than the longest in any case
 KEPT_DAYS: Final = 30  # a command's history [user guide, command history]
 _TIDY_SECONDS: Final = 3600.0
 _OF_INVOCATION: Final = ("state", "details", "trace_output", "steps", "sent_at", "taken_at", "ended_at")
@@ -412,11 +414,14 @@ class Commands:
         tidied_at = 0.0
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            try:
-                now = clock.now()
-                for running in list(self._running.values()):
+            now = clock.now()
+            for running in list(self._running.values()):
+                try:
                     self._look_at_the_time(running, now)
                     self._advance(running)
+                except Exception:  # of one command, which must not stand in the way of the others
+                    logger.exception("command not looked at command=%s", running.row.command_id)
+            try:
                 await self._written()
                 if clock.monotonic() - tidied_at > _TIDY_SECONDS:
                     tidied_at = clock.monotonic()
@@ -533,15 +538,16 @@ class Commands:
 
 
 def execution_seconds(content: Mapping[str, Any], parameters: Mapping[str, Any]) -> int:
-    """How long a document's steps may run in all, by their timeoutSeconds; 3,600 each where none is said."""
+    """How long a document's steps may run in all, by their timeoutSeconds: 3,600 each where none is said."""
     document = command_document.parse(content)
     total = 0
     for step in document.steps:
         inputs = command_document.prepared(step, parameters).inputs
         for one in inputs if isinstance(inputs, list) else [inputs]:
             given = one.get("timeoutSeconds") if isinstance(one, Mapping) else None
-            text = str(given) if isinstance(given, int | str) else ""
-            total += int(text) if text.isascii() and text.isdigit() else command_document.DEFAULT_TIMEOUT_SECONDS
+            text = str(given)[:_MOST_DIGITS] if isinstance(given, int | str) else ""
+            seconds = int(text) if text.isascii() and text.isdigit() else command_document.DEFAULT_TIMEOUT_SECONDS
+            total += min(seconds, LONGEST_EXECUTION_SECONDS)
     return total
 
 

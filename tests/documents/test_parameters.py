@@ -25,3 +25,8 @@ def test_a_pattern_that_does_not_end_is_given_up():
 def test_what_is_no_pattern_is_told():
     with pytest.raises(InvalidDocument, match="not a regular expression"):
         declared("(")
+
+
+def test_a_bound_of_a_thousand_digits_is_a_bound():
+    texts = check_parameters(declared("", maxChars="9" * 5000), {"word": ["abc"]})
+    assert texts == {"word": "abc"}

@@ -35,6 +35,7 @@ def test_preferences_are_read():
         ({"sessionType": "Telnet"}, "sessionType"),
         ({"surprise": 1}, "surprise"),
         ({"inputs": {"idleSessionTimeout": "61"}}, "1 to 60 minutes"),
+        ({"inputs": {"idleSessionTimeout": "9" * 5000}}, "1 to 60 minutes"),
         ({"inputs": {"idleSessionTimeout": "0"}}, "1 to 60 minutes"),
         ({"inputs": {"maxSessionDuration": "1441"}}, "1 to 1440 minutes"),
         ({"inputs": {"maxSessionDuration": True}}, "1 to 1440 minutes"),

@@ -1,5 +1,6 @@
 """Ends of commands that no node tells: time-outs, a cancel that is not heard, a database that is away."""
 
+import json
 import subprocess
 import sys
 
@@ -69,6 +70,23 @@ def test_what_has_not_ended_in_time_has_ended_with_nothing_else_going_on(ssm, sh
     until(lambda: ssm.list_commands(CommandId=command_id)["Commands"][0]["Status"] == "InProgress")
     clock.set_shift(shifted[1], jump=36)
     ends(ssm, command_id, "ExecutionTimedOut")
+
+
+@pytest.mark.parametrize("seconds", ["9" * 12, "9" * 5000])
+def test_a_time_out_that_no_clock_reaches_stands_in_nobodys_way(ssm, shifted, agent, seconds):
+    step = {"action": "aws:runShellScript", "name": "long", "inputs": {"runCommand": ["x"], "timeoutSeconds": seconds}}
+    content = {"schemaVersion": "2.2", "mainSteps": [step]}
+    ssm.create_document(Name=f"Own-long-{len(seconds)}", DocumentType="Command", Content=json.dumps(content))
+    endless = ssm.send_command(DocumentName=f"Own-long-{len(seconds)}", InstanceIds=[agent.instance_id])["Command"]
+    job = agent.job()
+    agent.take(job)
+    command_id = send(ssm, agent.instance_id)
+    agent.take(agent.job())
+    until(lambda: ssm.list_commands(CommandId=command_id)["Commands"][0]["Status"] == "InProgress")
+    clock.set_shift(shifted[1], jump=36)
+    ends(ssm, command_id, "ExecutionTimedOut")
+    agent.reply(job.job.job_id, "Success")
+    ends(ssm, endless["CommandId"], "Success")
 
 
 def test_a_cancel_is_told_again_until_it_is_acknowledged(ssm, agent):
