@@ -34,6 +34,7 @@ LONGEST_ENTRY = timedelta(days=366)
 _FIRST_YEAR, _LAST_YEAR = 2000, 2100
 _CLAIM = timedelta(seconds=90)  # longer than a fetch may take
 _LONGEST_WAIT = timedelta(hours=6)
+_CONTENT = ("text", "host", "sealed_url", "read_at", "fetch_at", "failures", "error")
 _RECORDED = ("name", "kind", "source", "note", "enabled", "deeds", "targets", "zone", "host")
 
 
@@ -83,13 +84,19 @@ def create_calendar(*, actor: User, url: str = "", text: str = "", **fields: Any
 
 def change_calendar(calendar: Calendar, *, actor: User, url: str = "", text: str = "", **fields: Any) -> Calendar:
     """Change a calendar; `url` and `text` stay as they are if they are not given. Raises as create_calendar does."""
-    before = _facts(calendar)
-    for name, value in _checked({"source": calendar.source, **fields}).items():
+    fields = _checked({"source": calendar.source, **fields})
+    for name, value in fields.items():
         setattr(calendar, name, value)
-    if url or text or calendar.source == CalendarSource.OWN:
+    names = list(fields)
+    if (url or text) and calendar.source != CalendarSource.OWN:
         _fill(calendar, url, text)
+        names += _CONTENT
     with _name_once(calendar.name), transaction.atomic():
-        calendar.save()
+        before = _facts(_locked(calendar.pk))
+        if calendar.source == CalendarSource.OWN:
+            _fill(calendar, "", "")  # from its entries, which nobody adds to meanwhile
+            names += _CONTENT
+        calendar.save(update_fields=names)  # the rest may have been fetched anew meanwhile
         after = _facts(calendar)
         changed = {name for name in after if after[name] != before[name]}
         _record(
@@ -138,7 +145,7 @@ def add_entry(
     if until and until < start.date():
         raise FieldError("until", "It would end to repeat before it starts; choose a later last day.")
     with transaction.atomic():
-        Calendar.objects.select_for_update().get(pk=calendar.pk)
+        calendar = _locked(calendar.pk)
         if calendar.entries.count() >= MOST_ENTRIES:
             raise UserError(f"A calendar holds {MOST_ENTRIES} entries at most; begin another one.")
         entry = Entry.objects.create(
@@ -156,10 +163,18 @@ def add_entry(
 
 def remove_entry(entry: Entry, *, actor: User) -> None:
     with transaction.atomic():
-        calendar = Calendar.objects.select_for_update().get(pk=entry.calendar_id)
+        calendar = _locked(entry.calendar_id)
         _record("calendars.entry.remove", calendar, actor=actor, entry=_entry_facts(entry))
         entry.delete()
         _rewrite(calendar)
+
+
+def _locked(pk: UUID) -> Calendar:
+    """A calendar as it is now, and stays until the transaction ends. Raises UserError if it is gone."""
+    calendar = Calendar.objects.select_for_update().filter(pk=pk).first()
+    if calendar is None:
+        raise UserError("Somebody has deleted this calendar meanwhile.")
+    return calendar
 
 
 def _rewrite(calendar: Calendar) -> None:

@@ -134,6 +134,37 @@ def test_the_last_good_copy_stays_while_fetches_fail(owner, receiver, inside):  
     assert "Nights" in calendar.text
 
 
+def test_a_change_takes_nothing_back_that_was_fetched_meanwhile(owner, receiver, inside):  # noqa: F811
+    receiver.answers["/cal"] = (200, {}, YEARS_END.encode())
+    seen = made(owner, source="url", url=url_of(receiver, "/cal"))
+    receiver.answers["/cal"] = (200, {}, NIGHTS.encode())
+    services.refetch(seen.pk)
+    services.change_calendar(seen, actor=owner, note="of one who had it open before")
+    calendar = Calendar.objects.get(pk=seen.pk)
+    assert (calendar.text, calendar.note) == (NIGHTS, "of one who had it open before")
+
+
+def test_an_entry_is_of_the_zone_that_its_calendar_has_by_now(owner):
+    seen = made(owner, source="own", text="")
+    services.change_calendar(Calendar.objects.get(pk=seen.pk), actor=owner, zone="Asia/Tokyo")
+    services.add_entry(seen, actor=owner, title="Night", start=datetime(2027, 1, 1, 1), end=datetime(2027, 1, 1, 5))
+    assert "TZID=Asia/Tokyo" in Calendar.objects.get(pk=seen.pk).text
+
+
+def test_what_was_deleted_meanwhile_does_not_come_back(owner):
+    seen = made(owner, source="own", text="")
+    services.delete_calendar(Calendar.objects.get(pk=seen.pk), actor=owner)
+    for change in (
+        lambda: services.change_calendar(seen, actor=owner, note="too late"),
+        lambda: services.add_entry(
+            seen, actor=owner, title="Night", start=datetime(2027, 1, 1, 1), end=datetime(2027, 1, 1, 5)
+        ),
+    ):
+        with pytest.raises(UserError, match="deleted this calendar meanwhile"):
+            change()
+    assert not Calendar.objects.exists()
+
+
 def test_a_calendar_is_claimed_by_one_worker_and_again_when_that_one_is_gone(owner, receiver, inside):  # noqa: F811
     receiver.answers["/cal"] = (200, {}, YEARS_END.encode())
     calendar = made(owner, source="url", url=url_of(receiver, "/cal"))
