@@ -61,7 +61,7 @@ def test_people_log_in_replay_and_open_shells_on_another_machine(tmp_path):
         url = server.url_of("other")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("FLEETOPS_", "AWS_"))}
         environment |= settings | {"FLEETOPS_HOME": str(home), "FLEETOPS_DATABASE_URL": url}
-        assert "a chain that is whole, 2 recordings" in backup(environment, "restore", str(made), "--into", str(home))
+        assert "a chain that is whole" in backup(environment, "restore", str(made), "--into", str(home))
 
         with running_stack(
             home, FLEETOPS_DATABASE_URL=url, FLEETOPS_ADMIN_PASSWORD="unused: it is there", **settings
