@@ -122,6 +122,7 @@ class _Control:
         self.channel = ControlChannel(ControlRole.GATEWAY, new_id=uuid4)
         # Held from a message's arrival until what it says is written down: its acknowledge waits in the channel.
         self.lock = asyncio.Lock()
+        self.is_lost = False  # what it says could not be written down: nobody sends the acknowledge
 
     async def flush(self) -> None:
         """Send what the channel has queued. Raises one of GONE, or TimeoutError if the agent does not read."""
@@ -130,6 +131,8 @@ class _Control:
 
     async def flush_locked(self) -> None:
         """`flush` for one who holds the lock."""
+        if self.is_lost:
+            raise ConnectionResetError
         async with asyncio.timeout(CONTROL_SEND_SECONDS):
             for frame in self.channel.data_to_send():
                 await self.peer.send(frame)
@@ -254,6 +257,7 @@ class Hub:
             if session.task.key == key:
                 await self._end(session_id, "Terminated", "The node was deregistered.", "deregistered", tell_agent=True)
         self._owed.pop(key, None)
+        self._tokens.revoke(Purpose("control", key))  # of a websocket that is open already, and has not said it yet
         if control := self._controls.get(key):
             await control.peer.close(NORMAL, "this node is no longer managed")
 
@@ -304,7 +308,7 @@ class Hub:
                         for event in control.channel.events():
                             await self._control_event(key, event)
                     except BaseException:
-                        control.channel.data_to_send()  # it is not written down, so nobody sends its acknowledge
+                        control.is_lost = True
                         raise
                     await control.flush_locked()
                 await asyncio.sleep(0)

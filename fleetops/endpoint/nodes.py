@@ -174,6 +174,8 @@ class Nodes:
             node.tags = fact["tags"]
 
     def channel_opened(self, key: NodeKey, now: datetime) -> None:
+        if self.is_gone(key):
+            return  # it was deregistered in this moment, and does not come back by this
         node = self._nodes.setdefault(key, Managed(key))
         node.channel_lost_at, node.last_ping_at, node.is_dirty = None, now, True
 

@@ -161,6 +161,38 @@ async def test_a_control_token_of_another_node_is_refused(gateway):
     assert not gateway.hub.is_connected(node_key(NODE))
 
 
+async def test_a_node_that_is_no_longer_managed_comes_in_by_no_token_of_before(gateway):
+    token = await gateway.hub.create_control_channel(node_key(NODE), "r")
+    socket = await gateway.connect(f"/v1/control-channel/{NODE}", signer=NODE)
+    await gateway.hub.disconnect(node_key(NODE))
+    await socket.send(open_control_channel(uuid4(), token, agent_version="3.3.987.0"))
+    assert "does not open" in await refusal(socket)
+    assert not gateway.hub.is_connected(node_key(NODE))
+
+
+async def test_an_answer_that_could_not_be_written_down_is_never_acknowledged(gateway, agent, monkeypatch):
+    """Not even by what waits to be sent to the same node meanwhile."""
+    written = asyncio.Event()
+
+    async def fails(key, reply):
+        await written.wait()
+        raise LookupError("the database is away")
+
+    monkeypatch.setattr(gateway.store, "job_replied", fails, raising=False)
+    agent.control.reply_job(payloads.AgentJobReply(f"aws.ssm.{uuid4()}.{NODE}", "{}", "aws.ssm.sendCommand"), now=0)
+    await send_all(agent.socket, agent.control)
+    control = gateway.hub._controls[node_key(NODE)]
+    await eventually(control.lock.locked)
+    job = payloads.AgentJob(f"aws.ssm.{uuid4()}.{NODE}", "{}")
+    waiting = asyncio.create_task(gateway.hub.send_job(node_key(NODE), job))
+    await asyncio.sleep(0)
+    written.set()
+    assert not await waiting
+    with pytest.raises(ConnectionClosed):
+        async with asyncio.timeout(5):
+            await agent.socket.recv()
+
+
 @pytest.mark.parametrize(
     "first",
     ["", "{", "[]", '{"TokenValue": 5}', '{"MessageSchemaVersion": "1.0"}', "x" * 20_000, b"\x00" * 130],
