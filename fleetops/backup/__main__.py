@@ -73,8 +73,9 @@ def keep(directory: Path, *, every: timedelta, number: int) -> int:
         if monotonic() >= tries_at:
             try:
                 if (names := shelf.names(directory)) != seen:
-                    backups = shelf.whole(directory)
-                    seen, newest = names, backups[-1].made_at if backups else None
+                    # One of a time to come was made by a clock that was wrong, and puts no other off.
+                    made = [backup.made_at for backup in shelf.whole(directory) if backup.made_at <= now()]
+                    seen, newest = names, max(made, default=None)
             except BackupError:
                 newest = None  # the attempt says what is wrong
             if (newest is None or now() - newest >= every) and not _one_more(directory, number):

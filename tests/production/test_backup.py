@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fleetops import metrics
+from fleetops import clock, metrics
 from fleetops.audit.record import record
 from tests.support.postgres import Postgres, client_programs, postgres_server
 from tests.support.stack import until
@@ -377,6 +377,19 @@ def test_the_service_makes_one_when_it_is_due_and_not_at_each_start(on_sqlite, t
         finally:
             assert process.wait(20) == 143
     assert len(whole(shelf)) == 1
+
+
+def test_a_backup_from_a_time_to_come_puts_no_other_off(on_sqlite, tmp_path):
+    house = on_sqlite
+    shelf = tmp_path / "shelf"
+    clock.set_shift(tmp_path / "clock.json", jump=30 * 24 * 3600)
+    house.backup("make", shelf, FLEETOPS_CLOCK_FILE=str(tmp_path / "clock.json"))
+    process = house.start("fleetops.backup", "keep", str(shelf), FLEETOPS_PULSE_FILE=str(tmp_path / "pulse"))
+    try:
+        until(lambda: len(whole(shelf)) == 2, seconds=30, what="there is one of today")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
 
 
 def test_a_failure_is_told_to_people_and_its_end_too(on_postgres, tmp_path):

@@ -312,6 +312,7 @@ def test_packages_are_installed_by_hash_and_as_wheels():
 def test_an_image_has_what_the_processes_import_and_no_more():
     shipped = production.shipped()
     assert {"fleetops", "sessions_app", "templates", "requirements", "manage.py", "LICENSE"} <= set(shipped)
+    assert "pyproject.toml" in shipped  # a backup says of which version it is
     assert not {".git", ".fleetops", "secrets", ".env", "tests", "docs"} & set(shipped)
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
     packages = re.search(r"^include = \[(.+)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
