@@ -302,13 +302,13 @@ class Commands:
             await self._late(key, reply.job_id, content)
             return
         self._take(running, invocation)
-        _merge(invocation.row, content, running.steps)
+        if _merge(invocation.row, content, running.steps):
+            self._dirt(invocation.row)
         details = rules.of_reply(content.document_status)
         if details is not None:
             self._end(running, invocation, details)
         elif invocation.row.state not in {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING}:
             self._move(invocation, CommandStatus.IN_PROGRESS, "InProgress")
-        self._dirt(invocation.row)
         self._advance(running)
         await self._written()
 
