@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -51,7 +51,8 @@ class Commands(Part):
             values = await asyncio.to_thread(check_parameters, document.parameters, given)
         except InvalidParameters as error:
             raise ApiError("InvalidParameters", str(error)) from None
-        nodes = await self._named(call, instance_ids, document) if instance_ids else self._targeted(call, targets)
+        platforms = document.platform_types
+        nodes = await self._named(call, instance_ids, platforms) if instance_ids else self._targeted(call, targets)
         row = Command(
             command_id=uuid4(),
             account_id=call.account_id,
@@ -73,7 +74,10 @@ class Commands(Part):
             requested_at=call.now,
         )
         _check_size(row)
-        invocations = [await self._invocation(call, row, node, document, bool(targets)) for node in nodes]
+        invocations = []
+        for node in nodes:
+            invocations.append(await self._invocation(call, node, platforms, is_targeted=bool(targets)))
+            await asyncio.sleep(0)  # of thousands each is decided on its own, and terminals go on meanwhile
         await self.endpoint.commands.send(row, invocations)
         call.resources = [*(node.instance_id for node in nodes[:50]), stored.arn()]
         result = {"Command": _command(row, _ended(invocations))}
@@ -169,7 +173,7 @@ class Commands(Part):
             raise ApiError("InvalidDocument", "The document's hash is not the one given.")
         return stored
 
-    async def _named(self, call: Call, instance_ids: list[str], document: command_document.Document) -> list[Managed]:
+    async def _named(self, call: Call, instance_ids: list[str], platforms: Collection[str]) -> list[Managed]:
         """The nodes of a request that names them: all there, all of a platform that fits, all allowed."""
         nodes, missing = [], []
         for instance_id in instance_ids:
@@ -187,7 +191,7 @@ class Commands(Part):
                 "InvalidInstanceId", f"Instances [[{shown}]] not in a valid state for account {call.account_id}"
             )
         for node in nodes:
-            if not _fits(node, document):
+            if not _fits(node, platforms):
                 platform = node.information.get("PlatformType")
                 raise ApiError("UnsupportedPlatformType", f"{node.instance_id} runs {platform}, the document does not.")
         return nodes
@@ -211,7 +215,7 @@ class Commands(Part):
         return found
 
     async def _invocation(
-        self, call: Call, row: Command, node: Managed, document: command_document.Document, is_targeted: bool
+        self, call: Call, node: Managed, platforms: Collection[str], *, is_targeted: bool
     ) -> Invocation:
         invocation = Invocation(
             instance_id=node.instance_id,
@@ -224,7 +228,7 @@ class Commands(Part):
                 await self.endpoint.authorizer.allow(call, "ssm:SendCommand", [arn], _tags_of(node))
             except ApiError:
                 details = "AccessDenied"
-        if not details and not _fits(node, document):
+        if not details and not _fits(node, platforms):
             details = "InvalidPlatform"
         if details:
             invocation.details, invocation.state, invocation.ended_at = details, rules.DETAILS[details], call.now
@@ -256,8 +260,8 @@ def _refuse_what_is_not_there(parameters: Result) -> None:
         raise not_implemented("commands that watch an alarm")
 
 
-def _fits(node: Managed, document: command_document.Document) -> bool:
-    return node.information.get("PlatformType", "Linux") in document.platform_types
+def _fits(node: Managed, platforms: Collection[str]) -> bool:
+    return node.information.get("PlatformType", "Linux") in platforms
 
 
 def _tags_of(node: Managed) -> dict[str, list[str]]:
