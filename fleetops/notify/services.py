@@ -19,7 +19,7 @@ from fleetops.identity.models import User
 from fleetops.transitions import LostRace, move
 
 from .models import DELIVERY_MOVES, Channel, ChannelKind, Delivery, DeliveryState, Notice, Silence
-from .senders import Letter
+from .senders import Letter, SendFailed
 from .topics import EVERYTHING, SEVERITIES, TEST, TOPICS
 from .ways import sender
 
@@ -29,6 +29,9 @@ GIVE_UP_AFTER = timedelta(hours=24)
 _FIRST_WAIT = timedelta(seconds=15)
 _LONGEST_WAIT = timedelta(hours=1)
 _CLAIM = timedelta(seconds=60)  # longer than one attempt may take
+# Those of a day are some thirty. More are of workers that could not even say why not: they died each time, or met with
+# a mistake of ours.
+_MOST_ATTEMPTS = 100
 _BATCH = 50
 _MOST_DROPPED = 100  # at one look, so that none takes long
 KEPT_FOR = timedelta(days=90)
@@ -210,6 +213,10 @@ def deliver(pk: UUID, claim: datetime) -> None:
     if delivery is None:
         return
     channel = delivery.channel
+    if delivery.attempts > _MOST_ATTEMPTS:
+        lost = SendFailed("No worker came to the end of sending it; their logs say why.", is_final=True)
+        _missed(delivery, lost, mine)
+        return
     try:
         sender(channel.kind).send(channel, _letter(delivery))
     except UserError as error:  # SendFailed, or a vault or an AWS that says in words why not

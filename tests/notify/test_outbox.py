@@ -206,6 +206,28 @@ def test_what_fails_is_tried_again_later_and_later_and_given_up_after_a_day(hook
     assert "hush" not in delivery.error
 
 
+def test_what_no_worker_survives_is_given_up_too(hook, receiver, monkeypatch):  # noqa: F811
+    """A double, for we know of no mistake of ours that does it."""
+
+    class Broken:
+        def send(self, channel, letter):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(services, "sender", lambda kind: Broken())
+    notice = told()
+    moment = now()
+    for _ in range(services._MOST_ATTEMPTS):
+        with pytest.raises(ZeroDivisionError):
+            send(at=moment)
+        Delivery.objects.update(claimed_until=None)  # as a minute later
+    send(at=moment)
+    delivery = notice.deliveries.get()
+    assert (delivery.state, delivery.error) == (
+        DeliveryState.FAILED,
+        "No worker came to the end of sending it; their logs say why.",
+    )
+
+
 def test_a_receiver_that_says_when_is_listened_to(hook, receiver):  # noqa: F811
     receiver.answers["/hook?secret=hush"] = (429, {"Retry-After": "300"}, b"")
     notice = told()
