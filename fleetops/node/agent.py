@@ -1,13 +1,15 @@
-"""A node: its life on the control channel, its sessions, and what it tells the endpoint about itself."""
+"""A node: its life on the control channel, its sessions and commands, and what it tells the endpoint about itself."""
 
 import asyncio
 import logging
 import ssl
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fleetops import clock
 from fleetops.wire import (
+    JobReceived,
+    JobReplyAcknowledged,
     LocalProtocolError,
     MessageIgnored,
     SessionRequested,
@@ -19,8 +21,10 @@ from fleetops.wire import (
 )
 from fleetops.wire.controlchannel import ControlChannel, ControlRole
 
+from . import jobs
 from .calls import AGENT_NAME, CallFailed, Endpoint, Retry
 from .sandbox import Launcher, choose_uid, prepare
+from .script import Place
 from .session import ShellSession
 from .spec import Credentials, Directory, NodeSpec, Options
 from .websocket import Socket
@@ -35,6 +39,8 @@ BACK_AFTER_LOSS: Final = (0.0, 2.5)
 MAX_SESSIONS: Final = 1_000  # Mgs.SessionWorkersLimit
 TIMER_SECONDS: Final = 0.5  # how often the control channel looks for what is to be told again
 STOPPED_TEXT: Final = "The instance was stopped, and its shells ended with it."
+REBOOT_SECONDS: Final = 10.0  # that a restart of the node takes, before it is scaled
+REBOOT_TEXT: Final = "A command restarted this node, and its shells ended with it."
 LOST_TEXT: Final = "The agent on this node was restarted, and its shells ended with it."
 
 
@@ -50,7 +56,16 @@ class Node:
         # At once, and not in `run`: of several new nodes each sees the ids that those before it took.
         self._uid = choose_uid(spec)
         prepare(spec, self._uid, is_open=launcher.kind == "none")
+        self._jobs = jobs.Jobs(
+            Place(launcher, spec, self._uid, options.hidden),
+            options,
+            self._endpoint,
+            reply=self._reply,
+            restart=self._reboot,
+        )
         self._is_running = True
+        self._is_rebooting = False
+        self._end_text = STOPPED_TEXT  # what a session that is ended by us tells
         self._may_be_online = asyncio.Event()
         self._must_be_offline = asyncio.Event()
         self._must_be_offline.set()
@@ -72,19 +87,37 @@ class Node:
 
     def set_running(self, running: bool) -> None:
         """Start the instance, or stop it: all shells end, and the node goes offline."""
-        self._is_running = running
+        was_running, self._is_running = self._is_running, running
         if running:
+            if not was_running and not self._is_rebooting:
+                self._jobs.resume()
             self._decide()
         elif self._stopping is None or self._stopping.done():
             self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
         """End all shells and tell it, as a machine does that has the time to shut down; then be offline."""
-        await self._end_sessions()
+        await asyncio.gather(self._end_sessions(), self._jobs.interrupt(jobs.STOPPED_TEXT))
         self._decide()
 
+    async def _reboot(self) -> None:
+        """Restart, as a command asked: shells and other commands end, the node is away, and it comes back."""
+        logger.info("node restarts instance=%s", self.spec.instance_id)
+        self._is_rebooting = True
+        self._end_text = REBOOT_TEXT
+        try:
+            await asyncio.gather(self._end_sessions(), self._jobs.interrupt(jobs.REBOOT_TEXT))
+            self._decide()
+            await asyncio.sleep(REBOOT_SECONDS * self._options.retry_scale)
+        finally:
+            self._is_rebooting = False
+            self._end_text = STOPPED_TEXT
+        self._decide()
+        if self._is_running:
+            self._jobs.resume()
+
     def _decide(self) -> None:
-        if self._is_running and self._endpoint.credentials is not None:
+        if self._is_running and not self._is_rebooting and self._endpoint.credentials is not None:
             self._must_be_offline.clear()
             self._may_be_online.set()
         else:
@@ -94,6 +127,7 @@ class Node:
     async def run(self) -> None:
         """Live until cancelled."""
         self._remember_lost()
+        self._jobs.start()
         try:
             while True:
                 await self._may_be_online.wait()
@@ -109,7 +143,7 @@ class Node:
                     logger.error("node failed instance=%s", self.spec.instance_id, exc_info=error)
                     await asyncio.sleep(FIRST_RETRY[0] * self._options.retry_scale)
         finally:
-            await self._end_sessions()
+            await asyncio.gather(self._end_sessions(), self._jobs.stop())
 
     async def _end_sessions(self) -> None:
         tasks = [task for _, task in self._sessions.values()]
@@ -194,10 +228,12 @@ class Node:
         """Serve one connection until it ends: tell the ends of sessions, again and again where nobody answers."""
         for complete in self._untold.values():
             self._tell(complete)
+        self._jobs.connected()
         while not socket.closed.done():
             self._flush()
             await asyncio.wait([socket.closed], timeout=TIMER_SECONDS)
             self._channel.handle_timeout(now=clock.steady())
+            self._jobs.look_at_the_time()
             for event in self._channel.events():
                 self._happened(event)
 
@@ -224,8 +260,20 @@ class Node:
                 (self._directory.sessions / task_id).unlink(missing_ok=True)
             case TaskGaveUp(task_id=task_id):
                 logger.warning("nobody acknowledges the end of a session session=%s", task_id)
+            case JobReceived():
+                (code, words), then = self._jobs.take(event)
+                self._channel.acknowledge_job(event, now=clock.steady(), status_code=code, error_message=words)
+                then()
+            case JobReplyAcknowledged(message_id=message_id):
+                self._jobs.acknowledged(message_id)
             case MessageIgnored(reason=reason):
                 logger.debug("control message ignored instance=%s reason=%s", self.spec.instance_id, reason)
+
+    def _reply(self, reply: payloads.AgentJobReply, message_id: UUID) -> None:
+        """Tell how a command fares, if there is anybody to tell it to."""
+        if self._socket is not None:
+            self._channel.reply_job(reply, now=clock.steady(), message_id=message_id)
+            self._flush()
 
     # Sessions
 
@@ -251,7 +299,7 @@ class Node:
         try:
             status, output = await session.run()
         except asyncio.CancelledError:
-            status, output = "Failed", STOPPED_TEXT
+            status, output = "Failed", self._end_text
             raise
         except Exception:  # the outermost loop of a session: its end is told, and the others live on
             logger.exception("session failed session=%s", session.session_id)

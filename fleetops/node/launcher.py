@@ -210,10 +210,10 @@ def run_inside(options):
     if slave is not None:
         if options.uid is not None:
             os.fchown(slave, options.uid, -1)
-        give_way(options.nice)
         for descriptor in (0, 1, 2):
             os.dup2(slave, descriptor)
         os.close(slave)
+    give_way(options.nice)
     os.chdir(options.chdir)
     give_up_privileges(options.uid, options.processes)
     # The kernel forgets this wish when an id changes.

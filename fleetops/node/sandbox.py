@@ -40,11 +40,12 @@ NICE: Final = 10
 # Where memory runs out, the kernel ends shells before it ends any part of FleetOps; anybody may raise their own score.
 # The limit comes by `-p` in dash and by `-u` in bash; the terminal becomes the controlling one because a leader of a
 # session opens it.
-_BEGIN: Final = (
+_GIVE_WAY: Final = (
     "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
-    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; tty=$1; shift; "
-    'exec nice -n {nice} "$@" 0<>"$tty" 1>&0 2>&0'
+    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; "
 )
+_BEGIN: Final = _GIVE_WAY + 'tty=$1; shift; exec nice -n {nice} "$@" 0<>"$tty" 1>&0 2>&0'
+_BEGIN_SCRIPT: Final = _GIVE_WAY + 'exec nice -n {nice} "$@"'
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
 
 
@@ -93,6 +94,12 @@ def begin(command: Sequence[str], terminal: str, *, limited: bool) -> list[str]:
     return ["/bin/sh", "-c", script, "sh", terminal, *command]
 
 
+def begin_script(command: Sequence[str], *, limited: bool) -> list[str]:
+    """Wrap a command that has no terminal."""
+    script = _BEGIN_SCRIPT.format(limit=_LIMIT if limited else "", nice=NICE)
+    return ["/bin/sh", "-c", script, "sh", *command]
+
+
 def choose(kinds: Sequence[str], directory: Path) -> Launcher:
     """Return the first launcher of `kinds` that works here; each is tried with a real command.
 
@@ -118,10 +125,12 @@ def prepare(spec: NodeSpec, uid: int | None, *, is_open: bool = False) -> None:
     `is_open`: `uid` has to find its home from outside, since there is no sandbox.
     """
     directory = Directory(spec.home)
-    for path in (directory.root, directory.etc, directory.sessions):
+    ours = (directory.sessions, directory.jobs, directory.replies)
+    for path in (directory.root, directory.etc, *ours):
         path.mkdir(parents=True, exist_ok=True)
     directory.root.chmod(0o711 if is_open else 0o700)
-    directory.sessions.chmod(0o700)
+    for path in ours:
+        path.chmod(0o700)
     user = uid if uid is not None else os.getuid()
     group = uid if uid is not None else os.getgid()
     shell = shell_program()

@@ -27,6 +27,7 @@ from fleetops.wire import (
     OutputReceived,
     Role,
     open_data_channel_client,
+    payloads,
     token_answer,
 )
 from fleetops.wire.datachannel import SWEEP, State
@@ -57,6 +58,9 @@ class MemoryStore:
     sessions: list[str] = field(default_factory=list)
     ended: dict[str, tuple[str, str]] = field(default_factory=dict)
     kept: list[SessionTask] = field(default_factory=list)
+    acks: list[payloads.AgentJobAck] = field(default_factory=list)
+    replies: list[payloads.AgentJobReply] = field(default_factory=list)
+    refused: int = 0  # so many answers of jobs are not taken, and cost their node its connection
 
     async def node_connected(self, key: NodeKey, agent_version: str, platform_type: str) -> None:
         self.connected.append(key)
@@ -70,6 +74,15 @@ class MemoryStore:
     async def session_ended(self, session_id: str, status: str, reason: str) -> None:
         assert session_id not in self.ended
         self.ended[session_id] = (status, reason)
+
+    async def job_acknowledged(self, key: NodeKey, ack: payloads.AgentJobAck) -> None:
+        self.acks.append(ack)
+
+    async def job_replied(self, key: NodeKey, reply: payloads.AgentJobReply) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise ConnectionError("the store is away")
+        self.replies.append(reply)
 
     async def open_sessions(self) -> list[SessionTask]:
         return self.kept
