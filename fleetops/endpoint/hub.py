@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -49,12 +50,18 @@ logger = logging.getLogger(__name__)
 NodeKey = tuple[str, str, str]  # (account id, region, instance id)
 
 CONTROL_SEND_SECONDS: Final = 10.0  # an agent that does not read its control channel for so long is not there
+# Sessions of one node: the agent's Mgs.SessionWorkersLimit [agent/appconfig/constants.go].
+SESSIONS_EACH: Final = 1_000
 OWED_EACH: Final = 1_001  # sessions that a node still has to be told to end: as many as an agent can run
 FAREWELL_SECONDS: Final = 2.0  # for the last output to reach the client, and for the agent to close by itself
 
 
 class NotConnected(Exception):
     """The node has no control channel."""
+
+
+class TooManySessions(Exception):
+    """The node has as many sessions as an agent can run: one more, and it reads its control channel no more."""
 
 
 class SessionGone(Exception):
@@ -137,13 +144,15 @@ class _Control:
 class _Session:
     """An open session: what was asked for, its relay, and its end once that has begun."""
 
-    __slots__ = ("began_at", "is_restored", "relay", "task")
+    __slots__ = ("ends_at", "is_finishing", "is_restored", "relay", "task")
 
     def __init__(self, task: SessionTask, *, is_restored: bool = False) -> None:
         self.task = task
+        self.is_finishing = False  # the agent has said that it is over
         self.relay = Relay(is_port=task.document_content.get("sessionType") == "Port")
         self.relay.agent.was_there = self.relay.client.was_there = is_restored
-        self.began_at = self.relay.began_at - task.age_seconds
+        # By the clock of moments, for it is an end that was promised; how long nobody types is a time-out.
+        self.ends_at = clock.now() + timedelta(seconds=task.longest_seconds - task.age_seconds)
 
 
 class Hub:
@@ -205,10 +214,12 @@ class Hub:
         return self._tokens.issue(Purpose("agent", session_id), self._now())
 
     async def start_session(self, task: SessionTask) -> str:
-        """Have the node start a session; returns the client's token. Raises NotConnected."""
+        """Have the node start a session; returns the client's token. Raises NotConnected or TooManySessions."""
         control = self._controls.get(task.key)
         if control is None:
             raise NotConnected(f"{task.key[2]} is not connected")
+        if sum(session.task.key == task.key for session in self._sessions.values()) >= SESSIONS_EACH:
+            raise TooManySessions(f"{task.key[2]} has {SESSIONS_EACH:,} sessions open, and takes no more")
         session = _Session(task)
         self._sessions[task.session_id] = session
         document = task.document_content
@@ -360,8 +371,9 @@ class Hub:
                 await self._store.job_replied(key, reply)
             case TaskCompleted(task=task):
                 session = self._sessions.get(task.task_id)
-                if session is None or session.task.key != key:
-                    return  # told twice, or after we ended it ourselves
+                if session is None or session.task.key != key or session.is_finishing:
+                    return  # told twice, as a session that failed is, or after we ended it ourselves
+                session.is_finishing = True
                 failed = task.final_status in {"Failed", "TimedOut"}
                 self._in_background(self._finish(task.task_id, failed, task.output.strip()))
             case MessageIgnored(reason=reason):
@@ -471,7 +483,7 @@ class Hub:
                 "Terminated",
                 f"Nothing was typed or shown for {_length(task.idle_seconds)}, so the session was ended.",
             )
-        if task.longest_seconds and now - session.began_at > task.longest_seconds:
+        if task.longest_seconds and clock.now() >= session.ends_at:
             return (
                 "Terminated",
                 f"The session was ended after {_length(task.longest_seconds)}, the longest that it may last.",

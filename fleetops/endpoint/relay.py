@@ -8,12 +8,20 @@ sender, whose TCP window then closes: nothing here grows.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 from uuid import uuid4
 
 from fleetops import clock
-from fleetops.wire import Message, MessageType, PayloadType, RemoteProtocolError, peek, serialize
+from fleetops.wire import (
+    PAYLOAD_OFFSET,
+    Message,
+    MessageType,
+    PayloadType,
+    RemoteProtocolError,
+    peek,
+    serialize,
+)
 from fleetops.wire.frames import milliseconds
 
 from .channels import GONE, NORMAL, Peer
@@ -30,6 +38,15 @@ PORT_PAUSE: Final = 0.15
 
 # Seconds that the agent has to take in a pause or its end; one that is slower does not read at all.
 TELL_SECONDS: Final = 1.0
+
+# Acknowledges of the client's that are handed to the agent once more when it comes back: some may have been lost with
+# its connection. The plugin acknowledges no message twice, so the agent would repeat that one for the rest of the
+# session; one that comes twice does no harm, for only its number is looked at.
+# Source: session-manager-plugin, src/datachannel/streaming.go, HandleOutputMessage.
+REMEMBERED_ACKNOWLEDGES: Final = 512
+
+_NO_OPERATION: Final = b"\x01\x03\x00\x00"  # the head of smux's keep-alive, of which the rest is a stream's id
+_NO_OPERATION_BYTES: Final = 8
 
 _TO_CLIENT: Final = frozenset({MessageType.OUTPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
 _TO_AGENT: Final = frozenset({MessageType.INPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
@@ -92,6 +109,14 @@ class Lane:
                 if self.size <= self._limit:
                     self._room.set()
 
+    async def repeat(self, frames: Iterable[bytes]) -> None:
+        """Put `frames` before what waits, but for those among it, for a receiving end that is about to come."""
+        async with self._flushing:
+            waiting = set(self._waiting)
+            again = [frame for frame in frames if frame not in waiting]
+            self._waiting.extendleft(reversed(again))
+            self.size += sum(map(len, again))
+
     def keep(self, frames: list[bytes]) -> None:
         """Put `frames` behind what waits."""
         self._waiting += frames
@@ -127,12 +152,14 @@ class Relay:
         self.is_paused = False  # the agent has been told to send nothing
         self.dropped = 0  # frames that were malformed, or have no business on their way
         self._is_port = is_port
+        self._acknowledges: deque[bytes] = deque(maxlen=REMEMBERED_ACKNOWLEDGES)
         self._last_output = self._last_input = -1  # the highest sequence numbers that passed
 
     async def serve_agent(self, peer: Peer) -> None:
         """Relay from and to the agent until it goes, or another connection of it comes."""
         await self._take_place(self.agent, self.client, peer)
         self.is_paused = False  # an agent forgets a pause when it comes back
+        await self.to_agent.repeat(self._acknowledges)
         if self.client.was_there and self.client.peer is None:
             await self.pause()
         await self._serve(self.agent, peer, self._from_agent, self.to_agent)
@@ -208,7 +235,7 @@ class Relay:
                     frames.append(frame)
                     if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
                         self._last_output = sequence
-                        self.moved_at = self._clock()
+                        self._note_move(frame)
                     if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
                         before_pause, frames = frames, []
                 elif message_type == MessageType.AGENT_SESSION_STATE:
@@ -236,11 +263,23 @@ class Relay:
                     frames.append(frame)
                     if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
                         self._last_input = sequence
-                        self.moved_at = self._clock()
+                        self._note_move(frame)
+                    elif message_type == MessageType.ACKNOWLEDGE:
+                        self._acknowledges.append(frame)
                 else:
                     self.dropped += 1
             if frames:
                 await self.to_agent.pass_on(frames)
+
+    def _note_move(self, frame: bytes) -> None:
+        """Note that something new of the stream passed; the keep-alives of a port session are nothing of it."""
+        is_keep_alive = (
+            self._is_port
+            and len(frame) == PAYLOAD_OFFSET + _NO_OPERATION_BYTES
+            and frame.startswith(_NO_OPERATION, PAYLOAD_OFFSET)
+        )
+        if not is_keep_alive:
+            self.moved_at = self._clock()
 
     async def _read(self, peer: Peer) -> tuple[list[tuple[bytes, str, int, int]], bool]:
         """The frames of one read, each with its message type ("" if it is malformed), payload type and sequence number.

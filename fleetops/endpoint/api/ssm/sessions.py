@@ -7,7 +7,8 @@ import secrets
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint import session_documents
 from fleetops.endpoint.calls import Call, NodeKey
-from fleetops.endpoint.hub import NotConnected, SessionGone, SessionTask
+from fleetops.endpoint.documents import AMAZON
+from fleetops.endpoint.hub import NotConnected, SessionGone, SessionTask, TooManySessions
 from fleetops.endpoint.models import Session
 
 from .shared import INSTANCE_ID, Part, Result, document_arn, read_number, target_arn, token
@@ -29,19 +30,20 @@ class Sessions(Part):
         call.resources = [target]
         key: NodeKey = (call.account_id, call.region, target)
         node = self.nodes.find(key)
-        context = {"ssm:sessiondocumentaccesscheck": ["true" if "DocumentName" in parameters else "false"]}
-        if node is not None:
-            context |= {f"ssm:resourcetag/{tag.lower()}": [value] for tag, value in node.tags.items()}
-        resources = [target_arn(call, target)]
-        if "DocumentName" in parameters:
-            resources.append(document_arn(call, name))
-        await self.endpoint.authorizer.allow(call, "ssm:StartSession", resources, context)
-        document = await self._document(call, name)
+        tags = {f"ssm:resourcetag/{tag.lower()}": [value] for tag, value in node.tags.items()} if node else {}
+        await self._allow_start(call, target, name if "DocumentName" in parameters else "", tags)
+        document, arn = await self._document(call, name)
+        if "DocumentName" in parameters and arn != document_arn(call, name):  # named in another way
+            await self._allow(call, [arn], tags, is_checked=True)
+        if "inputs" not in document:
+            preferences, _ = await self._document(call, session_documents.DEFAULT_DOCUMENT)
+            document = session_documents.under_preferences(document, preferences)
         values = session_documents.check_parameters(document, parameters.get("Parameters", {}))
         if not INSTANCE_ID.fullmatch(target) or not self.endpoint.hub.is_connected(key):
             raise ApiError("TargetNotConnected", f"{target} is not connected.")
         assert call.principal is not None
         idle, longest = session_documents.limits(document)
+        document = session_documents.for_agent(document, values)
         session = Session(
             session_id=_session_id(call),
             account_id=call.account_id,
@@ -73,23 +75,43 @@ class Sessions(Part):
                     client_is_ours="fleetops/" in call.user_agent,
                 )
             )
-        except NotConnected:
+        except (NotConnected, TooManySessions) as error:
             await self.endpoint.sessions.remove(session)
-            raise ApiError("TargetNotConnected", f"{target} is not connected.") from None
+            raise ApiError("TargetNotConnected", f"{error}.") from None
         call.resources.append(session.session_id)
         return self._opened(call, session.session_id, token)
 
-    async def _document(self, call: Call, name: str) -> Result:
-        """The content of a session document; AWS's defaults for preferences that nobody has saved yet."""
+    async def _allow_start(self, call: Call, target: str, document: str, tags: dict[str, list[str]]) -> None:
+        """Return if the caller may start a session there. Raises ApiError (access denied).
+
+        A document that is named is checked always. One that is not, SSM-SessionManagerRunShell, only where a policy
+        demands it: "BoolIfExists": {"ssm:SessionDocumentAccessCheck": "true"}.
+        """
+        arn = target_arn(call, target)
+        if document:
+            return await self._allow(call, [arn, document_arn(call, document)], tags, is_checked=True)
+        try:
+            await self._allow(call, [arn], tags, is_checked=False)
+        except ApiError:
+            own = document_arn(call, session_documents.DEFAULT_DOCUMENT)
+            await self._allow(call, [arn, own], tags, is_checked=True)
+
+    async def _allow(self, call: Call, arns: list[str], tags: dict[str, list[str]], *, is_checked: bool) -> None:
+        context = {**tags, "ssm:sessiondocumentaccesscheck": ["true" if is_checked else "false"]}
+        await self.endpoint.authorizer.allow(call, "ssm:StartSession", arns, context)
+
+    async def _document(self, call: Call, name: str) -> tuple[Result, str]:
+        """The content of a session document and its ARN; AWS's defaults for preferences that nobody has saved yet."""
         try:
             stored = await self.endpoint.documents.find(call.account_id, call.region, name)
         except ApiError:
             if name != session_documents.DEFAULT_DOCUMENT:
                 raise
-            return copy.deepcopy(session_documents.DOCUMENTS[name])
+            return copy.deepcopy(session_documents.DOCUMENTS[name]), document_arn(call, name)
         if stored.document_type != "Session":
             raise ApiError("InvalidDocument", f"{name} is a {stored.document_type} document, not a Session document.")
-        return stored.content
+        owner = "" if stored.owner == AMAZON else stored.owner
+        return stored.content, f"arn:aws:ssm:{stored.region}:{owner}:document/{stored.name}"
 
     async def resume_session(self, call: Call, parameters: Result) -> Result:
         session = await self._session(call, parameters["SessionId"], "ssm:ResumeSession")
