@@ -160,7 +160,8 @@ class Relay:
         await self._take_place(self.agent, self.client, peer)
         self.is_paused = False  # an agent forgets a pause when it comes back
         await self.to_agent.repeat(self._acknowledges)
-        if self.client.was_there and self.client.peer is None:
+        # An acknowledge would end the pause at once: where some go first, the hub pauses the agent a little later.
+        if self.client.was_there and self.client.peer is None and not self.to_agent.size:
             await self.pause()
         await self._serve(self.agent, peer, self._from_agent, self.to_agent)
 
