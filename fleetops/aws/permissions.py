@@ -23,6 +23,8 @@ _MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
 _QUEUE = "arn:{partition}:sqs:{region}:{account}:{queue}"
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
+_DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
+_AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,104 @@ PERMISSIONS: Final = (
         "Shells",
         "finds a session whose answer was lost",
         "A session whose start was never answered may stay open unseen.",
+    ),
+    Permission(
+        "ssm:ListDocuments",
+        "Documents",
+        "lists AWS's documents and the account's own",
+        "The library is empty, and no document can be run.",
+    ),
+    Permission(
+        "ssm:DescribeDocument",
+        "Documents",
+        "reads what a document is",
+        "A document's page shows what the list told, and no more.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:GetDocument",
+        "Documents",
+        "reads a document's content and its parameters",
+        "No document can be run: its parameters are not known.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:ListDocumentVersions",
+        "Documents",
+        "lists the versions of a document",
+        "A document's page shows its default version alone.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:DescribeDocumentPermission",
+        "Documents",
+        "reads with which accounts a document is shared",
+        "A document's page does not say who else may use it.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:CreateDocument",
+        "Documents",
+        "makes documents",
+        "No document can be made with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:UpdateDocument",
+        "Documents",
+        "adds versions to documents",
+        "No version can be added with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:UpdateDocumentDefaultVersion",
+        "Documents",
+        "says which version is a document's default",
+        "The default version cannot be changed with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeleteDocument",
+        "Documents",
+        "deletes documents",
+        "No document can be deleted with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:SendCommand",
+        "Run Command",
+        "runs a document on instances",
+        "No document can be run.",
+        (_INSTANCE, _MANAGED, _DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:ListCommands",
+        "Run Command",
+        "finds a command whose answer was lost",
+        "After a lost answer a document is not run on those instances: it might run twice.",
+    ),
+    Permission(
+        "ssm:ListCommandInvocations",
+        "Run Command",
+        "follows a command on each instance",
+        "A command shows no progress, and never ends in FleetOps.",
+    ),
+    Permission(
+        "ssm:GetCommandInvocation",
+        "Run Command",
+        "reads the output of a command on one instance",
+        "A command shows the head of its outputs alone.",
+    ),
+    Permission(
+        "ssm:CancelCommand",
+        "Run Command",
+        "cancels a command",
+        "What was sent cannot be cancelled.",
     ),
     Permission(
         "sns:Publish",
