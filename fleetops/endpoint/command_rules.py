@@ -46,7 +46,12 @@ def may_be_under_way(max_concurrency: str, targets: int, taken: int) -> int:
 
 def is_spent(max_errors: str, targets: int, details: Iterable[str]) -> bool:
     """Whether so many invocations have failed that no other is sent: at the error after MaxErrors."""
-    return sum(one in ERRORS for one in details) > number_of(max_errors, targets)
+    return are_too_many(sum(one in ERRORS for one in details), max_errors, targets)
+
+
+def are_too_many(errors: int, max_errors: str, targets: int) -> bool:
+    """Whether MaxErrors is passed: at the error after it."""
+    return errors > number_of(max_errors, targets)
 
 
 def outcome(details: Collection[str], *, max_errors: str, was_cancelled: bool) -> tuple[CommandStatus, str]:

@@ -7,6 +7,7 @@ left to do: what no node has acknowledged is sent again under the same id, and a
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -64,7 +65,6 @@ class _Invocation:
 
     row: Invocation
     key: NodeKey
-    is_under_way: bool = False  # it holds one of the command's places
     is_sending: bool = False
     next_try_at: float = 0.0  # by the monotonic clock
     wait_seconds: float = ACK_SECONDS
@@ -90,6 +90,41 @@ class _Running:
 
     row: Command
     invocations: dict[str, _Invocation] = field(default_factory=dict)
+    waiting: deque[_Invocation] = field(default_factory=deque)  # for a place, in order; some may have ended there
+    under_way: dict[str, _Invocation] = field(default_factory=dict)  # each holds one of the command's places
+    # Counted, not looked for: each of a command's nodes answers several times.
+    taken: int = 0  # acknowledged by their nodes, and not ended
+    ended: int = 0
+    errors: int = 0  # of those that have ended, as MaxErrors counts
+    is_spent: bool = False  # too many errors: nothing more is sent
+
+    def take_up(self, invocation: _Invocation) -> None:
+        """Count an invocation in, as its row has it."""
+        self.invocations[invocation.row.instance_id] = invocation
+        if invocation.is_over:
+            self._count_end(invocation)
+            return
+        self.taken += invocation.is_taken
+        # What was told to a node may be there: it holds its place, and is told again.
+        if invocation.row.sent_at is not None:
+            self.under_way[invocation.row.instance_id] = invocation
+        else:
+            self.waiting.append(invocation)
+
+    def note_taken(self, invocation: _Invocation) -> None:
+        """Its node has it."""
+        invocation.row.taken_at = clock.now()
+        self.taken += not invocation.is_over
+
+    def note_end(self, invocation: _Invocation) -> None:
+        """It has ended, and gives its place back."""
+        self.under_way.pop(invocation.row.instance_id, None)
+        self.taken -= invocation.is_taken
+        self._count_end(invocation)
+
+    def _count_end(self, invocation: _Invocation) -> None:
+        self.ended += 1
+        self.errors += invocation.row.details in rules.ERRORS
 
     def job_id(self, invocation: _Invocation) -> str:
         return f"aws.ssm.{self.row.command_id}.{invocation.row.instance_id}"
@@ -118,10 +153,7 @@ class Commands:
             return [(row, list(row.invocations.all())) for row in rows]
 
         for row, invocations in await in_database(self._reader, read):
-            running = self._take_up(row, invocations)
-            for invocation in running.invocations.values():
-                # What was told to a node may be there: it holds its place, and is told again.
-                invocation.is_under_way = invocation.row.sent_at is not None and not invocation.is_over
+            self._take_up(row, invocations)
         self._ticking = asyncio.create_task(self._tick())
 
     async def stop(self) -> None:
@@ -160,10 +192,11 @@ class Commands:
             if invocation.is_taken or invocation.row.sent_at is not None:
                 self._move(invocation, CommandStatus.CANCELLING, "Cancelling")
             else:
-                self._end(invocation, "Cancelled")
+                self._end(running, invocation, "Cancelled")
         if not chosen and running.row.state != CommandStatus.CANCELLING:
             self._move_command(running, CommandStatus.CANCELLING, "Cancelling")
         self._advance(running)
+        self._tell_those_due(running, running.under_way.values())
         await self._written()
 
     async def find(self, account_id: str, region: str, command_id: str) -> Command | None:
@@ -204,7 +237,7 @@ class Commands:
             invocation = running.invocations[key[2]]
             invocation.next_try_at = 0.0
             invocation.cancel_told = False
-            self._advance(running)
+            self._tell_those_due(running, [invocation])
 
     def node_gone(self, key: NodeKey) -> None:
         """A node is no longer managed: what it has not answered it will not."""
@@ -212,7 +245,7 @@ class Commands:
             running = self._running[command_id]
             invocation = running.invocations[key[2]]
             if not invocation.is_over:
-                self._end(invocation, "Undeliverable")
+                self._end(running, invocation, "Undeliverable")
             self._advance(running)
 
     async def acknowledged(self, key: NodeKey, ack: payloads.AgentJobAck) -> None:
@@ -221,7 +254,7 @@ class Commands:
         if running is None or invocation is None or invocation.is_over or invocation.is_taken:
             return
         if ack.status_code in _TAKEN:
-            invocation.row.taken_at = clock.now()
+            running.note_taken(invocation)
             invocation.wait_seconds = ACK_SECONDS
             if invocation.row.state == CommandStatus.CANCELLING:
                 self._dirt(invocation.row)
@@ -233,7 +266,7 @@ class Commands:
             invocation.wait(FULL_SECONDS)
         else:
             invocation.row.trace_output = f"{ack.status_code} {ack.error_message}"[:_LONGEST_TRACE]
-            self._end(invocation, "Failed")
+            self._end(running, invocation, "Failed")
         self._advance(running)
         await self._written()
 
@@ -251,12 +284,12 @@ class Commands:
             logger.warning("a reply cannot be read instance=%s job=%s reason=%s", key[2], reply.job_id, error)
             return
         if not invocation.is_taken:
-            invocation.row.taken_at = clock.now()
+            running.note_taken(invocation)
         _merge(invocation.row, content)
         if not invocation.is_over:
             details = rules.of_reply(content.document_status)
             if details is not None:
-                self._end(invocation, details)
+                self._end(running, invocation, details)
             elif invocation.row.state not in {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING}:
                 self._move(invocation, CommandStatus.IN_PROGRESS, "InProgress")
         self._dirt(invocation.row)
@@ -291,34 +324,36 @@ class Commands:
         running = self._running[row.command_id] = _Running(row)
         for invocation in invocations:
             key = (row.account_id, row.region, invocation.instance_id)
-            running.invocations[invocation.instance_id] = _Invocation(invocation, key)
+            running.take_up(_Invocation(invocation, key))
             self._by_node.setdefault(key, set()).add(row.command_id)
         return running
 
     def _advance(self, running: _Running) -> None:
         """Send what may go now, end what is over. Safe to call at any moment."""
-        row, all_of_it = running.row, running.invocations.values()
-        details = [invocation.row.details for invocation in all_of_it if invocation.is_over]
-        if rules.is_spent(row.max_errors, row.target_count, details):
-            for invocation in all_of_it:
+        row = running.row
+        if not running.is_spent and rules.are_too_many(running.errors, row.max_errors, row.target_count):
+            running.is_spent = True
+            for invocation in running.invocations.values():
                 if not invocation.is_over and invocation.row.sent_at is None:
-                    self._end(invocation, "Terminated")
-        if all(invocation.is_over for invocation in all_of_it):
+                    self._end(running, invocation, "Terminated")
+        if running.ended == len(running.invocations):
             self._finish(running)
             return
-        under_way = sum(invocation.is_under_way and not invocation.is_over for invocation in all_of_it)
-        taken = sum(invocation.is_taken or invocation.is_over for invocation in all_of_it)
-        places = rules.may_be_under_way(row.max_concurrency, row.target_count, taken) - under_way
+        taken = running.taken + running.ended
+        most = rules.may_be_under_way(row.max_concurrency, row.target_count, taken)
+        while running.waiting and len(running.under_way) < most:
+            invocation = running.waiting.popleft()
+            if not invocation.is_over:
+                running.under_way[invocation.row.instance_id] = invocation
+                self._tell_those_due(running, [invocation])
+
+    def _tell_those_due(self, running: _Running, invocations: Iterable[_Invocation]) -> None:
+        """Tell nodes what they have to be told, where a command's invocation holds a place and it is time."""
         now = clock.monotonic()
-        for invocation in all_of_it:
-            if invocation.is_over:
+        for invocation in invocations:
+            if invocation.is_over or invocation.is_sending or now < invocation.next_try_at:
                 continue
-            if not invocation.is_under_way:
-                if places <= 0:
-                    continue
-                places -= 1
-                invocation.is_under_way = True
-            if now >= invocation.next_try_at and not invocation.is_sending and self._is_due(invocation):
+            if invocation.row.instance_id in running.under_way and self._is_due(invocation):
                 invocation.is_sending = True
                 self._in_background(self._tell(running, invocation))
 
@@ -392,6 +427,7 @@ class Commands:
                 for running in list(self._running.values()):
                     self._look_at_the_time(running, now)
                     self._advance(running)
+                    self._tell_those_due(running, running.under_way.values())
                 if clock.monotonic() - tidied_at > _TIDY_SECONDS:
                     tidied_at = clock.monotonic()
                     await self._tidy(now)
@@ -409,9 +445,9 @@ class Commands:
             if not invocation.is_taken:
                 if now - row.requested_at > delivery:
                     was_cancelled = invocation.row.state == CommandStatus.CANCELLING
-                    self._end(invocation, "Cancelled" if was_cancelled else "DeliveryTimedOut")
+                    self._end(running, invocation, "Cancelled" if was_cancelled else "DeliveryTimedOut")
             elif now - invocation.row.taken_at > execution:  # type: ignore[operator]
-                self._end(invocation, "ExecutionTimedOut")
+                self._end(running, invocation, "ExecutionTimedOut")
 
     async def _tidy(self, now: datetime) -> None:
         old = Command.objects.filter(state__in=rules.OVER, requested_at__lt=now - timedelta(days=KEPT_DAYS))
@@ -429,9 +465,10 @@ class Commands:
             return None, None
         return running, running.invocations.get(key[2])
 
-    def _end(self, invocation: _Invocation, details: str) -> None:
+    def _end(self, running: _Running, invocation: _Invocation, details: str) -> None:
         invocation.row.ended_at = clock.now()
         self._move(invocation, rules.DETAILS[details], details)
+        running.note_end(invocation)
 
     def _move(self, invocation: _Invocation, state: CommandStatus, details: str) -> None:
         row = invocation.row
