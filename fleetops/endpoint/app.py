@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -46,6 +47,7 @@ class App:
         self._endpoint = endpoint
         self._ssm = Ssm(endpoint)
         self._sts = Sts(endpoint)
+        endpoint.authorizer.tags_of = partial(resources.tags_of, endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -214,11 +216,9 @@ class App:
         endpoint = self._endpoint
         call.parameters = parameters = moto.checked_parameters(call)
         service = call.service.signing_name
-        await endpoint.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
+        await resources.allow(endpoint, call)
         if service == "s3":
             s3body.check_digests(call.request.headers, call.request.body)
-        if copied := resources.copied(call):
-            await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
             return _own_json(call, await cloudtrail.lookup_events(call, endpoint.reader))
         if service == "ec2" and call.operation == "DescribeRegions":

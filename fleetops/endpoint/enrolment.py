@@ -250,7 +250,7 @@ def _digest(code: str) -> str:
 
 def _trusts_ssm(trust: str) -> bool:
     """Whether a trust policy lets SSM assume the role."""
-    return iampolicy.trusts(iampolicy.parse(trust), [SERVICE], "sts:AssumeRole", {})
+    return iampolicy.trusts(iampolicy.parse(trust), SERVICE, "sts:AssumeRole")
 
 
 def _text(parameters: Mapping[str, Any], name: str, longest: int) -> str:

@@ -29,12 +29,10 @@ class Sessions(Part):
         name = parameters.get("DocumentName") or session_documents.DEFAULT_DOCUMENT
         call.resources = [target]
         key: NodeKey = (call.account_id, call.region, target)
-        node = self.nodes.find(key)
-        tags = {f"ssm:resourcetag/{tag.lower()}": [value] for tag, value in node.tags.items()} if node else {}
-        await self._allow_start(call, target, name if "DocumentName" in parameters else "", tags)
+        await self._allow_start(call, target, name if "DocumentName" in parameters else "")
         document, arn = await self._document(call, name)
         if "DocumentName" in parameters and arn != document_arn(call, name):  # named in another way
-            await self._allow(call, [arn], tags, is_checked=True)
+            await self._allow(call, [arn], is_checked=True)
         if "inputs" not in document:
             preferences, _ = await self._document(call, session_documents.DEFAULT_DOCUMENT)
             document = session_documents.under_preferences(document, preferences)
@@ -81,7 +79,7 @@ class Sessions(Part):
         call.resources.append(session.session_id)
         return self._opened(call, session.session_id, token)
 
-    async def _allow_start(self, call: Call, target: str, document: str, tags: dict[str, list[str]]) -> None:
+    async def _allow_start(self, call: Call, target: str, document: str) -> None:
         """Return if the caller may start a session there. Raises ApiError (access denied).
 
         A document that is named is checked always. One that is not, SSM-SessionManagerRunShell, only where a policy
@@ -89,15 +87,15 @@ class Sessions(Part):
         """
         arn = target_arn(call, target)
         if document:
-            return await self._allow(call, [arn, document_arn(call, document)], tags, is_checked=True)
+            return await self._allow(call, [arn, document_arn(call, document)], is_checked=True)
         try:
-            await self._allow(call, [arn], tags, is_checked=False)
+            await self._allow(call, [arn], is_checked=False)
         except ApiError:
             own = document_arn(call, session_documents.DEFAULT_DOCUMENT)
-            await self._allow(call, [arn, own], tags, is_checked=True)
+            await self._allow(call, [arn, own], is_checked=True)
 
-    async def _allow(self, call: Call, arns: list[str], tags: dict[str, list[str]], *, is_checked: bool) -> None:
-        context = {**tags, "ssm:sessiondocumentaccesscheck": ["true" if is_checked else "false"]}
+    async def _allow(self, call: Call, arns: list[str], *, is_checked: bool) -> None:
+        context = {"ssm:sessiondocumentaccesscheck": ["true" if is_checked else "false"]}
         await self.endpoint.authorizer.allow(call, "ssm:StartSession", arns, context)
 
     async def _document(self, call: Call, name: str) -> tuple[Result, str]:
