@@ -14,14 +14,13 @@ from websockets.exceptions import ConnectionClosed
 
 from fleetops import clock
 from fleetops.endpoint.hub import TooManySessions
-from fleetops.endpoint.relay import Relay
+from fleetops.endpoint.relay import MOST_ABOVE, Acknowledged, Relay
 from fleetops.wire import (
     DataChannel,
     InputReceived,
     Message,
     MessageType,
-    PublicationPaused,
-    PublicationStarted,
+    Role,
     SessionRequested,
     TaskAcknowledged,
     payloads,
@@ -281,59 +280,87 @@ def acknowledge(sequence: int) -> bytes:
     return serialize(Message(MessageType.ACKNOWLEDGE, 0, payload, 0, uuid4(), 1))
 
 
-async def test_a_clients_acknowledges_that_were_lost_with_the_agents_connection_are_given_again():
-    """The plugin acknowledges no message twice: the agent would repeat it for the rest of the session."""
-    relay, client = Relay(is_port=False), Wire()
-    lost, kept = [acknowledge(n) for n in range(3)], [acknowledge(n) for n in range(3, 5)]
-    async with serving(relay, client=client):
-        agent = Wire()
-        async with serving(relay, agent):
-            for each in lost:
-                client.put(each)
-            await settle()
-            assert agent.arrived() == lost  # into a connection of which nobody reads the end
-            agent.cut()
-            await settle()
-            for each in kept:
-                client.put(each)
-            await settle()
-        again = Wire()
-        async with serving(relay, again):
-            await settle()
-            assert again.arrived() == lost + kept
+async def test_what_the_client_acknowledged_and_the_agent_repeats_is_acknowledged_in_its_name():
+    """The plugin acknowledges no message twice: the agent would repeat that one for the rest of the session.
 
-
-async def test_acknowledges_that_are_given_again_are_bounded():
+    An acknowledge may be lost with the agent's connection, or overtake the agent's own book-keeping.
+    """
     relay, agent, client = Relay(is_port=False), Wire(), Wire()
+    channel = DataChannel(Role.AGENT, new_id=uuid4)
+    numbers = channel.send_output(b"x" * 5_000, now=1.0)
     async with serving(relay, agent, client):
-        for number in range(2_000):
+        for each in channel.data_to_send():
+            agent.put(each)
+        await settle()
+        for number in numbers:
             client.put(acknowledge(number))
-        await settle(3_000)
-        again = Wire()
-        async with serving(relay, again):
-            await settle(1_000)
-            assert len(again.arrived()) == 512
+        await settle()
+        assert len(agent.arrived()) == len(numbers)  # and the agent has taken in none of them
+        before = len(client.arrived())
+        assert before == len(numbers)
+        for turn in range(len(numbers)):
+            assert channel.unacknowledged == len(numbers) - turn
+            channel.handle_timeout(now=10.0 * (turn + 1))
+            for each in channel.data_to_send():
+                agent.put(each)
+            await settle()
+            for each in agent.arrived():
+                channel.receive(each, now=10.0 * (turn + 1))
+        assert channel.unacknowledged == 0
+        assert client.arrived() == []
+
+
+async def test_what_the_client_has_not_acknowledged_is_acknowledged_by_nobody_else():
+    relay, agent, client = Relay(is_port=False), Wire(), Wire()
+    frames = [output(b"x", number) for number in range(3)]
+    async with serving(relay, agent, client):
+        for each in frames:
+            agent.put(each)
+        client.put(acknowledge(0))
+        client.put(acknowledge(2))
+        client.put(frame(MessageType.ACKNOWLEDGE, 0, b"no json"))
+        await settle()
+        agent.arrived(), client.arrived()
+        for each in frames:
+            agent.put(each)
+        await settle()
+        assert client.arrived() == [frames[1]]
+        answers = [payloads.acknowledged_sequence(each[120:]) for each in agent.arrived()]
+        assert answers == [0, 2]
+
+
+def test_what_is_remembered_of_acknowledges_is_bounded():
+    known = Acknowledged()
+    for number in range(0, 40_000, 2):  # a gap behind each
+        known.add(number)
+    assert len(known._above) <= MOST_ABOVE
+    assert 39_998 in known and 39_999 not in known
+    in_order = Acknowledged()
+    for number in [5, *range(7, 2_000), 6, 4]:
+        in_order.add(number)
+    assert len(in_order._above) <= 1
+    assert all(number in in_order for number in range(4, 2_000)) and 3 not in in_order
 
 
 async def test_an_agent_that_comes_back_while_its_client_is_away_stays_paused_in_the_end(tmp_path):
-    """Any acknowledge ends a pause, so those that are given again must not come behind it."""
+    """Any acknowledge ends a pause, so those that waited for the agent must not come behind it."""
     async with running(Gateway(tmp_path, patience=Patience(pause=0.1, tick=0.02))) as gateway:
         agent = Agent(gateway)
         await agent.connect()
         client, socket, channel = await open_both(gateway, agent)
-        await say(socket, channel, "$ ")
-        await client.see("$ ")
-        client.abort()
-        await eventually(lambda: gateway.hub._sessions[client.session_id].relay.client.peer is None)
+        relay = gateway.hub._sessions[client.session_id].relay
         socket.transport.abort()
-        await eventually(lambda: gateway.hub._sessions[client.session_id].relay.agent.peer is None)
+        await eventually(lambda: relay.agent.peer is None)
+        await client.socket.send(acknowledge(0))
+        await eventually(lambda: relay.to_agent.size > 0)
+        client.abort()
+        await eventually(lambda: relay.client.peer is None)
         socket, _ = await agent.open_data(client.session_id)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 while True:
                     channel.receive(await socket.recv(), now=clock.steady())
-        told = [type(event) for event in channel.events()]
-        assert [kind for kind in told if kind in (PublicationPaused, PublicationStarted)][-1] is PublicationPaused
+        assert relay.to_agent.size == 0
         assert channel.is_paused
 
 
