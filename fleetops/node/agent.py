@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -23,9 +24,10 @@ from fleetops.wire.controlchannel import ControlChannel, ControlRole
 
 from . import jobs
 from .calls import AGENT_NAME, CallFailed, Endpoint, Retry
-from .sandbox import Launcher, choose_uid, prepare
-from .script import Place
-from .session import ShellSession
+from .ports import PortSession
+from .sandbox import Launcher, Place, choose_uid, prepare
+from .session import Session, UnknownSession
+from .shells import CommandSession, InteractiveSession, ShellSession
 from .spec import Credentials, Directory, NodeSpec, Options
 from .websocket import Socket
 
@@ -38,6 +40,12 @@ RETRY_JITTER: Final = 0.5
 BACK_AFTER_LOSS: Final = (0.0, 2.5)
 MAX_SESSIONS: Final = 1_000  # Mgs.SessionWorkersLimit
 TIMER_SECONDS: Final = 0.5  # how often the control channel looks for what is to be told again
+SESSIONS: Final[Mapping[str, type[Session]]] = {  # by the document's sessionType
+    "Standard_Stream": ShellSession,
+    "InteractiveCommands": InteractiveSession,
+    "NonInteractiveCommands": CommandSession,
+    "Port": PortSession,
+}
 STOPPED_TEXT: Final = "The instance was stopped, and its shells ended with it."
 REBOOT_SECONDS: Final = 10.0  # that a restart of the node takes, before it is scaled
 REBOOT_TEXT: Final = "A command restarted this node, and its shells ended with it."
@@ -56,8 +64,9 @@ class Node:
         # At once, and not in `run`: of several new nodes each sees the ids that those before it took.
         self._uid = choose_uid(spec)
         prepare(spec, self._uid, is_open=launcher.kind == "none")
+        self._place = Place(launcher, spec, self._uid, options.hidden)
         self._jobs = jobs.Jobs(
-            Place(launcher, spec, self._uid, options.hidden),
+            self._place,
             options,
             self._endpoint,
             reply=self._reply,
@@ -71,7 +80,7 @@ class Node:
         self._must_be_offline.set()
         self._channel = ControlChannel(ControlRole.AGENT, new_id=uuid4)
         self._socket: Socket | None = None
-        self._sessions: dict[str, tuple[ShellSession, asyncio.Task[None]]] = {}
+        self._sessions: dict[str, tuple[Session, asyncio.Task[None]]] = {}
         self._stopping: asyncio.Task[None] | None = None
         self._untold: dict[str, payloads.AgentTaskComplete] = {}  # ends that the endpoint has not acknowledged
         self._connection = ""  # what SSMConnectionChannel says
@@ -283,18 +292,16 @@ class Node:
             logger.warning("session refused instance=%s session=%s", self.spec.instance_id, task.session_id)
             return
         (self._directory.sessions / task.session_id).touch()
-        session = ShellSession(
+        kind = str(task.document_content.get("sessionType"))
+        session = SESSIONS.get(kind, UnknownSession)(
             task,
-            spec=self.spec,
+            place=self._place,
             endpoint=self._endpoint,
-            launcher=self._launcher,
-            uid=self._uid,
-            hidden=self._options.hidden,
             retry_scale=min(1.0, self._options.retry_scale),
         )
         self._sessions[task.session_id] = (session, asyncio.create_task(self._live(session)))
 
-    async def _live(self, session: ShellSession) -> None:
+    async def _live(self, session: Session) -> None:
         status, output = "Success", ""
         try:
             status, output = await session.run()

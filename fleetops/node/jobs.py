@@ -25,7 +25,8 @@ from fleetops.wire import JobReceived, RemoteProtocolError, payloads
 from .calls import Endpoint
 from .output import MOST_STDERR, MOST_STDOUT, Destination, Output, prefix, together
 from .plugins import Run, document_status, run_step, step_name
-from .script import KILLED_CODE, Place, kill_group, started_at
+from .sandbox import Place
+from .script import KILLED_CODE, kill_group, started_at
 from .spec import Directory, Options
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from fleetops.documents import command as command_document
 
 from .calls import CallFailed, Endpoint
 from .output import MOST_STDERR, MOST_STDOUT, Output, prefix
-from .script import Place, ScriptFailed, run_program, script_argv, write_script
+from .sandbox import Place, StartFailed
+from .script import run_program, script_argv, write_script
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Run:
         return f"{self.inside}/downloads"
 
     async def small(self, script: str, *arguments: str, stdin: Path | None = None) -> tuple[int, bytes, bytes]:
-        """Run a few lines of shell on the node: exit code, output, errors. Raises ScriptFailed."""
+        """Run a few lines of shell on the node: exit code, output, errors. Raises StartFailed."""
         files = [self.directory / f".small-{name}" for name in ("out", "err")]
         for file in files:
             file.write_bytes(b"")
@@ -357,9 +358,9 @@ async def run_step(
             break
         try:
             if not isinstance(each, Mapping):
-                raise ScriptFailed(f"Invalid format in plugin properties {each}")
+                raise StartFailed(f"Invalid format in plugin properties {each}")
             await PLUGINS[step.action](run, _safe(step_name(document, step, each)), each, output)
-        except (ScriptFailed, OSError) as error:
+        except (StartFailed, OSError) as error:
             output.fail(f"failed to run commands: {error}")
     _end_words(step, output)
     return ""

@@ -49,6 +49,10 @@ _BEGIN_SCRIPT: Final = _GIVE_WAY + 'exec nice -n {nice} "$@"'
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
 
 
+class StartFailed(Exception):
+    """A program or a session could not be started; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """A way of starting shells. `uid` None: they run under the id of this process."""
@@ -82,6 +86,37 @@ class Launcher:
             "LOGNAME": user,
             "SHELL": shell_program(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node's programs run, and under which id. `user` is given for one that is not the node's own."""
+
+    launcher: Launcher
+    spec: NodeSpec
+    uid: int | None
+    hidden: tuple[str, ...]
+    user: str = ""
+
+    @property
+    def var(self) -> str:
+        """The node's /var, as its programs see it."""
+        return str(Directory(self.spec.home).var) if self.launcher.kind == "none" else "/var"
+
+    def command(self, argv: Sequence[str]) -> tuple[list[str], dict[str, str], str]:
+        """What to start so that `argv` runs there, with which environment, in which directory. Raises StartFailed."""
+        directory = Directory(self.spec.home)
+        is_bare = self.launcher.kind == "none"
+        if is_bare and self.uid is not None and not is_reachable(directory.home):
+            raise StartFailed(
+                "This machine offers no sandbox, FleetOps runs as root, and its state directory is closed to others, "
+                "so no demo shell is started. Install bubblewrap, or run FleetOps as an ordinary user."
+            )
+        environment = self.launcher.environment(directory, self.uid)
+        if self.user:
+            environment |= {"USER": self.user, "LOGNAME": self.user, "HOME": f"/home/{self.user}"}
+        cwd = str(directory.home) if is_bare else "/"
+        return self.launcher.command(self.spec, self.uid, self.hidden, argv), environment, cwd
 
 
 def shell_program() -> str:

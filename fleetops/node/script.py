@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from .sandbox import SHELL_UMASK, Launcher, begin_script, is_reachable
-from .spec import Directory, NodeSpec
+from .sandbox import SHELL_UMASK, Place, StartFailed, begin_script
 
 READ_SIZE: Final = 64 * 1024  # bytes of output in memory at a time, of one stream
 MAX_OUTPUT: Final = 64 * 1024 * 1024  # bytes of one stream that are kept; the rest is read and thrown away
@@ -33,25 +32,6 @@ _RUN_FILE: Final = (
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class ScriptFailed(Exception):
-    """The program could not be started; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a node's programs run."""
-
-    launcher: Launcher
-    spec: NodeSpec
-    uid: int | None
-    hidden: tuple[str, ...]
-
-    @property
-    def var(self) -> str:
-        """The node's /var, as its programs see it."""
-        return str(Directory(self.spec.home).var) if self.launcher.kind == "none" else "/var"
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a program ended: "exited", "timed out" or "cancelled", and its exit code."""
@@ -61,10 +41,10 @@ class Ending:
 
 
 def write_script(file: Path, lines: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Write what `script_argv` takes as standard input; the bytes of environment in it. Raises ScriptFailed."""
+    """Write what `script_argv` takes as standard input; the bytes of environment in it. Raises StartFailed."""
     for name, value in environment.items():
         if not _NAME.fullmatch(name) or "\0" in value:
-            raise ScriptFailed(f"{name} is no environment variable")
+            raise StartFailed(f"{name} is no environment variable")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()).encode()
     file.write_bytes(exports + "\n".join(lines).encode(errors="replace") + b"\n")
     return len(exports)
@@ -89,9 +69,9 @@ async def run_program(
     """Run `argv` until it has ended and nobody holds its output; kill its group after `seconds`, or once `cancelled`.
 
     What it writes is put behind what `stdout` and `stderr` hold. `on_start` gets the id of its process, which is
-    its group's too. Raises ScriptFailed.
+    its group's too. Raises StartFailed.
     """
-    process = _start(place, argv, stdin)
+    process = _start(place, argv, stdin=stdin)
     on_start(process.pid)
     ending = asyncio.create_task(_last(process, stdout, stderr))
     wanted = asyncio.create_task(cancelled.wait())
@@ -128,33 +108,107 @@ def started_at(pid: int) -> str:
         return ""
 
 
-def _start(place: Place, argv: Sequence[str], stdin: Path | None) -> subprocess.Popen[bytes]:
-    launcher, uid = place.launcher, place.uid
-    directory = Directory(place.spec.home)
-    is_bare = launcher.kind == "none"
-    if is_bare and uid is not None and not is_reachable(directory.home):
-        raise ScriptFailed("this machine offers no sandbox, and the state directory is closed to others")
-    command = launcher.command(place.spec, uid, place.hidden, argv)
-    if launcher.kind != "namespaces":  # which gives way by itself
-        command = begin_script(command, limited=uid is not None)
-    environment = launcher.environment(directory, uid)
+def _start(
+    place: Place, argv: Sequence[str], *, stdin: Path | None = None, joined: bool = False
+) -> subprocess.Popen[bytes]:
+    command, environment, cwd = place.command(argv)
+    if place.launcher.kind != "namespaces":  # which gives way by itself
+        command = begin_script(command, limited=place.uid is not None)
     environment.pop("TERM")
+    drops = place.launcher.kind == "none" and place.uid is not None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(stdin.open("rb")) if stdin is not None else subprocess.DEVNULL
         try:
             return subprocess.Popen(
                 command,
                 env=environment,
-                cwd=str(directory.home) if is_bare else "/",
+                cwd=cwd,
                 stdin=source,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=subprocess.STDOUT if joined else subprocess.PIPE,
                 start_new_session=True,
                 umask=SHELL_UMASK,
-                **({"user": uid, "group": uid, "extra_groups": []} if is_bare and uid is not None else {}),
+                **({"user": place.uid, "group": place.uid, "extra_groups": []} if drops else {}),
             )
         except (OSError, ValueError) as error:
-            raise ScriptFailed(str(error)) from None
+            raise StartFailed(f"Unable to start command: {error}") from None
+
+
+class Running:
+    """A program whose output is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._readers: dict[int, asyncio.StreamReader] = {}
+        self._transports: list[asyncio.ReadTransport] = []
+        self._exiting = asyncio.create_task(_exited(process))
+        self.pid = process.pid
+
+    async def read_stdout(self) -> bytes:
+        """What there is, at least a byte; empty at the end."""
+        return await self._read(self._process.stdout)
+
+    async def read_stderr(self) -> bytes:
+        return await self._read(self._process.stderr)
+
+    async def wait(self) -> int:
+        """The exit code, once it has ended."""
+        await self._exiting
+        code = self._process.returncode
+        return code if code >= 0 else 128 - code
+
+    def kill(self) -> None:
+        """End it and all that it leads, if it has not ended."""
+        if not self._exiting.done():
+            kill_group(self.pid)
+        for transport in self._transports:
+            transport.close()
+
+    async def _read(self, pipe: IO[bytes] | None) -> bytes:
+        assert pipe is not None
+        reader = self._readers.get(pipe.fileno()) if not pipe.closed else None
+        if reader is None:
+            if pipe.closed:
+                return b""
+            reader, transport = await _open(pipe)
+            self._readers[pipe.fileno()] = reader
+            self._transports.append(transport)
+        return await reader.read(READ_SIZE // 2)
+
+
+def start_program(place: Place, argv: Sequence[str], *, joined: bool) -> Running:
+    """Start `argv` on the node with no input. `joined`: its errors go where its output goes. Raises StartFailed."""
+    if place.launcher.kind == "namespaces":
+        # The first process of its namespace gets no signal that it does not handle.
+        argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
+    return Running(_start(place, argv, joined=joined))
+
+
+def signal_inside(place: Place, pid: int, number: int) -> None:
+    """Send a signal to what `start_program` started, and to nothing that only holds the sandbox around it."""
+    outer = {"bwrap": 2, "namespaces": 2}.get(place.launcher.kind, 0)
+    parents = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    layer = {pid}
+    for depth in range(len(parents)):
+        if depth >= outer:
+            for process in layer:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, number)
+        layer = {child for child, parent in parents.items() if parent in layer}
+        if not layer:
+            return
+
+
+async def _open(pipe: IO[bytes]) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    reader = asyncio.StreamReader(limit=READ_SIZE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    return reader, transport
 
 
 async def _last(process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
@@ -165,10 +219,7 @@ async def _last(process: subprocess.Popen[bytes], stdout: Path, stderr: Path) ->
 
 async def _copy(pipe: IO[bytes], path: Path) -> None:
     """Put what comes out of a pipe into a file, up to MAX_OUTPUT."""
-    reader = asyncio.StreamReader(limit=READ_SIZE)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+    reader, transport = await _open(pipe)
     try:
         with path.open("ab", buffering=0) as file:
             left = MAX_OUTPUT - file.tell()

@@ -172,12 +172,14 @@ class Gateway:
         *,
         ours: bool = True,
         size: tuple[int, int] = (100, 30),
+        kind: "type[Client] | None" = None,
         **changes,
-    ) -> "Client":
-        """Start a session and open the client's end."""
+    ) -> Any:
+        """Start a session and open the client's end, of the class `kind`."""
+        kind = kind or Client
         task = make_task(instance_id, client_is_ours=ours, **changes)
         token = await self.hub.start_session(task)
-        client = Client(self, task.session_id, size=size)
+        client = kind(self, task.session_id, size=size)
         await client.connect(token)
         return client
 
@@ -323,18 +325,22 @@ class Client:
             async for frame in self.socket:
                 self.channel.receive(frame, now=clock.steady())
                 for event in self.channel.events():
-                    if isinstance(event, OutputReceived):
-                        self.received += len(event.data)
-                        self.frame_sizes.append(len(event.data))
-                        if self.keeps_output:
-                            self.output += event.data
-                    elif isinstance(event, ChannelClosed):
-                        self.closed = event
+                    self.happened(event)
                 if self._size and self.channel.can_send:
                     self.channel.send_size(*self._size, now=clock.steady())
                     self._size = None
                 await self._flush()
                 self._news.set()
+
+    def happened(self, event: object) -> None:
+        match event:
+            case OutputReceived(data=data):
+                self.received += len(data)
+                self.frame_sizes.append(len(data))
+                if self.keeps_output:
+                    self.output += data
+            case ChannelClosed():
+                self.closed = event
 
     async def _sweep(self) -> None:
         """Repeat what the agent does not acknowledge."""
