@@ -14,6 +14,7 @@ urlpatterns = [
     path("approvals/", include("fleetops.approvals.urls")),
     path("calendars/", include("fleetops.calendars.urls")),
     path("fleet/", include("fleetops.inventory.urls")),
+    path("machines/", include("fleetops.inventory.activation_urls")),
     path("sessions/", include("sessions_app.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]

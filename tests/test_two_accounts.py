@@ -123,6 +123,7 @@ def text_of(response) -> str:
 OF_ONE = {
     "inventory:instance": "row",
     "review:instance": "row",
+    "machines:deregister": "row",
     "sessions:panel": "row",
     "sessions:terminal": "live",
     "sessions:replay": "past",
@@ -136,7 +137,7 @@ OF_ONE = {
     "api:event": "event",
 }
 # Deeds on one thing; below it stands what each does, and to whom.
-DEEDS = {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "review:prove"}
+DEEDS = {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
     "inventory:fleet",
@@ -153,6 +154,11 @@ LISTS = {
     "api:regions",
     "policy:simulate",
     "policy:review",
+    # What AWS has, account by account: tests/inventory/test_activations.py has two real ones.
+    "machines:list",
+    "machines:activation",
+    "machines:live",
+    "api:activations",
     "accounts:list",
     "accounts:account",
     "accounts:live",
@@ -185,6 +191,10 @@ NO_NODE = {
     "accounts:set_enabled",
     "accounts:remove",
     "accounts:document",
+    "machines:add",
+    "machines:delete",
+    "machines:ca",
+    "api:activation",
 }
 
 

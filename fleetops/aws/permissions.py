@@ -21,6 +21,12 @@ UNKNOWN_PRINCIPAL: Final = "arn:aws:iam::HUB-ACCOUNT:role/FLEETOPS"
 _INSTANCE = "arn:{partition}:ec2:{region}:{account}:instance/{instance}"
 _MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
 _QUEUE = "arn:{partition}:sqs:{region}:{account}:{queue}"
+# Of machines outside EC2: the one that AWS's console makes, and the one of its manual. Not role/*: whoever registers a
+# machine gets the credentials of the role, and SSM may assume other, stronger ones too.
+_HYBRID_ROLES = (
+    "arn:{partition}:iam::{account}:role/service-role/AmazonEC2RunCommandRoleForManagedInstances",
+    "arn:{partition}:iam::{account}:role/SSMServiceRole",
+)
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
 _DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
@@ -211,6 +217,52 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
     Permission(
+        "ssm:CreateActivation",
+        "Machines outside EC2",
+        "makes the activations by which they register",
+        "No machine outside EC2 can be added with FleetOps.",
+        # AWS knows no resource for activations.
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DescribeActivations",
+        "Machines outside EC2",
+        "lists activations, and who has come by them",
+        "FleetOps shows no activations.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeleteActivation",
+        "Machines outside EC2",
+        "deletes activations",
+        "No activation can be deleted with FleetOps.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeregisterManagedInstance",
+        "Machines outside EC2",
+        "ends a hybrid node",
+        "No hybrid node can be deregistered with FleetOps.",
+        (_MANAGED,),
+        is_optional=True,
+    ),
+    Permission(
+        "iam:GetRole",
+        "Machines outside EC2",
+        "reads whether SSM may assume the role of the machines",
+        "A role that does not fit is refused in AWS's words, which do not tell why.",
+        _HYBRID_ROLES,
+        is_optional=True,
+    ),
+    Permission(
+        "iam:PassRole",
+        "Machines outside EC2",
+        "hands that role to SSM, which gives it to the machines",
+        "No activation can be made with that role.",
+        _HYBRID_ROLES,
+        is_optional=True,
+    ),
+    Permission(
         "ec2:DescribeRegions",
         "Connection check",
         "tells which regions are on",
@@ -226,6 +278,8 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
 )
+# Never called: AWS asks for them at another call, of whoever makes that.
+ASKED_WITHIN: Final = frozenset({"iam:PassRole"})
 # Made, and never denied: AWS answers it to whoever signs right.
 NEEDS_NO_PERMISSION: Final = frozenset({"sts:GetCallerIdentity"})
 

@@ -17,9 +17,16 @@ _SEE = "inventory.view_instance"
 _OPEN = "sessions_app.open_terminalsession"
 _REVIEW = "sessions_app.review_terminalsession"
 _END = "sessions_app.end_terminalsession"
+_ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
 SCOPES: dict[str, Scope] = {
     "fleet:read": Scope("Read instances, accounts and regions", (_SEE,), (_SEE,)),
+    "machines:read": Scope("Read activations of machines outside EC2", (_ACTIVATIONS,), (_ACTIVATIONS,)),
+    "machines:write": Scope(
+        "Add machines by activations, delete activations, deregister nodes",
+        (_ADD_MACHINES, _ACTIVATIONS, _SEE),
+        (_ADD_MACHINES,),
+    ),
     "sessions:read": Scope("Read sessions: one's own, or everybody's with the permission to review", (_REVIEW,)),
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),

@@ -11,6 +11,7 @@ from fleetops.clock import now
 from fleetops.identity.rest import ApiView
 from fleetops.targets import ExpressionError, parse
 
+from . import activation_api
 from .models import Account, Instance, Region
 from .readiness import Status, readiness_of, status_of
 from .selection import select
@@ -183,4 +184,5 @@ urlpatterns = [
     path("regions/", Regions.as_view(), name="regions"),
     path("instances/", Instances.as_view(), name="instances"),
     path("instances/<uuid:pk>/", InstanceDetail.as_view(), name="instance"),
+    *activation_api.urlpatterns,
 ]

@@ -4,6 +4,7 @@ A new address fails here until it is decided on. Objects are somebody else's, as
 """
 
 import json
+import uuid
 from dataclasses import dataclass
 
 import pytest
@@ -52,6 +53,12 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:regions": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instances": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instance": {"GET": Rule("fleet:read", SEE_FLEET)},
+    "api:activations": {
+        "GET": Rule("machines:read", ADMINISTER),
+        "POST": Rule("machines:write", ADMINISTER, 400),
+    },
+    "api:activation": {"DELETE": Rule("machines:write", ADMINISTER, 409)},  # AWS is not there
+    "api:deregister": {"POST": Rule("machines:write", ADMINISTER, 409)},  # an instance of EC2
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
@@ -75,6 +82,8 @@ def house(roles, valkey, settings):
     event = record("identity.login", actor=someone)
     rows = {
         "api:instance": instance.pk,
+        "api:activation": (instance.account.pk, instance.region.name, uuid.uuid4()),
+        "api:deregister": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
         "api:recording": session.pk,
@@ -82,7 +91,12 @@ def house(roles, valkey, settings):
         "api:token": ApiToken.objects.get(user=someone).pk,
     }
     bodies = {("api:sessions", "POST"): {"instance": str(instance.pk)}}
-    return lambda name: reverse(name, args=[rows[name]] if name in rows else []), bodies
+
+    def address(name: str) -> str:
+        row = rows.get(name, ())
+        return reverse(name, args=row if isinstance(row, tuple) else [row])
+
+    return address, bodies
 
 
 def ask(client: Client, method: str, path: str, body: dict | None):

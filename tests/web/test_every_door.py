@@ -126,6 +126,13 @@ DOORS: dict[str, dict[str, Rule]] = {
     "inventory:change_filter": deed(ADMINISTER, 409),  # another's, which is shared; the form is empty
     "inventory:delete_filter": deed(ADMINISTER),
     "inventory:star_filter": deed(SEE_FLEET),
+    "machines:list": page(ADMINISTER),
+    "machines:add": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "machines:activation": page(ADMINISTER),
+    "machines:live": page(ADMINISTER),
+    "machines:delete": deed(ADMINISTER, 409),  # AWS is not there
+    "machines:ca": page(ADMINISTER, 404),  # AWS itself has none
+    "machines:deregister": page(ADMINISTER, 409) | deed(ADMINISTER, 409),  # an instance of EC2
     "policy:rules": page(REVIEW),
     "policy:create": page(ADMINISTER) | deed(ADMINISTER, 400),
     "policy:simulate": page(REVIEW),
@@ -187,6 +194,7 @@ def house(roles, valkey):
         "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
         "accounts": instance.account.pk,
         "inventory": instance.pk,
+        "machines": instance.account.pk,
         "sessions": session.pk,
         "review": event.pk,
     }
@@ -199,7 +207,10 @@ def house(roles, valkey):
         someone, actor=someone, name="demo", scopes=["tokens:manage"], expires_at=now() + timedelta(days=1)
     )
     others["identity:revoke_token"] = token.pk
+    others["machines:deregister"] = instance.pk
     more = {"accounts:document": ("policy",)}
+    activation = (instance.region.name, uuid.uuid4())
+    more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
 
     def address(name: str) -> str:
         pk = others.get(name) or rows.get(name.partition(":")[0])
