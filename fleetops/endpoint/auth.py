@@ -232,6 +232,8 @@ def denied(call: Call, action: str, resource: str, answer: str, *, is_others: bo
             f"{action}{on} {why}",
             403,
         )
+    if call.service is not None and call.service.signing_name == "sns":  # its own word, as its model has it
+        return ApiError("AuthorizationError", f"User: {arn} is not authorized to perform: {action}{on} {why}", 403)
     return identity_error("denied", call.protocol, f"User: {arn} is not authorized to perform: {action}{on} {why}")
 
 

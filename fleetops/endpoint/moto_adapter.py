@@ -518,7 +518,7 @@ class Moto:
     def profile_association(self, account: str, region: str, association: str) -> str | None:
         """The id of the instance that an association of an instance profile is about; None if there is none."""
         for held in backends.get_backend("ec2")[account][region].iam_instance_profile_associations.values():
-            if held.id == association:
+            if held.association_id == association:
                 return str(held.instance.id)
         return None
 
