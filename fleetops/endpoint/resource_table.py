@@ -4,6 +4,7 @@ Source: AWS's Service Authorization Reference, "Actions, resources, and conditio
 (api/ssm) ask for their resources by themselves, for these may hang on what is found.
 """
 
+import re
 from collections.abc import Mapping
 
 # Kind of resource → its ARN, and the members of a request that may name one. "{}" is the name that a member gives.
@@ -44,10 +45,11 @@ _ROWS = (
     (
         "ssm",
         "ssm:instance ssm:managed-instance",
-        "DescribeAssociation GetConnectionStatus GetDeployablePatchSnapshotForInstance "
-        "ListInstanceAssociations PutComplianceItems PutConfigurePackageResult PutInventory "
-        "RequestManagedInstanceRoleToken UpdateAssociationStatus UpdateInstanceAssociationStatus "
-        "UpdateInstanceInformation UpdateManagedInstancePublicKey",
+        "DescribeEffectiveInstanceAssociations DescribeInstanceAssociationsStatus GetConnectionStatus "
+        "GetDeployablePatchSnapshotForInstance ListComplianceItems ListInstanceAssociations "
+        "ListInventoryEntries PutComplianceItems PutInventory RequestManagedInstanceRoleToken "
+        "UpdateAssociationStatus UpdateInstanceAssociationStatus UpdateInstanceInformation "
+        "UpdateManagedInstancePublicKey",
     ),
     (
         "ssm",
@@ -64,9 +66,11 @@ _ROWS = (
     (
         "ssm",
         "",
-        "CancelCommand CreateActivation DeleteActivation DescribeActivations DescribeInstanceInformation "
-        "DescribeSessions GetCommandInvocation ListAssociations ListCommandInvocations ListCommands "
-        "ListDocuments RegisterManagedInstance",
+        "CancelCommand CreateActivation DeleteActivation DeleteInventory DescribeActivations "
+        "DescribeAssociation DescribeInstanceInformation DescribeInventoryDeletions DescribeSessions "
+        "GetCommandInvocation GetInventory GetInventorySchema GetManifest ListAssociations "
+        "ListCommandInvocations ListCommands ListComplianceSummaries ListDocuments "
+        "ListResourceComplianceSummaries PutConfigurePackageResult RegisterManagedInstance",
     ),
     ("ec2messages", "", "AcknowledgeMessage DeleteMessage FailMessage GetMessages SendReply"),
     ("ssmmessages", "", "CreateControlChannel CreateDataChannel OpenControlChannel OpenDataChannel"),
@@ -169,3 +173,38 @@ PASSING: Mapping[str, tuple[str, str]] = {
     "cloudtrail:CreateTrail": ("CloudWatchLogsRoleArn", "cloudtrail.amazonaws.com"),
     "cloudtrail:UpdateTrail": ("CloudWatchLogsRoleArn", "cloudtrail.amazonaws.com"),
 }
+
+
+# What CloudTrail calls a resource, by how its name or ARN reads; the first that fits. Source: CloudTrail user guide and
+# CloudFormation's names of types, which it takes.
+_TYPES = (
+    (r"arn:aws:iam::\d*:role/.+", "AWS::IAM::Role"),
+    (r"arn:aws:iam::\d*:user/.+", "AWS::IAM::User"),
+    (r"arn:aws:iam::\d*:group/.+", "AWS::IAM::Group"),
+    (r"arn:aws:iam::(\d*|aws):policy/.+", "AWS::IAM::Policy"),
+    (r"arn:aws:iam::\d*:instance-profile/.+", "AWS::IAM::InstanceProfile"),
+    (r"arn:aws:sts::\d*:assumed-role/.+", "AWS::STS::AssumedRole"),
+    (r"(arn:aws:ec2:[^:]*:\d*:instance/)?i-[0-9a-f]{8,17}", "AWS::EC2::Instance"),
+    (r"(arn:aws:ssm:[^:]*:\d*:managed-instance/)?mi-[0-9a-f]{17}", "AWS::SSM::ManagedInstance"),
+    (r"arn:aws:ssm:[^:]*:\d*:document/.+", "AWS::SSM::Document"),
+    (r"arn:aws:kms:[^:]*:\d*:key/.+", "AWS::KMS::Key"),
+    (r"arn:aws:kms:[^:]*:\d*:alias/.+", "AWS::KMS::Alias"),
+    (r"arn:aws:s3:::[^/]+", "AWS::S3::Bucket"),
+    (r"arn:aws:s3:::[^/]+/.+", "AWS::S3::Object"),
+    (r"arn:aws:logs:[^:]*:\d*:log-group:.+:log-stream:.+", "AWS::Logs::LogStream"),
+    (r"arn:aws:logs:[^:]*:\d*:log-group:.+", "AWS::Logs::LogGroup"),
+    (r"arn:aws:sns:[^:]*:\d*:.+", "AWS::SNS::Topic"),
+    (r"arn:aws:sqs:[^:]*:\d*:.+", "AWS::SQS::Queue"),
+    (r"arn:aws:events:[^:]*:\d*:rule/.+", "AWS::Events::Rule"),
+    (r"vol-[0-9a-f]+", "AWS::EC2::Volume"),
+    (r"ami-[0-9a-f]+", "AWS::EC2::Ami"),
+    (r"sg-[0-9a-f]+", "AWS::EC2::SecurityGroup"),
+    (r"subnet-[0-9a-f]+", "AWS::EC2::Subnet"),
+    (r"vpc-[0-9a-f]+", "AWS::EC2::VPC"),
+)
+_TYPE = [(re.compile(pattern, re.DOTALL), name) for pattern, name in _TYPES]
+
+
+def type_of(name: str) -> str:
+    """CloudTrail's type of a resource, by its name or ARN; "" for one that says nothing of itself."""
+    return next((kind for pattern, kind in _TYPE if pattern.fullmatch(name)), "")
