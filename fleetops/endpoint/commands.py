@@ -581,10 +581,13 @@ def _save(rows: list[Invocation | Command]) -> None:
     invocations = [row for row in rows if isinstance(row, Invocation)]
     commands = [row for row in rows if isinstance(row, Command)]
     with transaction.atomic():
-        Invocation.objects.bulk_update(
+        # All of them are there: this is an update, of which bulk_update would write a condition for each row and column.
+        Invocation.objects.bulk_create(
             invocations,
-            ["state", "details", "trace_output", "steps", "sent_at", "taken_at", "ended_at"],
             batch_size=_MOST_IN_ONE_WRITE,
+            update_conflicts=True,
+            unique_fields=["id"],
+            update_fields=["state", "details", "trace_output", "steps", "sent_at", "taken_at", "ended_at"],
         )
         Command.objects.bulk_update(commands, ["state", "details"], batch_size=_MOST_IN_ONE_WRITE)
 
