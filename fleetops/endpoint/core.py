@@ -14,11 +14,13 @@ from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.commands import Commands
+from fleetops.endpoint.compliance import ComplianceRecords
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.documents import Documents
 from fleetops.endpoint.enrolment import Enrolment
 from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
+from fleetops.endpoint.inventory import Inventory
 from fleetops.endpoint.keys import key
 from fleetops.endpoint.log_events import LogEvents
 from fleetops.endpoint.moto_client import MotoClient
@@ -49,6 +51,8 @@ class Endpoint:
         self.enrolment = Enrolment(self._writer, self.reader, self.nodes, self.identities, self.vault)
         self.sessions = Sessions(self._writer)
         self.documents = Documents(self._writer, self.reader)
+        self.inventory = Inventory(self._writer, self.reader, self.nodes)
+        self.compliance = ComplianceRecords(self._writer, self.reader, self.inventory)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.commands = Commands(self._writer, self.reader, lambda: self.hub)

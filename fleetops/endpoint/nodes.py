@@ -103,6 +103,17 @@ class Nodes:
             key=lambda node: node.instance_id,
         )
 
+    def registered_in(self, account_id: str, region: str) -> list[Managed]:
+        """All managed instances of one region by their id, stopped and terminated ones too."""
+        return sorted(
+            (
+                node
+                for node in self._nodes.values()
+                if node.key[:2] == (account_id, region) and node.registered_at is not None
+            ),
+            key=lambda node: node.instance_id,
+        )
+
     async def report(self, key: NodeKey, information: dict[str, Any], now: datetime) -> Managed:
         """Merge what an agent says: the short form comes first after each start and must not take the rest away."""
         node = self._nodes.get(key)

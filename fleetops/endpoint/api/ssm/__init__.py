@@ -4,8 +4,11 @@ from typing import Any
 
 from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint.api.ssm.activations import Activations
+from fleetops.endpoint.api.ssm.associations import Associations
 from fleetops.endpoint.api.ssm.commands import Commands
+from fleetops.endpoint.api.ssm.compliance import Compliance
 from fleetops.endpoint.api.ssm.documents import Documents
+from fleetops.endpoint.api.ssm.inventory import Inventory
 from fleetops.endpoint.api.ssm.nodes import Nodes
 from fleetops.endpoint.api.ssm.sessions import Sessions
 from fleetops.endpoint.api.ssm.shared import CODEC, Part, Result, agent_parameters
@@ -13,7 +16,10 @@ from fleetops.endpoint.api.ssm.tags import Tags
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
 
-PARTS: tuple[type[Part], ...] = (Nodes, Sessions, Tags, Documents, Commands, Activations)
+PARTS: tuple[type[Part], ...] = (
+    *(Nodes, Sessions, Tags, Documents, Commands, Activations),
+    *(Inventory, Compliance, Associations),
+)
 
 
 class Ssm:
