@@ -2,7 +2,7 @@
 
 Sources: the Systems Manager user guide, "Install SSM Agent on hybrid nodes"; for an endpoint of one's own, what the
 agent asks of it (three endpoints as complete URLs, the configuration before -register, the CA where Go looks for it).
-The Linux ones were run with the real agent; the others say that they were not.
+Those for Debian were run with the real agent; the others say that they were not.
 """
 
 import hashlib
@@ -169,6 +169,7 @@ class _Linux:
     ca_path: str
     ca_command: str
     note: str = ""
+    is_run: bool = False
 
 
 _FAMILIES = (
@@ -181,6 +182,7 @@ _FAMILIES = (
         "sudo update-ca-certificates",
         "Ubuntu's cloud images bring the agent as a snap, which has its files elsewhere: take it off first, with "
         "sudo snap remove amazon-ssm-agent.",
+        is_run=True,
     ),
     _Linux(
         "rhel",
@@ -233,12 +235,12 @@ def _linux(family: _Linux, site: Site, activation_id: str, code: str) -> Guide:
         f"{family.install.format(packages=site.packages)}\n{stop}",
     )
     register = Step(
-        "Register. It ends with the node’s id, mi-….",
+        "Register. It prints the node’s id, which begins with mi-.",
         f"sudo -E amazon-ssm-agent -register {_words(activation_id, code, site.region)}",
     )
     start = Step("Start the agent.", "sudo systemctl enable --now amazon-ssm-agent")
     steps = [install, *_linux_endpoint(family, site), register, start]
-    return Guide(family.key, family.title, tuple(steps), family.note)
+    return Guide(family.key, family.title, tuple(steps), family.note, family.is_run)
 
 
 def _linux_endpoint(family: _Linux, site: Site) -> Iterator[Step]:
@@ -336,7 +338,10 @@ def _own_node(site: Site, activation_id: str, code: str) -> Guide:
         Step("Register.", " \\\n    ".join(register)),
         Step("Run it; it goes on until it is stopped.", "fleetops node run"),
     ]
-    note = "For a Linux machine with this release of FleetOps on it and no agent of AWS’s."
+    note = (
+        "For a Linux machine that has this release of FleetOps, and no agent of AWS’s. Shells and commands run as "
+        "whoever runs it, in no sandbox."
+    )
     return Guide("node", "FleetOps’s own node", tuple(steps), note)
 
 
