@@ -388,7 +388,8 @@ class Hub:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pass
-        status, reason = ("Failed", output or "the node could not start it") if failed else ("Terminated", "it ended")
+        unsaid = "the node could not go on with it" if session.relay.agent.was_there else "the node could not start it"
+        status, reason = ("Failed", output or unsaid) if failed else ("Terminated", "it ended")
         await self._end(session_id, status, output if failed else "", reason, tell_agent=False)
 
     async def _end(self, session_id: str, status: str, output: str, reason: str, *, tell_agent: bool) -> None:
