@@ -110,6 +110,7 @@ class Sts:
         }
         call.response_elements = result
         call.resources.append(principal.arn)
+        call.owner_id = match["account"]  # whose trail tells of it too
         return result
 
     async def _check_trust(
