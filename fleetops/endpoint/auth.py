@@ -141,13 +141,15 @@ class Authorizer:
         for resource in resources or ["*"]:
             own = (owned or {}).get(resource)
             seen = held
-            if resource != "*" and (asks_tags or own is not None):
-                # Each resource has its own tags: with those of an instance nobody gets at a document.
-                seen = held | tag_context(action, await self.tags_of(call, resource))
+            if resource != "*":
+                seen = held | {"aws:resourceaccount": [_account_of(call, resource, own)]}
+                if asks_tags or own is not None:
+                    # Each resource has its own tags: with those of an instance nobody gets at a document.
+                    seen |= tag_context(action, await self.tags_of(call, resource))
             question = iampolicy.Question(action, resource, seen, _other_names(resource))
-            answer = iampolicy.decide(layers, question, own)
-            if answer != iampolicy.ALLOWED:
-                raise denied(call, action, resource, answer, is_others=own is not None and not own.is_same_account)
+            verdict = iampolicy.evaluate(layers, question, own)
+            if verdict.decision != iampolicy.ALLOWED:
+                raise denied(call, action, resource, _why(verdict, layers, action))
 
     async def allow_node(self, call: Call, instance_id: str, action: str) -> None:
         """Return if the caller may speak for a node: the node itself, or an identity whose policies allow the action.
@@ -158,7 +160,7 @@ class Authorizer:
         assert principal is not None
         call.resources = [instance_id]
         if principal.kind == "node" and principal.node != (call.account_id, call.region, instance_id):
-            raise denied(call, action, f"arn:aws:ssm:{call.region}:{call.account_id}:*/{instance_id}", "implicitDeny")
+            raise denied(call, action, node_arn(call, instance_id), f"because {principal.node[2]} may speak for itself")
         await self.allow(call, action, [node_arn(call, instance_id)] if action.startswith("ssm:") else ["*"])
 
     async def layers(self, principal: Principal) -> iampolicy.Layers:
@@ -215,15 +217,38 @@ def caller_of(principal: Principal) -> iampolicy.Caller:
     return iampolicy.Caller(principal.arn, principal.account_id, principal.role_arn)
 
 
-def denied(call: Call, action: str, resource: str, answer: str, *, is_others: bool = False) -> ApiError:
+_LAYERS = {
+    "identity": "identity-based policy",
+    "boundary": "permissions boundary",
+    "session": "session policy",
+    "resource": "resource-based policy",
+}
+
+
+def _why(verdict: iampolicy.Verdict, layers: iampolicy.Layers, action: str) -> str:
+    """AWS's words for what denies, or what would have had to allow."""
+    denying = [hit.layer for hit in verdict.hits if hit.effect == "Deny"]
+    if denying:
+        article = "an" if denying[0] == "identity" else "a"
+        return f"with an explicit deny in {article} {_LAYERS[denying[0]]}"
+    there = ["identity", *(["boundary"] if layers.boundary is not None else [])]
+    there += ["session"] if layers.session is not None else []
+    allowing = {hit.layer for hit in verdict.hits}
+    missing = next((layer for layer in there if layer not in allowing), "resource")
+    return f"because no {_LAYERS[missing]} allows the {action} action"
+
+
+def _account_of(call: Call, arn: str, own: iampolicy.Owned | None) -> str:
+    """The account whose resource it is: of a bucket its ARN does not say."""
+    if own is not None and not own.is_same_account:
+        return call.owner_id
+    parts = arn.split(":", 5)
+    return parts[4] if len(parts) == 6 and parts[4].isdigit() else call.account_id
+
+
+def denied(call: Call, action: str, resource: str, why: str) -> ApiError:
     """AWS's sentence for a request that no policy allows, or one denies."""
     arn = call.principal.arn if call.principal is not None else "anonymous"
-    kind = "resource-based" if is_others else "identity-based"
-    why = (
-        "with an explicit deny in an identity-based policy"
-        if answer == "explicitDeny"
-        else f"because no {kind} policy allows the {action} action"
-    )
     on = "" if resource == "*" else f" on resource: {resource}"
     if call.protocol == "ec2":
         return ApiError(

@@ -45,6 +45,7 @@ _EC2_KINDS = {
     "lt": "launch-template",
 }
 _OWNED = {"s3", "kms", "sns", "sqs"}  # services whose resources have policies of their own
+_TAGGED = {"ec2", "iam", "kms", "logs", "sns", "sqs"}  # services whose tags count in policies
 _MAKING = {"CreateBucket", "CreateTopic", "CreateQueue", "CreateKey"}  # what is not there has none
 _ACCOUNT = re.compile(r"[0-9]{12}")
 
@@ -260,6 +261,8 @@ async def tags_of(endpoint: Endpoint, call: Call, arn: str) -> Mapping[str, str]
             return node.tags
         if service == "ssm":
             return {}
+    if service not in _TAGGED:
+        return {}
     return await endpoint.moto.result(ask="resource_tags", account=account, region=call.region, arn=arn) or {}
 
 

@@ -320,6 +320,40 @@ def test_which_policy_may_be_attached_can_be_said(aws, role, user):
     assert code_of(mine.attach_role_policy, RoleName=name, PolicyArn=admin) == "AccessDenied"
 
 
+def test_a_refusal_says_which_policy_it_hangs_on(aws, user, role):
+    def told(keys) -> str:
+        with pytest.raises(ClientError) as caught:
+            aws.client("logs", **keys).create_log_group(logGroupName="/told")
+        return caught.value.response["Error"]["Message"]
+
+    group = f"logs:CreateLogGroup on resource: arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:/told"
+    name, keys = user(allow("s3:*"))
+    missing = f"User: arn:aws:iam::{ACCOUNT}:user/{name} is not authorized to perform: {group} because no"
+    assert told(keys) == f"{missing} identity-based policy allows the logs:CreateLogGroup action"
+    _, keys = user(allow(), deny("logs:*"))
+    assert told(keys).endswith(f"{group} with an explicit deny in an identity-based policy")
+    bound = aws.client("iam").create_policy(PolicyName=f"b-{next(_numbers)}", PolicyDocument=document(allow("s3:*")))
+    _, keys = user(allow(), boundary=bound["Policy"]["Arn"])
+    assert told(keys).endswith("because no permissions boundary allows the logs:CreateLogGroup action")
+    given = {"RoleArn": role(allow()), "RoleSessionName": "ab"}
+    got = aws.client("sts").assume_role(**given, Policy=document(allow("s3:*")))
+    assert told(keys_of(got)).endswith("because no session policy allows the logs:CreateLogGroup action")
+    got = aws.client("sts").assume_role(**given, Policy=document(allow(), deny("logs:*")))
+    assert told(keys_of(got)).endswith("with an explicit deny in a session policy")
+
+
+def test_what_is_another_accounts_can_be_denied_by_account(aws, user):
+    bucket = f"theirs-{next(_numbers)}"
+    there = aws.staging_client("s3")
+    there.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    there.put_object(Bucket=bucket, Key="a", Body=b"content")
+    objects = f"arn:aws:s3:::{bucket}/*"
+    there.put_bucket_policy(Bucket=bucket, Policy=own_policy("Allow", {"AWS": ACCOUNT}, "s3:GetObject", objects))
+    for account, code in ((STAGING, ""), (ACCOUNT, "AccessDenied")):
+        _, keys = user(allow("s3:*", Condition={"StringEquals": {"aws:ResourceAccount": account}}))
+        assert code_of(aws.client("s3", **keys).get_object, Bucket=bucket, Key="a") == code
+
+
 # --- PassRole ---
 
 

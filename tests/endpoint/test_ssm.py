@@ -161,7 +161,7 @@ def test_tags_of_a_hybrid_node(aws):
 
 def test_what_aws_has_and_we_have_not_is_told_so(aws):
     client = aws.client("ssm")
-    assert code(client.send_command, DocumentName="AWS-RunShellScript", InstanceIds=["i-12345678"]) == "NotImplemented"
+    assert code(client.start_automation_execution, DocumentName="AWS-RestartEC2Instance") == "NotImplemented"
 
 
 def test_what_nobody_has_is_an_unknown_operation(agent):

@@ -156,12 +156,21 @@ class Sessions(Part):
         if session is not None:
             call.resources.append(session.target)
             # AWS tags a session with its starter's aws:userid; policies compare it to end only one's own.
-            context["ssm:resourcetag/aws:ssmmessages:session-id"] = [session_id.rpartition("-")[0]]
+            context["ssm:resourcetag/aws:ssmmessages:session-id"] = await self._starter(session)
             context["ssm:resourcetag/aws:ssmmessages:target-id"] = [session.target]
         await self.endpoint.authorizer.allow(call, action, [arn], context)
         if session is None:
             raise ApiError("DoesNotExistException", f"Session {session_id} does not exist.")
         return session
+
+    async def _starter(self, session: Session) -> list[str]:
+        """What a session is tagged with: its starter's aws:userid, and the name that its id begins with."""
+        kind, name, *session_name = session.owner_arn.rpartition(":")[2].split("/")
+        name = name if kind == "assumed-role" else session.owner_arn.rpartition("/")[2]
+        kind = "role" if kind == "assumed-role" else "user"
+        found = await self.endpoint.identities.identity(session.account_id, kind, name)
+        ids = [":".join([found["id"], *(session_name if kind == "role" else [])])] if found is not None else []
+        return [*ids, session.session_id.rpartition("-")[0]]
 
     def _opened(self, call: Call, session_id: str, token: str) -> Result:
         url = f"wss://{self.endpoint.stream_host}/v1/data-channel/{session_id}?role=publish_subscribe"
