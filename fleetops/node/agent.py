@@ -62,7 +62,7 @@ class Node:
         self._endpoint = Endpoint(spec, options, context)
         self._directory = Directory(spec.home)
         # At once, and not in `run`: of several new nodes each sees the ids that those before it took.
-        self._uid = choose_uid(spec)
+        self._uid = None if launcher.kind == "machine" else choose_uid(spec)
         prepare(spec, self._uid, is_open=launcher.kind == "none")
         self._place = Place(launcher, spec, self._uid, options.hidden)
         self._jobs = jobs.Jobs(

@@ -10,15 +10,18 @@ import json
 import random
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
+from botocore import auth
 from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as SigningKey
 
+from fleetops import clock
 from fleetops.wire import RemoteProtocolError, parse_token_answer
 from fleetops.wire.payloads import CreateChannel
 
@@ -29,6 +32,8 @@ CALL_SECONDS: Final = 15.0
 AGENT_NAME: Final = "amazon-ssm-agent"  # the only name that SSM's API takes
 _USER_AGENT: Final = "fleetops-node"
 _MAX_ANSWER: Final = 256 * 1024  # bytes
+
+auth.get_current_datetime = clock.naive_now  # signatures are dated by the same clock as all else
 
 
 class CallFailed(Exception):
@@ -94,6 +99,33 @@ class Endpoint:
             raise CallFailed(f"{target} did not answer with a JSON object")
         return value
 
+    async def call_anonymously(self, target: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """An operation of SSM that nobody signs. Raises CallFailed."""
+        return await self._call_alone(target, body, None)
+
+    async def call_with_key(self, target: str, body: Mapping[str, Any], signer: SigV4Auth) -> dict[str, Any]:
+        """An operation of SSM that the machine's own key signs; as the real agent does, its body goes in chunks."""
+        return await self._call_alone(target, body, signer)
+
+    async def _call_alone(self, target: str, body: Mapping[str, Any], signer: SigV4Auth | None) -> dict[str, Any]:
+        url = f"{self._base}/"
+        payload = json.dumps(body).encode()
+        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target}
+        chunks: bytes | Iterator[bytes] = payload
+        if signer is not None:
+            request = AWSRequest("POST", url, data=payload, headers={"Host": urlsplit(url).netloc, **headers})
+            signer.add_auth(request)
+            headers = {name: str(value) for name, value in request.headers.items()}
+            headers |= {"X-Amz-Content-Sha256": sha256(payload).hexdigest(), "Transfer-Encoding": "chunked"}
+            chunks = iter([payload])
+        status, answer = await asyncio.to_thread(self._send, url, chunks, headers)
+        if status != 200:
+            raise CallRefused(status, answer)
+        try:
+            return dict(json.loads(answer))
+        except (ValueError, TypeError):
+            raise CallFailed(f"{target} did not answer with a JSON object") from None
+
     async def put_object(self, bucket: str, key: str, path: Path) -> None:
         """Upload a file to S3. Raises CallFailed."""
         await asyncio.to_thread(self._put_object, self._object_url(bucket, key), path)
@@ -125,7 +157,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def _talking(
-        self, method: str, url: str, body: IO[bytes] | bytes | None, headers: Mapping[str, str]
+        self, method: str, url: str, body: IO[bytes] | bytes | Iterator[bytes] | None, headers: Mapping[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
         """One request on a connection of its own, in a thread. Raises CallFailed."""
         parts = urlsplit(url)
@@ -133,7 +165,11 @@ class Endpoint:
             parts.hostname or "", parts.port, timeout=CALL_SECONDS, context=self._context
         )
         try:
-            connection.request(method, parts.path, body=body, headers={**headers, "User-Agent": _USER_AGENT})
+            named = {**headers, "User-Agent": _USER_AGENT}
+            # The library cuts a body into chunks only if the caller has not said that it is cut already.
+            connection.request(
+                method, parts.path, body=body, headers=named, encode_chunked="Transfer-Encoding" in named
+            )
             yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise CallFailed(f"{self._base} cannot be reached: {error}") from None
@@ -168,7 +204,7 @@ class Endpoint:
             raise CallRefused(status, answer)
         return answer
 
-    def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+    def _send(self, url: str, body: bytes | Iterator[bytes], headers: Mapping[str, str]) -> tuple[int, str]:
         with self._talking("POST", url, body, headers) as response:
             return response.status, response.read(_MAX_ANSWER).decode(errors="replace")
 

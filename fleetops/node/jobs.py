@@ -321,6 +321,8 @@ class Jobs:
             if job.stopped_text and output.status == "Cancelled":
                 output.code = KILLED_CODE
                 output.fail(job.stopped_text)
+            if output.status == "SuccessAndReboot" and self._place.launcher.kind == "machine":
+                output.fail("the script asks for a restart, and FleetOps's agent restarts no machine")
             if output.status == "SuccessAndReboot" and job.runs >= MOST_RUNS:
                 output.fail(f"the document asked for {MOST_RUNS} restarts, and gets no other")
             named = step_name(document, step, step.inputs)

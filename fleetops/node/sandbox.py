@@ -57,7 +57,13 @@ class StartFailed(Exception):
 class Launcher:
     """A way of starting shells. `uid` None: they run under the id of this process."""
 
-    kind: str  # "bwrap", "namespaces" or "none"
+    # "bwrap", "namespaces", "none", or "machine": the node is this machine, and is not to be shut in.
+    kind: str
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is around a program."""
+        return self.kind in {"none", "machine"}
 
     @property
     def makes_terminal(self) -> bool:
@@ -75,13 +81,14 @@ class Launcher:
 
     def environment(self, directory: Directory, uid: int | None) -> dict[str, str]:
         """All that the shell inherits: nothing of ours, no credentials."""
-        is_own = self.kind == "none"
-        user = pwd.getpwuid(os.getuid()).pw_name if is_own and uid is None else USER
+        own = pwd.getpwuid(os.getuid())
+        user = own.pw_name if self.is_bare and uid is None else USER
+        home = {"none": str(directory.home), "machine": own.pw_dir}.get(self.kind, HOME)
         return {
             "PATH": _PATH,
             "TERM": "xterm-256color",
             "LANG": "C.UTF-8",
-            "HOME": str(directory.home) if is_own else HOME,
+            "HOME": home,
             "USER": user,
             "LOGNAME": user,
             "SHELL": shell_program(),
@@ -94,20 +101,19 @@ class Place:
 
     launcher: Launcher
     spec: NodeSpec
-    uid: int | None
+    uid: int | None  # None: that of this process
     hidden: tuple[str, ...]
     user: str = ""
 
     @property
     def var(self) -> str:
         """The node's /var, as its programs see it."""
-        return str(Directory(self.spec.home).var) if self.launcher.kind == "none" else "/var"
+        return str(Directory(self.spec.home).var) if self.launcher.is_bare else "/var"
 
     def command(self, argv: Sequence[str]) -> tuple[list[str], dict[str, str], str]:
         """What to start so that `argv` runs there, with which environment, in which directory. Raises StartFailed."""
         directory = Directory(self.spec.home)
-        is_bare = self.launcher.kind == "none"
-        if is_bare and self.uid is not None and not is_reachable(directory.home):
+        if self.launcher.kind == "none" and self.uid is not None and not is_reachable(directory.home):
             raise StartFailed(
                 "This machine offers no sandbox, FleetOps runs as root, and its state directory is closed to others, "
                 "so no demo shell is started. Install bubblewrap, or run FleetOps as an ordinary user."
@@ -115,7 +121,7 @@ class Place:
         environment = self.launcher.environment(directory, self.uid)
         if self.user:
             environment |= {"USER": self.user, "LOGNAME": self.user, "HOME": f"/home/{self.user}"}
-        cwd = str(directory.home) if is_bare else "/"
+        cwd = environment["HOME"] if self.launcher.is_bare and not self.user else "/"
         return self.launcher.command(self.spec, self.uid, self.hidden, argv), environment, cwd
 
 

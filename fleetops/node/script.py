@@ -115,7 +115,7 @@ def _start(
     if place.launcher.kind != "namespaces":  # which gives way by itself
         command = begin_script(command, limited=place.uid is not None)
     environment.pop("TERM")
-    drops = place.launcher.kind == "none" and place.uid is not None
+    drops = place.launcher.is_bare and place.uid is not None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(stdin.open("rb")) if stdin is not None else subprocess.DEVNULL
         try:

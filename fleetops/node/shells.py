@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import pwd
 import re
 import shlex
@@ -44,7 +45,7 @@ class ProgramSession(Session):
         user = str(self._task.run_as_user or inputs.get("runAsDefaultUser") or "").strip()
         if not user:
             raise StartFailed(f"{START_FAILED}please set the RunAs default user")
-        if self._place.uid is None:
+        if os.getuid() != 0:
             raise StartFailed(f"{START_FAILED}the agent must run as root to use RunAs")
         uid = _find_user(self._place, user)
         if uid is None:
@@ -103,11 +104,14 @@ class ShellSession(ProgramSession):
 
     def _banner(self) -> bytes:
         """The first output: it opens the client's end, whose size then comes before the shell's prompt."""
+        platform = f"{self._spec.platform_name} {self._spec.platform_version}"
+        if self._place.launcher.kind == "machine":
+            user = pwd.getpwuid(os.getuid()).pw_name
+            return f"{self._spec.hostname} ({platform}). This shell is in no sandbox, and runs as {user}.\r\n".encode()
         if self._place.launcher.kind == "none":
             place = "NOT in a sandbox: it can see and do what its user can on the machine that runs FleetOps"
         else:
             place = "in a sandbox on the machine that runs FleetOps"
-        platform = f"{self._spec.platform_name} {self._spec.platform_version}"
         return f"{self._spec.hostname} ({platform}), a demo node. This shell is {place}.\r\n".encode()
 
     @property
@@ -225,7 +229,7 @@ def _is_true(value: Any) -> bool:
 
 def _find_user(place: Place, user: str) -> int | None:
     """The id of a user of the node; None if it has none of that name."""
-    if place.launcher.kind == "none":
+    if place.launcher.is_bare:
         try:
             return pwd.getpwnam(user).pw_uid
         except KeyError:

@@ -194,7 +194,7 @@ async def start_terminal(
         if launcher.makes_terminal:
             process, master = await _start_with_socket(command, environment, cwd, size)
         else:
-            process, master = _start_with_slave(command, environment, cwd, size, uid, drops=launcher.kind == "none")
+            process, master = _start_with_slave(command, environment, cwd, size, uid, drops=launcher.is_bare)
     except OSError as error:
         raise StartFailed(f"Unable to start command: {error}") from None
     return Terminal(process, master, on_output, on_exit)
