@@ -4,6 +4,7 @@ The resources of each operation are data, in resource_table.py; the condition ke
 Reference.
 """
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,20 +17,51 @@ from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
 from fleetops.endpoint.resource_table import KINDS, PASSING, TABLE
 
-# The IAM action of an S3 operation, where it is not its name.
-_S3_ACTIONS = {
-    "ListBuckets": "ListAllMyBuckets",
-    "ListObjects": "ListBucket",
-    "ListObjectsV2": "ListBucket",
-    "HeadBucket": "ListBucket",
-    "ListObjectVersions": "ListBucketVersions",
-    "HeadObject": "GetObject",
-    "CopyObject": "PutObject",
-    "CreateMultipartUpload": "PutObject",
-    "UploadPart": "PutObject",
-    "CompleteMultipartUpload": "PutObject",
-    "DeleteObjects": "DeleteObject",
+# The IAM action of an operation, where it is not its name.
+_ACTIONS: Mapping[str, Mapping[str, str]] = {
+    "s3": {
+        "ListBuckets": "ListAllMyBuckets",
+        **dict.fromkeys(("ListObjects", "ListObjectsV2", "HeadBucket"), "ListBucket"),
+        "ListObjectVersions": "ListBucketVersions",
+        "ListMultipartUploads": "ListBucketMultipartUploads",
+        "ListParts": "ListMultipartUploadParts",
+        "HeadObject": "GetObject",
+        **dict.fromkeys(
+            ("CopyObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload"),
+            "PutObject",
+        ),
+        "DeleteObjects": "DeleteObject",
+        "GetBucketAccelerateConfiguration": "GetAccelerateConfiguration",
+        "PutBucketAccelerateConfiguration": "PutAccelerateConfiguration",
+        "GetBucketEncryption": "GetEncryptionConfiguration",
+        **dict.fromkeys(("PutBucketEncryption", "DeleteBucketEncryption"), "PutEncryptionConfiguration"),
+        **dict.fromkeys(("GetBucketLifecycle", "GetBucketLifecycleConfiguration"), "GetLifecycleConfiguration"),
+        **dict.fromkeys(
+            ("PutBucketLifecycle", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"),
+            "PutLifecycleConfiguration",
+        ),
+        "GetBucketReplication": "GetReplicationConfiguration",
+        **dict.fromkeys(("PutBucketReplication", "DeleteBucketReplication"), "PutReplicationConfiguration"),
+        "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+        **dict.fromkeys(("PutPublicAccessBlock", "DeletePublicAccessBlock"), "PutBucketPublicAccessBlock"),
+        "GetBucketNotificationConfiguration": "GetBucketNotification",
+        "PutBucketNotificationConfiguration": "PutBucketNotification",
+        "GetObjectLockConfiguration": "GetBucketObjectLockConfiguration",
+        "PutObjectLockConfiguration": "PutBucketObjectLockConfiguration",
+        "DeleteBucketCors": "PutBucketCors",
+        "DeleteBucketTagging": "PutBucketTagging",
+    },
+    "sqs": {
+        "SendMessageBatch": "SendMessage",
+        "DeleteMessageBatch": "DeleteMessage",
+        "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+    },
+    "sns": {"PublishBatch": "Publish"},
 }
+_PREFIXES = {"tagging": "tag"}  # of actions, where it is not what requests are signed for
+# With a version's id they are actions of their own.
+_OF_VERSIONS = {"GetObject", "DeleteObject", "GetObjectTagging", "PutObjectTagging", "GetObjectAcl", "PutObjectAcl"}
+_BLOB_KEY = re.compile(rb"[0-9a-z-]{36}")  # moto begins a ciphertext with its key's id
 
 # By the beginning of an id, for EC2's tags.
 _EC2_KINDS = {
@@ -53,10 +85,11 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 def action(call: Call) -> str:
     """The IAM action of a call."""
     assert call.service is not None
-    name = call.operation
-    if call.service.signing_name == "s3":
-        name = _S3_ACTIONS.get(name, name)
-    return f"{call.service.action_prefix}:{name}"
+    service = call.service.signing_name
+    name = _ACTIONS.get(service, {}).get(call.operation, call.operation)
+    if service == "s3" and name in _OF_VERSIONS and (call.members or {}).get("VersionId"):
+        name = name.replace("Object", "ObjectVersion", 1)
+    return f"{_PREFIXES.get(service, service)}:{name}"
 
 
 async def allow(endpoint: Endpoint, call: Call) -> None:
@@ -76,6 +109,9 @@ async def allow(endpoint: Endpoint, call: Call) -> None:
             association=members.get("AssociationId", ""),
         )
         members = members | ({"IamInstanceProfileInstance": found} if found else {})
+    if service == "kms" and call.operation in {"Decrypt", "ReEncrypt"}:
+        await _allow_sealed(endpoint, call, members, context)
+        return
     arns = find(call, members)
     owned: dict[str, iampolicy.Owned] = {}
     if service in _OWNED and call.operation not in _MAKING:
@@ -91,6 +127,27 @@ async def allow(endpoint: Endpoint, call: Call) -> None:
         await endpoint.authorizer.allow(call, "s3:GetObject", copied, context, owned)
 
 
+async def _allow_sealed(
+    endpoint: Endpoint, call: Call, members: Mapping[str, Any], context: dict[str, list[str]]
+) -> None:
+    """Decrypt and ReEncrypt: it is the key that has sealed the text, whatever key the request names or does not."""
+    try:
+        blob = base64.b64decode(str(members.get("CiphertextBlob", "")))
+    except ValueError:
+        blob = b""
+    given = str(members.get("KeyId") or members.get("SourceKeyId") or "")
+    sealed_by = match[0].decode() if (match := _BLOB_KEY.match(blob)) is not None else ""
+    place = given.rpartition(":key/")[0] if ":key/" in given else f"arn:aws:kms:{call.region}:{call.account_id}"
+    asked = [("kms:Decrypt", f"{place}:key/{sealed_by}" if sealed_by else "*")]
+    if call.operation == "ReEncrypt":
+        to = _arn(call, "kms:key", str(members.get("DestinationKeyId", "")))
+        asked = [("kms:ReEncryptFrom", asked[0][1]), ("kms:ReEncryptTo", to)]
+    for name, arn in asked:
+        arns, owned = await _owned(endpoint, call, [arn])
+        _name(call, arns)
+        await endpoint.authorizer.allow(call, name, arns, context, owned)
+
+
 def find(call: Call, members: Mapping[str, Any]) -> list[str]:
     """The ARNs that a call acts on; ["*"] where none is known, or AWS asks about none."""
     assert call.service is not None
@@ -98,6 +155,8 @@ def find(call: Call, members: Mapping[str, Any]) -> list[str]:
     row = TABLE.get(f"{service}:{operation}")
     if service == "s3":
         bucket, _, key = unquote(call.resource_path).lstrip("/").partition("/")
+        if operation == "DeleteObjects":
+            return [f"arn:aws:s3:::{bucket}/{name}" for name in _values(members, "Delete.Objects.Key")] or ["*"]
         return [f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"] if bucket else ["*"]
     if service == "ec2" and operation in {"CreateTags", "DeleteTags"}:
         return [_ec2_arn(call, name) for name in _values(members, "Resources")] or ["*"]
@@ -169,7 +228,10 @@ def _name(call: Call, arns: list[str]) -> None:
 async def _whole(endpoint: Endpoint, call: Call, arn: str) -> str:
     """The ARN of a role or user with its path, which a request does not name."""
     kind, _, name = arn.rpartition(":")[2].partition("/")
-    if kind not in {"role", "user"} or call.operation in {"CreateRole", "CreateUser"}:
+    if call.operation.startswith("Create"):
+        path = str((call.members or {}).get("Path") or "/").strip("/")
+        return f"{arn.rpartition('/')[0]}/{path}/{name}" if path and "/" not in name else arn
+    if kind not in {"role", "user"}:
         return arn
     identity = await endpoint.identities.identity(call.account_id, kind, name)
     return str(identity["arn"]) if identity is not None else arn

@@ -6,6 +6,8 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.support.endpoint import running_endpoint
+
 ACCOUNT, STAGING = "111122223333", "444455556666"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
 _numbers = itertools.count(1)
@@ -582,6 +584,83 @@ def test_a_keys_policy_is_its_master(aws, user):
     assert there.generate_data_key(KeyId=key["Arn"], KeySpec="AES_256")["Plaintext"]
 
 
+def test_what_was_sealed_is_opened_by_who_may_use_that_key_and_no_other(aws, user):
+    _, keys = user(allow("kms:*"))
+    here, mine = aws.client("kms"), aws.client("kms", **keys)
+    closed, open_ = (here.create_key()["KeyMetadata"]["KeyId"] for _ in range(2))
+    for_admin = own_policy("Allow", {"AWS": f"arn:aws:iam::{ACCOUNT}:user/admin"}, "kms:*", "*")
+    blob = here.encrypt(KeyId=closed, Plaintext=b"secret")["CiphertextBlob"]
+    assert mine.decrypt(CiphertextBlob=blob)["Plaintext"] == b"secret"
+    here.put_key_policy(KeyId=closed, PolicyName="default", Policy=for_admin)
+    for named in ({}, {"KeyId": closed}, {"KeyId": open_}):
+        assert code_of(mine.decrypt, CiphertextBlob=blob, **named) == "AccessDeniedException"
+    assert code_of(mine.re_encrypt, CiphertextBlob=blob, DestinationKeyId=open_) == "AccessDeniedException"
+    own = mine.encrypt(KeyId=open_, Plaintext=b"mine")["CiphertextBlob"]
+    assert code_of(mine.re_encrypt, CiphertextBlob=own, DestinationKeyId=closed) == "AccessDeniedException"
+    assert mine.re_encrypt(CiphertextBlob=own, DestinationKeyId=open_)["CiphertextBlob"]
+    assert here.decrypt(CiphertextBlob=blob)["Plaintext"] == b"secret"
+    # By the key's own name in a policy, though the request names none.
+    arn = f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/{open_}"
+    _, keys = user(allow("kms:Decrypt", arn))
+    assert aws.client("kms", **keys).decrypt(CiphertextBlob=own)["Plaintext"] == b"mine"
+    context = {"StringEquals": {"kms:EncryptionContext:session": "a"}}
+    _, keys = user(allow("kms:Decrypt", arn, Condition=context))
+    with_context = here.encrypt(KeyId=open_, Plaintext=b"x", EncryptionContext={"session": "a"})["CiphertextBlob"]
+    decrypt = aws.client("kms", **keys).decrypt
+    assert decrypt(CiphertextBlob=with_context, EncryptionContext={"session": "a"})["Plaintext"] == b"x"
+    assert code_of(decrypt, CiphertextBlob=own) == "AccessDeniedException"
+
+
+def test_a_batch_asks_for_what_each_of_it_asks_for(aws, user):
+    bucket = f"batch-{next(_numbers)}"
+    owner = aws.client("s3")
+    owner.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    for key in ("free/a", "kept/b"):
+        owner.put_object(Bucket=bucket, Key=key, Body=b"x")
+    url = aws.client("sqs").create_queue(QueueName=bucket)["QueueUrl"]
+    topic = aws.client("sns").create_topic(Name=bucket)["TopicArn"]
+    forbidden = [deny("s3:DeleteObject", f"arn:aws:s3:::{bucket}/kept/*"), deny(["sqs:SendMessage", "sns:Publish"])]
+    _, keys = user(allow(["s3:*", "sqs:*", "sns:*"]), *forbidden)
+    objects = [{"Key": "free/a"}, {"Key": "kept/b"}]
+    mine = aws.client("s3", **keys)
+    assert code_of(mine.delete_objects, Bucket=bucket, Delete={"Objects": objects}) == "AccessDenied"
+    assert mine.delete_objects(Bucket=bucket, Delete={"Objects": objects[:1]})["Deleted"] == objects[:1]
+    entries = [{"Id": "1", "MessageBody": "x"}]
+    sqs, sns = aws.client("sqs", **keys), aws.client("sns", **keys)
+    assert code_of(sqs.send_message_batch, QueueUrl=url, Entries=entries) == "AccessDeniedException"
+    entries = [{"Id": "1", "Message": "x"}]
+    assert code_of(sns.publish_batch, TopicArn=topic, PublishBatchRequestEntries=entries) == "AuthorizationError"
+
+
+def test_a_version_of_an_object_is_another_permission(aws, user):
+    bucket = f"versions-{next(_numbers)}"
+    owner = aws.client("s3")
+    owner.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    owner.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = owner.put_object(Bucket=bucket, Key="a", Body=b"x")["VersionId"]
+    _, keys = user(allow(["s3:GetObject", "s3:DeleteObject"]))
+    mine = aws.client("s3", **keys)
+    assert mine.get_object(Bucket=bucket, Key="a")["Body"].read() == b"x"
+    for call in (mine.get_object, mine.delete_object):
+        assert code_of(call, Bucket=bucket, Key="a", VersionId=version) == "AccessDenied"
+
+
+def test_tagging_is_asked_for_by_the_name_that_policies_have(aws, user):
+    for action, code in (("tag:GetResources", ""), ("tagging:GetResources", "AccessDeniedException")):
+        _, keys = user(allow(action))
+        assert code_of(aws.client("resourcegroupstaggingapi", **keys).get_resources) == code
+
+
+def test_a_path_belongs_to_a_roles_name(aws, user):
+    _, keys = user(allow("iam:*", f"arn:aws:iam::{ACCOUNT}:role/apps/*"))
+    mine = aws.client("iam", **keys)
+    name = f"path-{next(_numbers)}"
+    made = {"RoleName": name, "AssumeRolePolicyDocument": trust(ROOT)}
+    assert code_of(mine.create_role, **made) == "AccessDenied"
+    assert mine.create_role(**made, Path="/apps/")["Role"]["Arn"].endswith(f"role/apps/{name}")
+    assert mine.get_role(RoleName=name)["Role"]["RoleName"] == name
+
+
 def test_a_role_of_an_account_that_is_not_there_is_denied(aws):
     assert (
         code_of(aws.client("sts").assume_role, RoleArn="arn:aws:iam::777777777777:role/x", RoleSessionName="ab")
@@ -725,3 +804,27 @@ def test_the_simulator_answers_as_the_call_would(aws, user):
         assert keys_asked == [
             key for each in statements for block in each.get("Condition", {}).values() for key in block
         ]
+
+
+# --- what survives ---
+
+
+def test_a_users_boundary_is_still_there_after_a_kill(tmp_path):
+    """From the journal, and then from a snapshot."""
+    with running_endpoint(tmp_path / "home") as endpoint:
+        iam = endpoint.client("iam")
+        bound = iam.create_policy(PolicyName="b", PolicyDocument=document(allow("s3:*")))["Policy"]["Arn"]
+        iam.create_user(UserName="bounded")
+        iam.put_user_policy(UserName="bounded", PolicyName="p", PolicyDocument=document(allow()))
+        key = iam.create_access_key(UserName="bounded")["AccessKey"]
+        keys = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+        iam.put_user_permissions_boundary(UserName="bounded", PermissionsBoundary=bound)
+        endpoint.environment["FLEETOPS_ENDPOINT_SNAPSHOT_CALLS"] = "1"
+        for _ in range(2):
+            endpoint.kill()
+            endpoint.start_again()
+            user = endpoint.client("iam").get_user(UserName="bounded")["User"]
+            assert user["PermissionsBoundary"]["PermissionsBoundaryArn"] == bound
+            assert endpoint.client("s3", **keys).list_buckets()["Buckets"] == []
+            assert code_of(endpoint.client("ec2", **keys).describe_vpcs) == "UnauthorizedOperation"
+            endpoint.client("sns").create_topic(Name="after-which-a-snapshot-is-written")
