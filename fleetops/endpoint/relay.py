@@ -57,10 +57,12 @@ Pump = Callable[[Peer], Coroutine[Any, Any, None]]
 class Lane:
     """One direction. Frames go straight to the receiving end, or wait here, in order, until it is there."""
 
-    __slots__ = ("_flushing", "_limit", "_peer", "_room", "_waiting", "size")
+    __slots__ = ("_flushing", "_limit", "_pauses_after", "_peer", "_room", "_waiting", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, pauses_after: int = -1) -> None:
+        """`pauses_after`: the payload type of frames behind which those that wait are held back for PORT_PAUSE."""
         self._limit = limit
+        self._pauses_after = pauses_after
         self._peer: Peer | None = None
         self._waiting: deque[bytes] = deque()
         self._flushing = asyncio.Lock()
@@ -104,6 +106,8 @@ class Lane:
                 except GONE:
                     self.detach(peer)
                     return
+                if self._pauses_after >= 0 and peek(frame).payload_type == self._pauses_after:
+                    await asyncio.sleep(PORT_PAUSE)
                 self._waiting.popleft()
                 self.size -= len(frame)
                 if self.size <= self._limit:
@@ -161,7 +165,7 @@ class Relay:
         now = self._clock()
         self.agent = End(now)
         self.client = End(now)
-        self.to_client = Lane(WAITING_FOR_CLIENT)
+        self.to_client = Lane(WAITING_FOR_CLIENT, pauses_after=PayloadType.HANDSHAKE_COMPLETE if is_port else -1)
         self.to_agent = Lane(WAITING_FOR_AGENT)
         self.began_at = now
         self.moved_at = now  # the last new byte of the stream, either way; acknowledges and repetitions do not count

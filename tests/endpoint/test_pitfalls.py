@@ -411,6 +411,23 @@ async def test_a_repeated_message_and_an_acknowledge_do_not_keep_an_idle_session
         assert len(client.arrived()) == 2
 
 
+async def test_what_waits_for_a_client_is_held_back_behind_the_handshake_of_a_port_session_too():
+    """The plugin's reader dies of whatever comes before its multiplexer stands; it may have been away meanwhile."""
+    relay, agent, client = Relay(is_port=True), Wire(), Wire()
+    complete = serialize(Message(MessageType.OUTPUT_STREAM_DATA, 1, b"{}", 7, uuid4(), 1))
+    behind = [frame(MessageType.ACKNOWLEDGE), output(b"x", 2)]
+    async with serving(relay, agent):
+        for each in (complete, *behind):
+            agent.put(each)
+        await eventually(lambda: relay.to_client.size == sum(map(len, [complete, *behind])))
+        async with serving(relay, client=client):
+            agent.put(output(b"y", 3))
+            await settle(100)
+            assert client.arrived() == [complete]
+            await asyncio.sleep(0.2)
+            assert len(client.arrived()) == 3
+
+
 async def test_versions_pass_untouched():
     """Both programs decide by the other's version about multiplexing, and must come to the same answer."""
     relay, agent, client = Relay(is_port=True), Wire(), Wire()
