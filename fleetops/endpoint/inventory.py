@@ -5,12 +5,14 @@ its content as text. A question about contents looks at the nodes in order of th
 until the page is full: the database leaves out what cannot match, and the rest is read here.
 """
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -202,30 +204,31 @@ class Inventory:
         by_type = _by_type(filters)
         known = {name: items for name, items in by_type.items() if name in {INSTANCE, TAG}}
         stored = {name: items for name, items in by_type.items() if name not in known}
-        nodes = [node for node in nodes if self._meets(node, known, now)]
-        if not stored:
-            return nodes[:limit]
         found: list[Managed] = []
         for start in range(0, len(nodes), _CHUNK_NODES):
-            chunk = nodes[start : start + _CHUNK_NODES]
-            ids = [node.instance_id for node in chunk]
-            meeting = await in_database(self._reader, lambda ids=ids: _meeting(place, ids, stored, now))
-            found += [node for node in chunk if node.instance_id in meeting]
+            chunk = [node for node in nodes[start : start + _CHUNK_NODES] if self._meets(node, known, now)]
+            if stored and chunk:
+                ids = [node.instance_id for node in chunk]
+                meeting = await in_database(self._reader, partial(_meeting, place, ids, stored, now))
+                chunk = [node for node in chunk if node.instance_id in meeting]
+            found += chunk
             if limit is not None and len(found) >= limit:
-                return found[:limit]
-        return found
+                break
+            await asyncio.sleep(0)  # thousands of nodes are looked at on the event loop
+        return found[:limit]
 
     async def count(
         self, nodes: Sequence[Managed], type_name: str, attributes: Sequence[str], now: datetime
     ) -> Counter[tuple[str, ...]]:
         """How many of the nodes have an entry with these values of the attributes."""
         counts: Counter[tuple[str, ...]] = Counter()
-        if type_name in {INSTANCE, TAG}:
-            for node in nodes:
-                counts.update(_values(self._of_node(node, type_name, attributes, now), attributes))
-            return counts
         for start in range(0, len(nodes), _CHUNK_NODES):
             chunk = nodes[start : start + _CHUNK_NODES]
+            if type_name in {INSTANCE, TAG}:
+                for node in chunk:
+                    counts.update(_values(self._of_node(node, type_name, attributes, now), attributes))
+                await asyncio.sleep(0)
+                continue
             rows = _rows(chunk[0].key[:2], now).filter(
                 type_name=type_name, instance_id__in=[node.instance_id for node in chunk]
             )
