@@ -144,11 +144,10 @@ class _Control:
 class _Session:
     """An open session: what was asked for, its relay, and its end once that has begun."""
 
-    __slots__ = ("ends_at", "is_finishing", "is_restored", "relay", "task")
+    __slots__ = ("ends_at", "is_restored", "relay", "task")
 
     def __init__(self, task: SessionTask, *, is_restored: bool = False) -> None:
         self.task = task
-        self.is_finishing = False  # the agent has said that it is over
         self.relay = Relay(is_port=task.document_content.get("sessionType") == "Port")
         self.relay.agent.was_there = self.relay.client.was_there = is_restored
         # By the clock of moments, for it is an end that was promised; how long nobody types is a time-out.
@@ -164,6 +163,7 @@ class Hub:
         self._tokens = Tokens(self._patience.token)
         self._controls: dict[NodeKey, _Control] = {}
         self._sessions: dict[str, _Session] = {}
+        self._finishing: set[str] = set()  # of them, those whose agents have said that they are over
         self._owed: dict[NodeKey, deque[str]] = {}  # sessions to end when the node's control channel is back
         self._ticking: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -371,9 +371,9 @@ class Hub:
                 await self._store.job_replied(key, reply)
             case TaskCompleted(task=task):
                 session = self._sessions.get(task.task_id)
-                if session is None or session.task.key != key or session.is_finishing:
+                if session is None or session.task.key != key or task.task_id in self._finishing:
                     return  # told twice, as a session that failed is, or after we ended it ourselves
-                session.is_finishing = True
+                self._finishing.add(task.task_id)
                 failed = task.final_status in {"Failed", "TimedOut"}
                 self._in_background(self._finish(task.task_id, failed, task.output.strip()))
             case MessageIgnored(reason=reason):
@@ -397,6 +397,7 @@ class Hub:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return
+        self._finishing.discard(session_id)
         for kind in ("agent", "client"):
             self._tokens.revoke(Purpose(kind, session_id))
         logger.info("session ended session=%s status=%s reason=%s", session_id, status, reason)
