@@ -381,7 +381,9 @@ class Hub:
 
     async def _finish(self, session_id: str, failed: bool, output: str) -> None:
         """End a session whose agent says that it is over, once the last of its output has come through."""
-        session = self._sessions[session_id]
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 while session.relay.agent.peer is not None:
