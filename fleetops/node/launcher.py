@@ -238,6 +238,8 @@ def main():
 
     if os.getuid() != 0:
         enter_user_namespace()
+    # With whoever started us, all inside ends: also a script without a terminal, whose end nothing else would bring.
+    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID)
     child = os.fork()
     if child == 0:

@@ -98,7 +98,7 @@ async def run_shell_script(run: Run, name: str, inputs: Mapping[str, Any], outpu
     size = write_script(script, lines, environment)
     ending = await run_program(
         run.place,
-        script_argv(f"{run.inside}/awsrunShellScript/{name}", wanted, size),
+        script_argv(f"{run.inside}/awsrunShellScript/{name}", wanted, size, run.inside.rpartition("/")[0]),
         stdin=script,
         stdout=output.stdout,
         stderr=output.stderr,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .spec import Directory, NodeSpec
 
@@ -44,7 +44,8 @@ _GIVE_WAY: Final = (
     "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
     "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; "
 )
-_BEGIN: Final = _GIVE_WAY + 'tty=$1; shift; exec nice -n {nice} "$@" 0<>"$tty" 1>&0 2>&0'
+_ON_TERMINAL: Final = 'tty=$1; shift; exec {nice}"$@" 0<>"$tty" 1>&0 2>&0'
+_BEGIN: Final = _GIVE_WAY + _ON_TERMINAL.replace("{nice}", "nice -n {nice} ")
 _BEGIN_SCRIPT: Final = _GIVE_WAY + 'exec nice -n {nice} "$@"'
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
 
@@ -106,6 +107,16 @@ class Place:
     user: str = ""
 
     @property
+    def switch(self) -> dict[str, Any]:
+        """Arguments of Popen that start a program under `uid`, where no launcher does it."""
+        if self.uid is None or not self.launcher.is_bare:
+            return {}
+        if not self.user:
+            return {"user": self.uid, "group": self.uid, "extra_groups": []}
+        group = pwd.getpwnam(self.user).pw_gid
+        return {"user": self.uid, "group": group, "extra_groups": os.getgrouplist(self.user, group)}
+
+    @property
     def var(self) -> str:
         """The node's /var, as its programs see it."""
         return str(Directory(self.spec.home).var) if self.launcher.is_bare else "/var"
@@ -129,15 +140,20 @@ def shell_program() -> str:
     return "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
 
 
-def begin(command: Sequence[str], terminal: str, *, limited: bool) -> list[str]:
+def begin(place: Place, command: Sequence[str], terminal: str) -> list[str]:
     """Wrap a command so that `terminal` (a path) is its controlling terminal; the caller makes it lead a session."""
-    script = _BEGIN.format(limit=_LIMIT if limited else "", nice=NICE)
+    if place.launcher.kind == "machine":  # it is what this machine is for, and gives way to nothing
+        script = _ON_TERMINAL.replace("{nice}", "")
+    else:
+        script = _BEGIN.format(limit=_LIMIT if place.uid is not None else "", nice=NICE)
     return ["/bin/sh", "-c", script, "sh", terminal, *command]
 
 
-def begin_script(command: Sequence[str], *, limited: bool) -> list[str]:
+def begin_script(place: Place, command: list[str]) -> list[str]:
     """Wrap a command that has no terminal."""
-    script = _BEGIN_SCRIPT.format(limit=_LIMIT if limited else "", nice=NICE)
+    if place.launcher.kind in {"machine", "namespaces"}:  # the latter's launcher gives way by itself
+        return command
+    script = _BEGIN_SCRIPT.format(limit=_LIMIT if place.uid is not None else "", nice=NICE)
     return ["/bin/sh", "-c", script, "sh", *command]
 
 

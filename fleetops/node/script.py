@@ -20,13 +20,14 @@ TRUNCATED: Final = b"\n--output truncated--"
 KILLED_CODE: Final = 137  # of a script that was killed for its time or by a cancel. appconfig, constants.go
 DYING_SECONDS: Final = 5.0  # for a killed group to let go of its output
 
-# Its arguments: a directory for the script, the directory to run it in, and how many bytes of standard input are the
-# environment; the script follows them. The environment is not given by execve, since the launcher would have it too,
-# outside of the sandbox. As the agent does, `sh -c` runs the file, so that a first line with #! counts.
-# plugins/runscript/runscript.go
+# Its arguments: a directory for the script, the directory to run it in, how many bytes of standard input are the
+# environment, and where the directories of all commands lie; the script follows the environment. That is not given by
+# execve, since the launcher would have it too, outside of the sandbox. As the agent does, `sh -c` runs the file, so
+# that a first line with #! counts. plugins/runscript/runscript.go
 _RUN_FILE: Final = (
     'umask 077; mkdir -p "$1" && head -c "$3" >"$1/_environment" && cat >"$1/_script.sh" && '
     'chmod 700 "$1/_script.sh" || exit 1; . "$1/_environment"; rm -f "$1/_environment"; umask 022; '
+    'find "$4" -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf {} + 2>/dev/null; '  # those of the day before
     'if [ -n "$2" ]; then cd -- "$2" || exit 1; fi; exec sh -c \'"$0"\' "$1/_script.sh" </dev/null'
 )
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,9 +51,12 @@ def write_script(file: Path, lines: Sequence[str], environment: Mapping[str, str
     return len(exports)
 
 
-def script_argv(directory: str, working_directory: str, environment_bytes: int) -> list[str]:
-    """The program that writes its standard input into `directory`/_script.sh, and becomes that script."""
-    return ["/bin/sh", "-c", _RUN_FILE, "sh", directory, working_directory, str(environment_bytes)]
+def script_argv(directory: str, working_directory: str, environment_bytes: int, commands: str) -> list[str]:
+    """The program that writes its standard input into `directory`/_script.sh, and becomes that script.
+
+    `commands`: the directory of all commands, whose old ones it clears away.
+    """
+    return ["/bin/sh", "-c", _RUN_FILE, "sh", directory, working_directory, str(environment_bytes), commands]
 
 
 async def run_program(
@@ -112,10 +116,8 @@ def _start(
     place: Place, argv: Sequence[str], *, stdin: Path | None = None, joined: bool = False
 ) -> subprocess.Popen[bytes]:
     command, environment, cwd = place.command(argv)
-    if place.launcher.kind != "namespaces":  # which gives way by itself
-        command = begin_script(command, limited=place.uid is not None)
+    command = begin_script(place, command)
     environment.pop("TERM")
-    drops = place.launcher.is_bare and place.uid is not None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(stdin.open("rb")) if stdin is not None else subprocess.DEVNULL
         try:
@@ -128,7 +130,7 @@ def _start(
                 stderr=subprocess.STDOUT if joined else subprocess.PIPE,
                 start_new_session=True,
                 umask=SHELL_UMASK,
-                **({"user": place.uid, "group": place.uid, "extra_groups": []} if drops else {}),
+                **place.switch,
             )
         except (OSError, ValueError) as error:
             raise StartFailed(f"Unable to start command: {error}") from None

@@ -188,34 +188,27 @@ async def start_terminal(
     on_exit: Callable[[], None],
 ) -> Terminal:
     """Start `argv` in this node's sandbox on a terminal of `size` (columns, rows). Raises StartFailed."""
-    launcher, uid = place.launcher, place.uid
     command, environment, cwd = place.command(argv)
     try:
-        if launcher.makes_terminal:
+        if place.launcher.makes_terminal:
             process, master = await _start_with_socket(command, environment, cwd, size)
         else:
-            process, master = _start_with_slave(command, environment, cwd, size, uid, drops=launcher.is_bare)
+            process, master = _start_with_slave(place, command, environment, cwd, size)
     except OSError as error:
         raise StartFailed(f"Unable to start command: {error}") from None
     return Terminal(process, master, on_output, on_exit)
 
 
 def _start_with_slave(
-    command: Sequence[str],
-    environment: dict[str, str],
-    cwd: str,
-    size: tuple[int, int],
-    uid: int | None,
-    *,
-    drops: bool,
+    place: Place, command: Sequence[str], environment: dict[str, str], cwd: str, size: tuple[int, int]
 ) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = os.openpty()
     try:
         _set_size(master, *size)
-        if uid is not None:
-            os.fchown(slave, uid, -1)
+        if place.uid is not None:
+            os.fchown(slave, place.uid, -1)
         process = subprocess.Popen(
-            begin(command, os.ttyname(slave), limited=uid is not None),
+            begin(place, command, os.ttyname(slave)),
             env=environment,
             cwd=cwd,
             stdin=slave,
@@ -223,7 +216,7 @@ def _start_with_slave(
             stderr=slave,
             start_new_session=True,
             umask=SHELL_UMASK,
-            **({"user": uid, "group": uid, "extra_groups": []} if drops and uid is not None else {}),
+            **place.switch,
         )
     except BaseException:
         os.close(master)

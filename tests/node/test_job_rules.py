@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from uuid import uuid4
 
 import pytest
@@ -172,6 +173,35 @@ async def test_much_output_costs_no_memory_and_is_bounded_on_the_disk(gateway, n
     assert output.stat().st_size < 1_000_000 + 100
     await acknowledge(gateway, payloads.AgentJob.cancel(f"aws.ssm.{uuid4()}.{NODE}", sent.job_id))
     await eventually(lambda: end(gateway, sent) is not None)
+
+
+async def test_a_script_in_namespaces_of_our_own_runs_and_is_cancelled(gateway):
+    """Where there is no bubblewrap."""
+    async with running_node(gateway, kind="namespaces"):
+        sent = job("id -un; hostname; cat; exit 4")
+        assert await acknowledge(gateway, sent) == "200"
+        await eventually(lambda: end(gateway, sent) is not None)
+        result = end(gateway, sent).runtime_status["step"]
+        assert (result.code, result.standard_output) == (4, "ssm-user\npay-api-eu1a-01\n")
+        sent = job("echo on; sleep 600")
+        assert await acknowledge(gateway, sent) == "200"
+        output = gateway.home / NODE / "jobs" / sent.command_id / "0/stdout"
+        await eventually(lambda: output.exists() and output.read_text() == "on\n")
+        await acknowledge(gateway, payloads.AgentJob.cancel(f"aws.ssm.{uuid4()}.{NODE}", sent.job_id))
+        await eventually(lambda: end(gateway, sent) is not None)
+        result = end(gateway, sent).runtime_status["step"]
+        assert (result.status, result.code) == ("Cancelled", 137)
+
+
+async def test_scripts_of_the_day_before_are_cleared_away(gateway, node):
+    old, new = job("true"), job("true")
+    commands = gateway.home / NODE / "var/lib/amazon/ssm" / NODE / "document/orchestration"
+    assert await acknowledge(gateway, old) == "200"
+    await eventually(lambda: end(gateway, old) is not None)
+    os.utime(commands / old.command_id, (0, 0))
+    assert await acknowledge(gateway, new) == "200"
+    await eventually(lambda: end(gateway, new) is not None)
+    assert [path.name for path in commands.iterdir()] == [new.command_id]
 
 
 async def test_an_environment_reaches_the_script_and_not_what_starts_it(gateway, node):

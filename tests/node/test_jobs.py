@@ -230,6 +230,23 @@ def test_a_document_runs_another_from_ssm_and_from_the_nodes_disk(ssm, node):
     assert "There was an error while preparing documents" in row["StandardErrorContent"]
 
 
+def test_inventory_is_gathered_and_told(ssm, node):
+    content = {
+        "schemaVersion": "2.2",
+        "mainSteps": [{"action": "aws:softwareInventory", "name": "gather", "inputs": {"networkConfig": "Disabled"}}],
+    }
+    ssm.create_document(Name="Gather", Content=json.dumps(content), DocumentType="Command", DocumentFormat="JSON")
+    row = run(ssm, node, document="Gather", parameters={})
+    assert (row["Status"], row["StandardErrorContent"]) == ("Success", "")
+    assert "inventory data has been uploaded" in row["StandardOutputContent"]
+    entries = ssm.list_inventory_entries(InstanceId=node, TypeName="AWS:Application", MaxResults=50)["Entries"]
+    installed = run(ssm, node, "cat /var/lib/packages/installed")["StandardOutputContent"].split()
+    assert {entry["Name"]: entry["Version"] for entry in entries} == dict(
+        zip(installed[::2], installed[1::2], strict=True)
+    )
+    assert ssm.list_inventory_entries(InstanceId=node, TypeName="AWS:Network")["Entries"] == []
+
+
 @pytest.fixture(scope="module")
 def bucket(aws, node):
     """A bucket that the nodes' role may write to."""

@@ -10,6 +10,7 @@ import pytest
 from fleetops.node import ports
 from fleetops.wire import Flag
 from tests.node.clients import HandshakingClient, ManyClient, OldClient
+from tests.node.conftest import running_node
 from tests.node.gateway import eventually
 
 
@@ -81,7 +82,13 @@ async def test_separate_streams_come_as_they_are_written_and_the_exit_code_behin
     assert gateway.store.ended[client.session_id][0] == "Terminated"  # whatever the command returned
 
 
-async def test_ctrl_c_reaches_the_command_and_other_input_nobody(gateway, node):
+@pytest.mark.parametrize("kind", ["bwrap", "namespaces"])
+async def test_ctrl_c_reaches_the_command_and_other_input_nobody(gateway, kind):
+    async with running_node(gateway, kind=kind):
+        await _interrupt(gateway)
+
+
+async def _interrupt(gateway):
     script = 'trap "echo caught; exit 5" INT; echo ready; while :; do sleep 0.1; done'
     document = command(f"sh -c '{script}'", separateOutputStream="true")
     client = await gateway.open(kind=HandshakingClient, document_content=document)
