@@ -10,7 +10,9 @@ from rest_framework.exceptions import NotFound
 
 import fleetops.identity.api
 import fleetops.inventory.api
+import fleetops.library.api
 import fleetops.review.api
+import fleetops.runcommand.api
 import sessions_app.api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
 from fleetops.identity.scopes import SCOPES
@@ -21,6 +23,8 @@ ROOMS = {
     "Yourself": fleetops.identity.api.urlpatterns,
     "Fleet": fleetops.inventory.api.urlpatterns,
     "Sessions": sessions_app.api.urlpatterns,
+    "Documents": fleetops.library.api.urlpatterns,
+    "Commands": fleetops.runcommand.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }
 

@@ -266,6 +266,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "TokenState": "fleetops.identity.models.TOKEN_STATES",
         "TerminalSessionState": "sessions_app.states.SessionState",
+        "CommandState": "fleetops.runcommand.states.CommandState",
+        "InvocationState": "fleetops.runcommand.states.InvocationState",
     },
 }
 

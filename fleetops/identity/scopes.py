@@ -17,6 +17,8 @@ _SEE = "inventory.view_instance"
 _OPEN = "sessions_app.open_terminalsession"
 _REVIEW = "sessions_app.review_terminalsession"
 _END = "sessions_app.end_terminalsession"
+_SEE_DOCUMENTS = "library.view_document"
+_RUN, _REVIEW_COMMANDS = "runcommand.run_command", "runcommand.review_command"
 _ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
 SCOPES: dict[str, Scope] = {
@@ -31,6 +33,22 @@ SCOPES: dict[str, Scope] = {
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),
     "recordings:read": Scope("Download recordings of the sessions that one may see", (_REVIEW,)),
+    "documents:read": Scope("Read documents and their versions", (_SEE_DOCUMENTS,), (_SEE_DOCUMENTS,)),
+    "documents:write": Scope(
+        "Make, change and delete documents of the accounts",
+        ("library.change_document", _SEE_DOCUMENTS),
+        ("library.change_document",),
+    ),
+    "commands:read": Scope(
+        "Read commands and their output: one's own, or everybody's with the permission to review",
+        (_RUN, _REVIEW_COMMANDS),
+        (_RUN, _REVIEW_COMMANDS),
+    ),
+    "commands:run": Scope(
+        "Run documents on instances, and cancel",
+        (_RUN, _REVIEW_COMMANDS, "runcommand.cancel_command", _SEE_DOCUMENTS, _SEE),
+        (_RUN, "runcommand.cancel_command"),
+    ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "tokens:manage": Scope("List and revoke one's own tokens"),
 }

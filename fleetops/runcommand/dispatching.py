@@ -438,7 +438,8 @@ def _finish(command: Command, *, now: datetime) -> bool:
     if held.state == CommandState.CANCELLING and end != CommandState.CANCELLED and not unwell:
         end = CommandState.SUCCEEDED  # the cancel came too late
     try:
-        move(held, end, COMMAND_MOVES, ended_at=now, due_at=None)
+        kept = {state.value: count for state, count in counts.items() if count}
+        move(held, end, COMMAND_MOVES, ended_at=now, due_at=None, counts=kept)
     except LostRace:
         return True
     logger.info("command ended command=%s state=%s ran=%d failed=%d", command.pk, end, ran, unwell)

@@ -14,7 +14,6 @@ from .states import (
     COMMAND_MOVES,
     DISPATCH_MOVES,
     OPEN,
-    UNWELL,
     CommandState,
     DispatchState,
     InvocationState,
@@ -36,14 +35,6 @@ class CommandQuerySet(models.QuerySet):
 
     def open(self) -> "CommandQuerySet":
         return self.filter(state__in=[CommandState.RUNNING, CommandState.CANCELLING])
-
-    def with_counts(self) -> "CommandQuerySet":
-        """With `targets`, `succeeded` and `unwell`: how many instances."""
-        return self.annotate(
-            targets=Count("invocations", filter=~Q(invocations__state=InvocationState.SKIPPED)),
-            succeeded=Count("invocations", filter=Q(invocations__state=InvocationState.SUCCEEDED)),
-            unwell=Count("invocations", filter=Q(invocations__state__in=UNWELL)),
-        )
 
 
 class Command(models.Model):
@@ -73,6 +64,7 @@ class Command(models.Model):
     end_reason = models.CharField(max_length=256, blank=True, help_text="why it was not sent to all")
     cancelled_by = models.CharField(max_length=150, blank=True)
     due_at = models.DateTimeField(null=True, help_text="when a worker looks at it next; none: never again")
+    counts = models.JSONField(default=dict, blank=True, help_text="state: how many instances; written at its end")
 
     objects = CommandQuerySet.as_manager()
 
@@ -170,6 +162,14 @@ class InvocationQuerySet(models.QuerySet):
         found = self.order_by().values_list("state").annotate(Count("pk"))
         return dict.fromkeys(InvocationState, 0) | {InvocationState(state): count for state, count in found}
 
+    def of_commands(self, commands: list) -> dict:
+        """By command: how many there are of each state. One query."""
+        counts: dict = {pk: {} for pk in commands}
+        found = self.filter(command__in=commands).order_by().values_list("command", "state").annotate(Count("pk"))
+        for command, state, count in found:
+            counts[command][state] = count
+        return counts
+
 
 class Invocation(models.Model):
     """A command on one instance; or why it does not run there."""
@@ -217,3 +217,8 @@ class Invocation(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def took(self) -> timedelta | None:
+        """From its start to its end, or to now; nothing if it never started."""
+        return (self.ended_at or now()) - self.started_at if self.started_at else None

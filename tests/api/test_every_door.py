@@ -17,15 +17,18 @@ from fleetops.identity.rest import ANY_SCOPE
 from fleetops.identity.roles import ROLES
 from fleetops.identity.scopes import SCOPES, may_have
 from tests.api.conftest import Bearer, make_token
-from tests.factories import make_instance, make_session, make_user
+from tests.factories import make_command, make_document, make_instance, make_session, make_user
 from tests.web.test_every_door import (
     ADMINISTER,
     ALL,
     METHODS,
     NO_ROLE,
+    NOBODY,
     OPEN_SHELLS,
     PEOPLE,
     REVIEW,
+    RUN_DOCUMENTS,
+    SEE_COMMANDS,
     SEE_FLEET,
     client_of,
     names,
@@ -63,13 +66,31 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
+    "api:documents": {"GET": Rule("documents:read", SEE_FLEET), "POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:document": {
+        "GET": Rule("documents:read", SEE_FLEET),
+        "DELETE": Rule("documents:write", ADMINISTER, 409),  # AWS is not there
+    },
+    "api:document_versions": {"POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:document_version": {"GET": Rule("documents:read", SEE_FLEET)},
+    "api:document_default": {"POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:commands": {"GET": Rule("commands:read", SEE_COMMANDS), "POST": Rule("commands:run", RUN_DOCUMENTS, 400)},
+    "api:command": {"GET": Rule("commands:read", REVIEW)},
+    "api:command_start": {"POST": Rule("commands:run", NOBODY)},
+    "api:command_cancel": {"POST": Rule("commands:run", ADMINISTER, 202)},
+    "api:command_again": {"POST": Rule("commands:run", ADMINISTER, 409)},  # it runs
+    "api:invocations": {"GET": Rule("commands:read", REVIEW)},
+    "api:invocation": {"GET": Rule("commands:read", REVIEW)},
     "api:events": {"GET": Rule("audit:read", REVIEW)},
     "api:event": {"GET": Rule("audit:read", REVIEW)},
 }
 OPEN_TO_ALL = {"api:login"}
 CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
-# Who may ask to end a session that they may see is told so with another answer.
-BESIDES = {("api:end_session", "auditor"): 403}
+# Who may ask to end a session that they may see is told so with another answer; another's command is not there.
+BESIDES = {("api:end_session", "auditor"): 403, ("api:command_start", "administrator"): 404} | {
+    (f"api:{name}", "operator"): 404
+    for name in ("command", "command_start", "command_cancel", "command_again", "invocations", "invocation")
+}
 
 
 @pytest.fixture
@@ -79,6 +100,8 @@ def house(roles, valkey, settings):
     someone = make_user("someone", role="viewer")
     make_token(someone, "fleet:read")
     session = make_session(user=make_user("other", role="operator"), instance=instance)
+    document = make_document(region=instance.region)
+    command = make_command(user=session.user, instances=[instance])
     event = record("identity.login", actor=someone)
     rows = {
         "api:instance": instance.pk,
@@ -88,6 +111,15 @@ def house(roles, valkey, settings):
         "api:end_session": session.pk,
         "api:recording": session.pk,
         "api:event": event.pk,
+        "api:document": document.pk,
+        "api:document_versions": document.pk,
+        "api:document_version": (document.pk, 1),
+        "api:document_default": document.pk,
+        **dict.fromkeys(
+            (f"api:{name}" for name in ("command", "command_start", "command_cancel", "command_again", "invocations")),
+            command.pk,
+        ),
+        "api:invocation": (command.pk, command.invocations.get().pk),
         "api:token": ApiToken.objects.get(user=someone).pk,
     }
     bodies = {("api:sessions", "POST"): {"instance": str(instance.pk)}}

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from fleetops.aws import ec2, iam, permissions, ssm, sts
+from fleetops import clock
+from fleetops.aws import commands, documents, ec2, iam, permissions, ssm, sts
 from fleetops.aws.errors import AccessDenied
 from tests.support.endpoint import until
 
@@ -372,3 +374,36 @@ def test_the_simulator_refuses_what_it_cannot_answer(endpoint, parameters, code)
     with pytest.raises(ClientError) as caught:
         endpoint.client("iam").simulate_principal_policy(**{"ActionNames": ["s3:ListAllMyBuckets"]} | parameters)
     assert caught.value.response["Error"]["Code"] == code
+
+
+def test_under_the_generated_policy_documents_are_made_read_run_and_deleted(least, endpoint):
+    region, person = "eu-west-1", {"session_name": "maria", "source_identity": "maria"}
+    step = {"action": "aws:runShellScript", "name": "say", "inputs": {"runCommand": ["echo"]}}
+    text = json.dumps({"schemaVersion": "2.2", "mainSteps": [step]})
+    kind = {"document_format": "JSON"}
+    documents.create_document(least, region, name="least", content=text, document_type="Command", **kind, **person)
+    documents.update_document(least, region, name="least", content=text.replace("echo", "id"), **kind, **person)
+    documents.set_default_version(least, region, name="least", version="2", **person)
+    for name in ("least", "AWS-RunShellScript"):
+        assert documents.describe_document(least, region, name=name, session_name="w").name == name
+        assert documents.get_document(least, region, name=name, version="$DEFAULT", session_name="w")[0]
+        assert documents.document_versions(least, region, name=name, session_name="w")
+    assert documents.shared_with(least, region, name="least", session_name="w") == []
+    listed = {each.name for page in documents.document_pages(least, region, session_name="w") for each in page}
+    assert {"least", "AWS-RunShellScript"} <= listed
+    nodes = [each for page in ssm.instance_pages(least, region, session_name="w") for each in page]
+    targets = [endpoint.instance_id("pay-api-eu1a-01"), next(n.instance_id for n in nodes if n.instance_id[0] == "m")]
+    for name, parameters in (("least", {}), ("AWS-RunShellScript", {"commands": ["true"]})):
+        command_id = commands.send_command(
+            least, region, document_name=name, document_version="$DEFAULT", parameters=parameters,
+            instance_ids=targets, comment="fleetops:least", timeout_seconds=60, **person,
+        )  # fmt: skip
+        since = clock.now() - timedelta(minutes=1)
+        found = commands.recent(least, region, since=since, session_name="w")
+        assert command_id in {each.command_id for each in found if each.comment == "fleetops:least"}
+        (page,) = commands.invocations(least, region, command_id=command_id, session_name="w")
+        assert {each.instance_id for each in page} == set(targets)
+        told = {"command_id": command_id, "instance_id": targets[0], "step": "", "session_name": "w"}
+        assert commands.output_of(least, region, **told).status
+        commands.cancel_command(least, region, command_id=command_id, **person)
+    documents.delete_document(least, region, name="least", **person)

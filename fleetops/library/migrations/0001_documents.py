@@ -7,83 +7,132 @@ import fleetops.clock
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('inventory', '0006_region_queue'),
+        ("inventory", "0006_region_queue"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Document',
+            name="Document",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(help_text='as SendCommand takes it: of a shared one its ARN', max_length=256)),
-                ('owner', models.CharField(blank=True, help_text="Amazon, an account's number, or a publisher", max_length=128)),
-                ('document_type', models.CharField(blank=True, help_text="AWS's: Command, Automation, Session, …", max_length=32)),
-                ('schema_version', models.CharField(blank=True, max_length=8)),
-                ('document_format', models.CharField(blank=True, help_text='JSON, YAML, TEXT', max_length=8)),
-                ('platform_types', models.JSONField(blank=True, default=list, help_text='Windows, Linux, MacOS')),
-                ('target_type', models.CharField(blank=True, max_length=200)),
-                ('display_name', models.CharField(blank=True, max_length=1024)),
-                ('default_version', models.CharField(blank=True, max_length=8)),
-                ('latest_version', models.CharField(blank=True, help_text='empty until it was looked at', max_length=8)),
-                ('description', models.TextField(blank=True, help_text='empty until it was looked at')),
-                ('shared_with', models.JSONField(blank=True, default=list, help_text='accounts that may use it, or all')),
-                ('tags', models.JSONField(blank=True, default=dict)),
-                ('made_at', models.DateTimeField(help_text="AWS's CreatedDate, of the default version", null=True)),
-                ('read_at', models.DateTimeField(help_text='when its versions were last read', null=True)),
-                ('gone_at', models.DateTimeField(help_text='since when AWS lists it no more', null=True)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='documents', to='inventory.account')),
-                ('region', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='documents', to='inventory.region')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "name",
+                    models.CharField(help_text="as SendCommand takes it: of a shared one its ARN", max_length=256),
+                ),
+                (
+                    "owner",
+                    models.CharField(
+                        blank=True, help_text="Amazon, an account's number, or a publisher", max_length=128
+                    ),
+                ),
+                (
+                    "document_type",
+                    models.CharField(blank=True, help_text="AWS's: Command, Automation, Session, …", max_length=32),
+                ),
+                ("schema_version", models.CharField(blank=True, max_length=8)),
+                ("document_format", models.CharField(blank=True, help_text="JSON, YAML, TEXT", max_length=8)),
+                ("platform_types", models.JSONField(blank=True, default=list, help_text="Windows, Linux, MacOS")),
+                ("target_type", models.CharField(blank=True, max_length=200)),
+                ("display_name", models.CharField(blank=True, max_length=1024)),
+                ("default_version", models.CharField(blank=True, max_length=8)),
+                (
+                    "latest_version",
+                    models.CharField(blank=True, help_text="empty until it was looked at", max_length=8),
+                ),
+                ("description", models.TextField(blank=True, help_text="empty until it was looked at")),
+                (
+                    "shared_with",
+                    models.JSONField(blank=True, default=list, help_text="accounts that may use it, or all"),
+                ),
+                ("tags", models.JSONField(blank=True, default=dict)),
+                ("made_at", models.DateTimeField(help_text="AWS's CreatedDate, of the default version", null=True)),
+                ("read_at", models.DateTimeField(help_text="when its versions were last read", null=True)),
+                ("gone_at", models.DateTimeField(help_text="since when AWS lists it no more", null=True)),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="documents", to="inventory.account"
+                    ),
+                ),
+                (
+                    "region",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="documents", to="inventory.region"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', 'account__name', 'region__name'],
-                'default_permissions': ('view', 'change'),
+                "ordering": ["name", "account__name", "region__name"],
+                "default_permissions": ("view", "change"),
             },
         ),
         migrations.CreateModel(
-            name='DocumentVersion',
+            name="DocumentVersion",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField(help_text="AWS's DocumentVersion")),
-                ('name', models.CharField(blank=True, help_text="AWS's VersionName", max_length=128)),
-                ('status', models.CharField(blank=True, help_text='Creating, Active, Failed, …', max_length=16)),
-                ('document_format', models.CharField(blank=True, max_length=8)),
-                ('made_at', models.DateTimeField(null=True)),
-                ('content', models.TextField(blank=True, help_text='empty until it was looked at')),
-                ('first_read_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('document', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='library.document')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveIntegerField(help_text="AWS's DocumentVersion")),
+                ("name", models.CharField(blank=True, help_text="AWS's VersionName", max_length=128)),
+                ("status", models.CharField(blank=True, help_text="Creating, Active, Failed, …", max_length=16)),
+                ("document_format", models.CharField(blank=True, max_length=8)),
+                ("made_at", models.DateTimeField(null=True)),
+                ("content", models.TextField(blank=True, help_text="empty until it was looked at")),
+                ("first_read_at", models.DateTimeField(default=fleetops.clock.now)),
+                (
+                    "document",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="versions", to="library.document"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['document', '-number'],
-                'default_permissions': (),
+                "ordering": ["document", "-number"],
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
-            name='Shelf',
+            name="Shelf",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('claimed_until', models.DateTimeField(help_text='a worker reads it until then; nobody else does', null=True)),
-                ('read_at', models.DateTimeField(help_text='when the last whole reading ended', null=True)),
-                ('error', models.CharField(blank=True, help_text='why the last reading failed; empty if it did not', max_length=512)),
-                ('region', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='shelf', to='inventory.region')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "claimed_until",
+                    models.DateTimeField(help_text="a worker reads it until then; nobody else does", null=True),
+                ),
+                ("read_at", models.DateTimeField(help_text="when the last whole reading ended", null=True)),
+                (
+                    "error",
+                    models.CharField(
+                        blank=True, help_text="why the last reading failed; empty if it did not", max_length=512
+                    ),
+                ),
+                (
+                    "region",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="shelf", to="inventory.region"
+                    ),
+                ),
             ],
             options={
-                'default_permissions': (),
+                "default_permissions": (),
             },
         ),
         migrations.AddIndex(
-            model_name='document',
-            index=models.Index(condition=models.Q(('gone_at', None)), fields=['document_type', 'name'], name='document_type_name'),
+            model_name="document",
+            index=models.Index(
+                condition=models.Q(("gone_at", None)), fields=["document_type", "name"], name="document_type_name"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='document',
-            constraint=models.UniqueConstraint(fields=('account', 'region', 'name'), name='document_once_a_region'),
+            model_name="document",
+            constraint=models.UniqueConstraint(fields=("account", "region", "name"), name="document_once_a_region"),
         ),
         migrations.AddConstraint(
-            model_name='documentversion',
-            constraint=models.UniqueConstraint(fields=('document', 'number'), name='version_once_a_document'),
+            model_name="documentversion",
+            constraint=models.UniqueConstraint(fields=("document", "number"), name="version_once_a_document"),
         ),
     ]

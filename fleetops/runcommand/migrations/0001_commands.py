@@ -8,122 +8,296 @@ import fleetops.clock
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('inventory', '0006_region_queue'),
+        ("inventory", "0006_region_queue"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Command',
+            name="Command",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('draft', 'Draft'), ('running', 'Running'), ('cancelling', 'Cancelling'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='draft', max_length=12)),
-                ('document_name', models.CharField(max_length=256)),
-                ('document_version', models.CharField(blank=True, help_text="a number; empty: each region's default", max_length=8)),
-                ('parameters', models.JSONField(blank=True, default=dict, help_text='name: list of texts, as SendCommand takes them')),
-                ('targets_text', models.CharField(blank=True, help_text='the expression, or what it was made from', max_length=4000)),
-                ('reason', models.CharField(blank=True, max_length=256)),
-                ('timeout_seconds', models.PositiveIntegerField(default=3600, help_text='until what no agent has taken is given up')),
-                ('at_once', models.PositiveIntegerField(default=0, help_text='instances that it may run on at once; 0: all')),
-                ('most_failed', models.PositiveIntegerField(help_text='sent to no more once more have failed; none: to all', null=True)),
-                ('actor_name', models.CharField(max_length=150)),
-                ('source_address', models.CharField(blank=True, max_length=64)),
-                ('mfa_at', models.DateTimeField(help_text='when the log-in that made it gave a second factor', null=True)),
-                ('created_at', models.DateTimeField(default=fleetops.clock.now)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('end_reason', models.CharField(blank=True, help_text='why it was not sent to all', max_length=256)),
-                ('cancelled_by', models.CharField(blank=True, max_length=150)),
-                ('due_at', models.DateTimeField(help_text='when a worker looks at it next; none: never again', null=True)),
-                ('actor', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='commands', to=settings.AUTH_USER_MODEL)),
-                ('again_of', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='repeats', to='runcommand.command')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("running", "Running"),
+                            ("cancelling", "Cancelling"),
+                            ("succeeded", "Succeeded"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="draft",
+                        max_length=12,
+                    ),
+                ),
+                ("document_name", models.CharField(max_length=256)),
+                (
+                    "document_version",
+                    models.CharField(blank=True, help_text="a number; empty: each region's default", max_length=8),
+                ),
+                (
+                    "parameters",
+                    models.JSONField(
+                        blank=True, default=dict, help_text="name: list of texts, as SendCommand takes them"
+                    ),
+                ),
+                (
+                    "targets_text",
+                    models.CharField(blank=True, help_text="the expression, or what it was made from", max_length=4000),
+                ),
+                ("reason", models.CharField(blank=True, max_length=256)),
+                (
+                    "timeout_seconds",
+                    models.PositiveIntegerField(default=3600, help_text="until what no agent has taken is given up"),
+                ),
+                (
+                    "at_once",
+                    models.PositiveIntegerField(default=0, help_text="instances that it may run on at once; 0: all"),
+                ),
+                (
+                    "most_failed",
+                    models.PositiveIntegerField(
+                        help_text="sent to no more once more have failed; none: to all", null=True
+                    ),
+                ),
+                ("actor_name", models.CharField(max_length=150)),
+                ("source_address", models.CharField(blank=True, max_length=64)),
+                (
+                    "mfa_at",
+                    models.DateTimeField(help_text="when the log-in that made it gave a second factor", null=True),
+                ),
+                ("created_at", models.DateTimeField(default=fleetops.clock.now)),
+                ("started_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("end_reason", models.CharField(blank=True, help_text="why it was not sent to all", max_length=256)),
+                ("cancelled_by", models.CharField(blank=True, max_length=150)),
+                (
+                    "due_at",
+                    models.DateTimeField(help_text="when a worker looks at it next; none: never again", null=True),
+                ),
+                (
+                    "actor",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="commands",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "again_of",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="repeats",
+                        to="runcommand.command",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
-                'permissions': [('run_command', 'May run documents'), ('review_command', "May see everybody's commands and their output"), ('cancel_command', "May cancel anybody's command")],
-                'default_permissions': (),
+                "ordering": ["-id"],
+                "permissions": [
+                    ("run_command", "May run documents"),
+                    ("review_command", "May see everybody's commands and their output"),
+                    ("cancel_command", "May cancel anybody's command"),
+                ],
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
-            name='Dispatch',
+            name="Dispatch",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('document_version', models.CharField(help_text='the number that it was checked against', max_length=8)),
-                ('state', models.CharField(choices=[('planned', 'Planned'), ('sending', 'Sending'), ('uncertain', 'Uncertain'), ('sent', 'Sent'), ('done', 'Done'), ('refused', 'Refused'), ('cancelled', 'Cancelled')], default='planned', max_length=10)),
-                ('ssm_command_id', models.CharField(blank=True, help_text="AWS's CommandId; empty until it is known", max_length=36)),
-                ('attempts', models.PositiveSmallIntegerField(default=0, help_text='calls of SendCommand')),
-                ('sending_at', models.DateTimeField(help_text='when the last call began', null=True)),
-                ('uncertain_at', models.DateTimeField(help_text='since when its outcome is not known', null=True)),
-                ('sent_at', models.DateTimeField(null=True)),
-                ('due_at', models.DateTimeField(default=fleetops.clock.now, help_text='when it is looked at next')),
-                ('quiet', models.PositiveSmallIntegerField(default=0, help_text='looks in a row that showed nothing new')),
-                ('cancel_sent_at', models.DateTimeField(help_text='when AWS took the CancelCommand', null=True)),
-                ('error', models.CharField(blank=True, help_text='why AWS refused, or does not answer', max_length=512)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dispatches', to='inventory.account')),
-                ('command', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dispatches', to='runcommand.command')),
-                ('region', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dispatches', to='inventory.region')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "document_version",
+                    models.CharField(help_text="the number that it was checked against", max_length=8),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("planned", "Planned"),
+                            ("sending", "Sending"),
+                            ("uncertain", "Uncertain"),
+                            ("sent", "Sent"),
+                            ("done", "Done"),
+                            ("refused", "Refused"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="planned",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "ssm_command_id",
+                    models.CharField(blank=True, help_text="AWS's CommandId; empty until it is known", max_length=36),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0, help_text="calls of SendCommand")),
+                ("sending_at", models.DateTimeField(help_text="when the last call began", null=True)),
+                ("uncertain_at", models.DateTimeField(help_text="since when its outcome is not known", null=True)),
+                ("sent_at", models.DateTimeField(null=True)),
+                ("due_at", models.DateTimeField(default=fleetops.clock.now, help_text="when it is looked at next")),
+                (
+                    "quiet",
+                    models.PositiveSmallIntegerField(default=0, help_text="looks in a row that showed nothing new"),
+                ),
+                ("cancel_sent_at", models.DateTimeField(help_text="when AWS took the CancelCommand", null=True)),
+                (
+                    "error",
+                    models.CharField(blank=True, help_text="why AWS refused, or does not answer", max_length=512),
+                ),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="dispatches", to="inventory.account"
+                    ),
+                ),
+                (
+                    "command",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="dispatches", to="runcommand.command"
+                    ),
+                ),
+                (
+                    "region",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="dispatches", to="inventory.region"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
-                'default_permissions': (),
+                "ordering": ["id"],
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
-            name='Invocation',
+            name="Invocation",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('instance_id', models.CharField(max_length=64)),
-                ('instance_name', models.CharField(max_length=255)),
-                ('document_version', models.CharField(blank=True, help_text='the number that it was checked against', max_length=8)),
-                ('state', models.CharField(choices=[('skipped', 'Skipped'), ('planned', 'Planned'), ('pending', 'Pending'), ('running', 'Running'), ('cancelling', 'Cancelling'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('timed_out', 'Timed Out'), ('cancelled', 'Cancelled')], default='planned', max_length=10)),
-                ('details', models.CharField(blank=True, help_text="AWS's StatusDetails, or why it was skipped", max_length=512)),
-                ('exit_code', models.IntegerField(null=True)),
-                ('head', models.TextField(blank=True, help_text="the first 2,500 characters of each step's output")),
-                ('started_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('outputs', models.JSONField(blank=True, default=list)),
-                ('outputs_read_at', models.DateTimeField(null=True)),
-                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='inventory.account')),
-                ('command', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='invocations', to='runcommand.command')),
-                ('dispatch', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='invocations', to='runcommand.dispatch')),
-                ('instance_row', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='invocations', to='inventory.instance')),
-                ('region', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='inventory.region')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                ("instance_id", models.CharField(max_length=64)),
+                ("instance_name", models.CharField(max_length=255)),
+                (
+                    "document_version",
+                    models.CharField(blank=True, help_text="the number that it was checked against", max_length=8),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("skipped", "Skipped"),
+                            ("planned", "Planned"),
+                            ("pending", "Pending"),
+                            ("running", "Running"),
+                            ("cancelling", "Cancelling"),
+                            ("succeeded", "Succeeded"),
+                            ("failed", "Failed"),
+                            ("timed_out", "Timed Out"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="planned",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "details",
+                    models.CharField(
+                        blank=True, help_text="AWS's StatusDetails, or why it was skipped", max_length=512
+                    ),
+                ),
+                ("exit_code", models.IntegerField(null=True)),
+                ("head", models.TextField(blank=True, help_text="the first 2,500 characters of each step's output")),
+                ("started_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("outputs", models.JSONField(blank=True, default=list)),
+                ("outputs_read_at", models.DateTimeField(null=True)),
+                (
+                    "account",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="inventory.account"
+                    ),
+                ),
+                (
+                    "command",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="invocations", to="runcommand.command"
+                    ),
+                ),
+                (
+                    "dispatch",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="invocations",
+                        to="runcommand.dispatch",
+                    ),
+                ),
+                (
+                    "instance_row",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="invocations",
+                        to="inventory.instance",
+                    ),
+                ),
+                (
+                    "region",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="inventory.region"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['command', 'instance_name', 'id'],
-                'default_permissions': (),
+                "ordering": ["command", "instance_name", "id"],
+                "default_permissions": (),
             },
         ),
         migrations.AddIndex(
-            model_name='command',
-            index=models.Index(condition=models.Q(('due_at__isnull', False)), fields=['due_at'], name='command_due'),
+            model_name="command",
+            index=models.Index(condition=models.Q(("due_at__isnull", False)), fields=["due_at"], name="command_due"),
         ),
         migrations.AddIndex(
-            model_name='command',
-            index=models.Index(fields=['actor', '-id'], name='command_actor'),
+            model_name="command",
+            index=models.Index(fields=["actor", "-id"], name="command_actor"),
         ),
         migrations.AddIndex(
-            model_name='dispatch',
-            index=models.Index(fields=['command', 'state', 'due_at'], name='dispatch_due'),
+            model_name="dispatch",
+            index=models.Index(fields=["command", "state", "due_at"], name="dispatch_due"),
         ),
         migrations.AddConstraint(
-            model_name='dispatch',
-            constraint=models.UniqueConstraint(condition=models.Q(('ssm_command_id', ''), _negated=True), fields=('account', 'region', 'ssm_command_id'), name='dispatch_once_a_region'),
+            model_name="dispatch",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("ssm_command_id", ""), _negated=True),
+                fields=("account", "region", "ssm_command_id"),
+                name="dispatch_once_a_region",
+            ),
         ),
         migrations.AddIndex(
-            model_name='invocation',
-            index=models.Index(fields=['command', 'state', 'instance_name'], name='invocation_state'),
+            model_name="invocation",
+            index=models.Index(fields=["command", "state", "instance_name"], name="invocation_state"),
         ),
         migrations.AddIndex(
-            model_name='invocation',
-            index=models.Index(fields=['instance_row', '-id'], name='invocation_instance'),
+            model_name="invocation",
+            index=models.Index(fields=["instance_row", "-id"], name="invocation_instance"),
         ),
         migrations.AddConstraint(
-            model_name='invocation',
-            constraint=models.UniqueConstraint(fields=('command', 'account', 'region', 'instance_id'), name='invocation_once_a_command'),
+            model_name="invocation",
+            constraint=models.UniqueConstraint(
+                fields=("command", "account", "region", "instance_id"), name="invocation_once_a_command"
+            ),
         ),
     ]
