@@ -283,16 +283,18 @@ class Commands:
         except RemoteProtocolError as error:
             logger.warning("a reply cannot be read instance=%s job=%s reason=%s", key[2], reply.job_id, error)
             return
+        changed = _merge(invocation.row, content)
         if not invocation.is_taken:
             running.note_taken(invocation)
-        _merge(invocation.row, content)
+            changed = True
         if not invocation.is_over:
             details = rules.of_reply(content.document_status)
             if details is not None:
                 self._end(running, invocation, details)
             elif invocation.row.state not in {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING}:
                 self._move(invocation, CommandStatus.IN_PROGRESS, "InProgress")
-        self._dirt(invocation.row)
+        if changed:
+            self._dirt(invocation.row)
         self._advance(running)
         await self._written()
 
@@ -581,7 +583,7 @@ def _save(rows: list[Invocation | Command]) -> None:
     invocations = [row for row in rows if isinstance(row, Invocation)]
     commands = [row for row in rows if isinstance(row, Command)]
     with transaction.atomic():
-        # All of them are there: this is an update, of which bulk_update would write a condition for each row and column.
+        # All of them are there, so this updates; bulk_update would write a condition for each row and column.
         Invocation.objects.bulk_create(
             invocations,
             batch_size=_MOST_IN_ONE_WRITE,

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # After its control channel is lost a node has this long to come back before it counts as lost; agents take 0 to 2.5 s.
 _CHANNEL_GRACE = timedelta(seconds=5)
+_MOST_IN_ONE_WRITE = 500  # after a restart every node reports at once, and other writers wait in the same line
 _GONE_STATES = {"stopped", "stopping", "shutting-down", "terminated"}
 
 
@@ -213,8 +214,8 @@ class Nodes:
     async def flush(self) -> None:
         """Write what has changed."""
         dirty = [node for node in self._nodes.values() if node.is_dirty and node.registered_at is not None]
-        if dirty:
-            await self._save(dirty)
+        for start in range(0, len(dirty), _MOST_IN_ONE_WRITE):
+            await self._save(dirty[start : start + _MOST_IN_ONE_WRITE])
 
     async def _flush_regularly(self) -> None:
         while True:
