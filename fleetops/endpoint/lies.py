@@ -15,8 +15,9 @@ other credentials than those of a node is left as it is.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -54,12 +55,12 @@ class LyingStore(HubStore):
         if rule := self._faults.lie(key, "other"):
             reply = replace(reply, job_id=_other_job(rule, reply.job_id))
         if rule := self._faults.lie(key, "late"):
-            self._later(rule, self._tell(key, reply))
+            self._later(rule, partial(self._tell, key, reply))
         elif rule := self._faults.lie(key, "backwards"):
             held = self._held.setdefault((key, reply.job_id), [])
             held.append(reply)
             if len(held) == 1:
-                self._later(rule, self._tell_held(key, reply.job_id))
+                self._later(rule, partial(self._tell_held, key, reply.job_id))
         else:
             await self._tell(key, reply)
 
@@ -72,10 +73,10 @@ class LyingStore(HubStore):
         for reply in reversed(self._held.pop((key, job_id), [])):
             await self._tell(key, reply)
 
-    def _later(self, rule: Rule, deed: Coroutine[Any, Any, None]) -> None:
+    def _later(self, rule: Rule, deed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def wait() -> None:
             await asyncio.sleep(rule.seconds or _DEFAULT_SECONDS)
-            await deed
+            await deed()
 
         _start(self._tasks, wait())
 
