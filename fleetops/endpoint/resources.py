@@ -174,7 +174,7 @@ def find(call: Call, members: Mapping[str, Any]) -> list[str]:
         made = ("instance", "volume", "network-interface")
         arns = [*(f"arn:aws:ec2:{call.region}:{call.account_id}:{kind}/*" for kind in made), *arns]
     if service == "logs" and arns and isinstance(members.get("logStreamName"), str):
-        arns = [f"{arns[0]}:log-stream:{members['logStreamName']}"]
+        arns = [f"{arn}:log-stream:{members['logStreamName']}" for arn in arns]
     return list(dict.fromkeys(arns)) or ["*"]
 
 
@@ -292,9 +292,10 @@ async def _allow_passing(endpoint: Endpoint, call: Call, members: Mapping[str, A
         return
     roles = _values(members, path)
     if path == "profile":
-        named = _values(members, "IamInstanceProfile.Arn") or _values(members, "IamInstanceProfile.Name")
-        profile = await endpoint.identities.profile(call.account_id, named[0]) if named else None
-        roles = [profile["role"]] if profile is not None and profile["role"] else []  # moto says what is not there
+        # By both, for whoever gives both gives what either names; moto says what is not there.
+        named = _values(members, "IamInstanceProfile.Arn") + _values(members, "IamInstanceProfile.Name")
+        profiles = [await endpoint.identities.profile(call.account_id, name) for name in named]
+        roles = [profile["role"] for profile in profiles if profile is not None and profile["role"]]
     context = {"iam:passedtoservice": [service]}
     if call.service.signing_name == "ec2":
         context["iam:associatedresourcearn"] = [arn for arn in arns if ":instance/" in arn]

@@ -399,6 +399,13 @@ def test_a_role_is_given_to_an_instance_only_by_who_may_pass_it(aws, user, profi
     )
     assert mine.associate_iam_instance_profile(InstanceId=other, **given)
     assert mine.replace_iam_instance_profile_association(AssociationId=held["AssociationId"], **given)
+    # One that may be passed is no cover for another that is named beside it.
+    iam = aws.client("iam")
+    covered = f"profile-{next(_numbers)}"
+    iam.create_instance_profile(InstanceProfileName=covered)
+    iam.add_role_to_instance_profile(InstanceProfileName=covered, RoleName="ssm-hybrid")
+    both = {"Arn": held["IamInstanceProfile"]["Arn"], "Name": covered}
+    assert code_of(mine.run_instances, **launch | {"IamInstanceProfile": both}) == "UnauthorizedOperation"
     wrong = {"StringEquals": {"iam:PassedToService": "ssm.amazonaws.com"}}
     _, keys = user(allow("ec2:*"), allow("iam:PassRole", Condition=wrong))
     with pytest.raises(ClientError, match="iam:PassRole on resource: " + arn):
