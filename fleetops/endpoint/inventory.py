@@ -352,7 +352,9 @@ def _check(item: Mapping[str, Any]) -> None:
         raise ApiError("InvalidTypeNameException", f"{name} is not a type of inventory.")
     if known is not None and not known.is_put:
         raise ApiError("InvalidTypeNameException", f"{name} is not put: it is made of what the service knows.")
-    if known is not None and version not in known.versions:
+    # With hashes alone the real agent gives every item the version of the last one in its list: they share one variable
+    # [agent/plugins/inventory/datauploader/uploader.go].
+    if known is not None and item.get("Content") is not None and version not in known.versions:
         raise ApiError(
             "UnsupportedInventorySchemaVersionException",
             f"{name} has the schema versions {', '.join(known.versions)}, not {version}.",
@@ -373,10 +375,12 @@ def _write(key: NodeKey, items: Sequence[Mapping[str, Any]], now: datetime) -> N
     written, touched = [], []
     for item in items:
         name, version, digest = item["TypeName"], item["SchemaVersion"], item.get("ContentHash", "")
-        if schemas.is_disabled(name, version):
+        if item.get("Content") is not None and schemas.is_disabled(name, version):
             continue
         row = held.get(name)
-        is_same = row is not None and bool(digest) and (row.content_hash, row.schema_version) == (digest, version)
+        is_same = row is not None and bool(digest) and row.content_hash == digest
+        # With the hash alone the version says nothing; see _check.
+        is_same = is_same and (item.get("Content") is None or row.schema_version == version)
         if row is not None and is_same:
             # The node's word is taken for it: what a hash is made over is the agent's own matter.
             row.capture_time, row.put_at = item["CaptureTime"], now

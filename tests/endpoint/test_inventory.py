@@ -120,8 +120,19 @@ def test_an_unchanged_content_is_put_by_its_hash_alone(aws, node):
     assert refused(aws, node, other) == ("ItemContentMismatchException", "AWS:Application")
     never = item(name="AWS:Service", version="1.0", ContentHash="x")
     assert refused(aws, node, never) == ("ItemContentMismatchException", "AWS:Service")
-    other_schema = item(ContentHash=digest(content), version="1.0")
-    assert refused(aws, node, other_schema)[0] == "ItemContentMismatchException"
+    # When it sends hashes alone, the real agent says of every type the version of the last one in its list.
+    components = [{"Name": "amazon-ssm-agent"}]
+    assert put(aws, node, item(components, name="AWS:AWSComponent", version="1.0")) == (200, {})
+    for version in ("1.0", "1.1"):
+        both = [
+            item(ContentHash=digest(content), version=version),
+            item(ContentHash=digest(components), name="AWS:AWSComponent", version=version),
+        ]
+        assert put(aws, node, *both) == (200, {})
+    assert entries(aws, node)["SchemaVersion"] == "1.1"
+    assert entries(aws, node, name="AWS:AWSComponent")["SchemaVersion"] == "1.0"
+    assert put(aws, node, item(content, version="1.0")) == (200, {})
+    assert entries(aws, node)["SchemaVersion"] == "1.0"
     assert entries(aws, node)["Entries"] == content
 
 
