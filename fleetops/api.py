@@ -12,9 +12,11 @@ import fleetops.approvals.api
 import fleetops.calendars.api
 import fleetops.identity.api
 import fleetops.inventory.api
+import fleetops.library.api
 import fleetops.notify.api
 import fleetops.policy.api
 import fleetops.review.api
+import fleetops.runcommand.api
 import sessions_app.api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
 from fleetops.identity.scopes import SCOPES
@@ -29,6 +31,8 @@ ROOMS = {
     "Calendars": fleetops.calendars.api.urlpatterns,
     "Notices": fleetops.notify.api.urlpatterns,
     "Policy": fleetops.policy.api.urlpatterns,
+    "Documents": fleetops.library.api.urlpatterns,
+    "Commands": fleetops.runcommand.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }
 

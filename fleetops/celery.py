@@ -38,6 +38,21 @@ app.conf.beat_schedule = {
         "schedule": 300.0,
         "options": {"expires": 60},
     },
+    "library.read_due_shelves": {
+        "task": "fleetops.library.tasks.read_due_shelves",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
+    "runcommand.advance_due": {
+        "task": "fleetops.runcommand.tasks.advance_due",
+        "schedule": 2.0,
+        "options": {"expires": 4},
+    },
+    "runcommand.drop_old_drafts": {
+        "task": "fleetops.runcommand.tasks.drop_old_drafts",
+        "schedule": 900.0,
+        "options": {"expires": 600},
+    },
     "notify.deliver_due": {
         "task": "fleetops.notify.tasks.deliver_due",
         "schedule": 3.0,

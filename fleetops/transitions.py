@@ -30,3 +30,9 @@ def move(row: models.Model, to: str, moves: Mapping[Any, Set[Any]], **changes: A
     row.state = to
     for name, value in changes.items():
         setattr(row, name, value)
+
+
+def move_all(rows: models.QuerySet[Any], to: str, moves: Mapping[Any, Set[Any]], **changes: Any) -> int:
+    """Set `state` of those of `rows` that may move to `to`, and `changes` with it; how many did. One query."""
+    may = [state for state, ends in moves.items() if to in ends]
+    return rows.filter(state__in=may).update(state=to, **changes)

@@ -15,6 +15,9 @@ urlpatterns = [
     path("approvals/", include("fleetops.approvals.urls")),
     path("calendars/", include("fleetops.calendars.urls")),
     path("fleet/", include("fleetops.inventory.urls")),
+    path("machines/", include("fleetops.inventory.activation_urls")),
+    path("documents/", include("fleetops.library.urls")),
+    path("commands/", include("fleetops.runcommand.urls")),
     path("sessions/", include("sessions_app.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]

@@ -1,6 +1,8 @@
 """The least valid row of each kind."""
 
 import itertools
+import json
+from collections.abc import Collection
 from typing import Any
 
 from django.contrib.auth.models import Group
@@ -8,6 +10,8 @@ from django.contrib.auth.models import Group
 from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
+from fleetops.library.models import Document, DocumentVersion
+from fleetops.runcommand.models import Command, Invocation
 from sessions_app.models import TerminalSession
 from sessions_app.states import SessionState
 
@@ -70,3 +74,44 @@ def make_session(*, user: User, instance: Instance | None = None, **fields: Any)
         "started_at": now(),
     }
     return TerminalSession.objects.create(user=user, instance_row=instance, **(defaults | fields))
+
+
+def make_document(
+    name: str = "say-it", *, region: Region | None = None, text: str = "", owner: str = "", **fields: Any
+) -> Document:
+    """A command document of the account's own, or of `owner`, with one version that has been read."""
+    region = region or make_region()
+    facts = {
+        "owner": owner or region.account.account_id,
+        "document_type": "Command",
+        "schema_version": "2.2",
+        "document_format": "JSON",
+        "platform_types": ["Linux"],
+        "default_version": "1",
+        "latest_version": "1",
+        "read_at": now(),
+    }
+    made = Document.objects.create(account=region.account, region=region, name=name, **(facts | fields))
+    step = {"action": "aws:runShellScript", "name": "say", "inputs": {"runCommand": ["echo hi"]}}
+    text = text or json.dumps({"schemaVersion": "2.2", "description": "Says hi", "mainSteps": [step]})
+    DocumentVersion.objects.create(document=made, number=1, content=text, document_format="JSON")
+    return made
+
+
+def make_command(*, user: User, instances: Collection[Instance] = (), state: str = "running", **fields: Any) -> Command:
+    """A command of `user` that waits on `instances`."""
+    facts = {"document_name": "say-it", "actor": user, "actor_name": user.username, "started_at": now()}
+    made = Command.objects.create(state=state, **(facts | fields))
+    Invocation.objects.bulk_create(
+        Invocation(
+            command=made,
+            instance_row=each,
+            account=each.account,
+            region=each.region,
+            instance_id=each.instance_id,
+            instance_name=str(each),
+            document_version="1",
+        )
+        for each in instances
+    )
+    return made

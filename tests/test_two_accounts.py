@@ -22,10 +22,19 @@ from fleetops.inventory import services
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
+from fleetops.runcommand.models import Command, Invocation
 from sessions_app.models import TerminalSession
 from sessions_app.states import SessionState
 from tests.api.conftest import Bearer, make_token
-from tests.factories import make_account, make_instance, make_region, make_session, make_user
+from tests.factories import (
+    make_account,
+    make_command,
+    make_document,
+    make_instance,
+    make_region,
+    make_session,
+    make_user,
+)
 from tests.web.test_every_door import names
 
 pytestmark = pytest.mark.django_db
@@ -61,6 +70,14 @@ class Machine:
         return TerminalSession.objects.get(instance_name=self.name, state=SessionState.ENDED)
 
     @property
+    def command(self) -> Command:
+        return Command.objects.get(actor_name=self.owner)
+
+    @property
+    def invocation(self) -> Invocation:
+        return self.command.invocations.get()
+
+    @property
     def event(self) -> AuditEvent:
         return AuditEvent.objects.get(action="sessions.open", target_name=self.name, actor_name=self.owner)
 
@@ -85,6 +102,7 @@ def machines(roles, valkey):
         user = make_user(each.owner, role="operator")
         make_session(user=user, instance=node, reason=f"INC of {each.owner}")
         make_session(user=user, instance=node, state=SessionState.ENDED)
+        make_command(user=user, instances=[node])
         record("sessions.open", actor=user, target=node)
     return MACHINES
 
@@ -123,6 +141,11 @@ def text_of(response) -> str:
 OF_ONE = {
     "inventory:instance": "row",
     "review:instance": "row",
+    "machines:deregister": "row",
+    "runcommand:panel": "row",
+    "runcommand:command": "command",
+    "runcommand:live": "command",
+    "runcommand:invocation": "invocation",
     "sessions:panel": "row",
     "sessions:terminal": "live",
     "sessions:replay": "past",
@@ -131,6 +154,9 @@ OF_ONE = {
     "sessions:search": "past",
     "review:event": "event",
     "api:instance": "row",
+    "api:command": "command",
+    "api:invocations": "command",
+    "api:invocation": "invocation",
     "api:session": "past",
     "api:recording": "past",
     "api:replay": "past",
@@ -138,7 +164,9 @@ OF_ONE = {
     "api:event": "event",
 }
 # Deeds on one thing; below it stands what each does, and to whom.
-DEEDS = {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "review:prove"}
+DEEDS = {"runcommand:start", "runcommand:cancel", "runcommand:again"}
+DEEDS |= {"api:command_start", "api:command_cancel", "api:command_again", "api:commands", "runcommand:create"}
+DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
     "inventory:fleet",
@@ -147,6 +175,7 @@ LISTS = {
     "inventory:preview",
     "inventory:complete",
     "sessions:list",
+    "runcommand:list",
     "review:audit",
     "api:instances",
     "api:sessions",
@@ -156,6 +185,11 @@ LISTS = {
     "policy:simulate",
     "api:simulate",
     "policy:review",
+    # What AWS has, account by account: tests/inventory/test_activations.py has two real ones.
+    "machines:list",
+    "machines:activation",
+    "machines:live",
+    "api:activations",
     "accounts:list",
     "accounts:account",
     "api:account",
@@ -164,6 +198,7 @@ LISTS = {
 }
 # These speak of no instance.
 NO_NODE_PREFIXES = (
+    *("library:", "api:document"),
     *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:me"),
     *("budget:", "api:budget"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )
@@ -219,6 +254,10 @@ NO_NODE = {
     "accounts:set_enabled",
     "accounts:remove",
     "accounts:document",
+    "machines:add",
+    "machines:delete",
+    "machines:ca",
+    "api:activation",
 }
 
 
@@ -233,7 +272,8 @@ def test_every_address_has_been_decided_on():
 @pytest.mark.parametrize("name", OF_ONE)
 def test_an_address_of_one_thing_shows_that_one_alone(chief, program, name, machine):
     client = program if name.startswith("api:") else chief
-    path = reverse(name, args=[getattr(machine, OF_ONE[name]).pk])
+    row = getattr(machine, OF_ONE[name])
+    path = reverse(name, args=[row.command_id, row.pk] if isinstance(row, Invocation) else [row.pk])
     answer = client.get(path, {"q": "x"} if "search" in name else {})
     others = set(MACHINES) - {machine}
     assert not names_in(text_of(answer)) & others
@@ -347,6 +387,30 @@ def test_to_end_a_shell_ends_the_one(chief, program, machine):
 
 def session_place(session) -> tuple[str, str]:
     return session.account_id, session.region
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_a_document_runs_on_the_one_and_its_cancel_ends_the_one(chief, program, machine):
+    documents = {each.name: make_document(region=each.row.region) for each in MACHINES}
+    policy.make_defaults()
+    where = f"id={SHARED} and account={machine.account_id} and region={machine.region}"
+    asked = {"document": documents[machine.name].pk, "targets": where, "timeout_seconds": 600}
+    planned = Command.objects.get(pk=chief.post(reverse("runcommand:create"), asked)["Location"].split("/")[-2])
+    assert [(each.instance_row, each.state) for each in planned.invocations.all()] == [(machine.row, "planned")]
+    chief.post(reverse("runcommand:start", args=[planned.pk]))
+    chief.post(reverse("runcommand:cancel", args=[planned.pk]))
+    assert {each.actor_name for each in Command.objects.filter(state="cancelling")} == {"chief"}
+    chief.post(reverse("runcommand:cancel", args=[machine.command.pk]))
+    assert machine.command.state == "cancelling"
+    assert all(other.command.state == "running" for other in MACHINES if other is not machine)
+    whole = program.post(
+        reverse("api:commands"),
+        json.dumps({"document": str(documents[machine.name].pk), "targets": f"id={SHARED}", "start": False}),
+    ).json()
+    found = Command.objects.get(pk=whole["id"]).invocations.all()
+    assert {(each.instance_name, each.account.account_id, each.region.name) for each in found} == {
+        (each.name, each.account_id, each.region) for each in MACHINES
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,15 @@ def simulate(
         answer = iam.simulate_principal_policy(
             PolicySourceArn=principal_arn, ActionNames=[action], ResourceArns=list(resources)
         )
-    return [
-        Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])
-        for each in answer.get("EvaluationResults", [])
-    ]
+    verdicts = []
+    for each in answer.get("EvaluationResults", []):
+        # An action has one result; where several resources were named, each has its own within it.
+        of_resources = each.get("ResourceSpecificResults") or []
+        verdicts += [
+            Verdict(each["EvalActionName"], one["EvalResourceName"], one["EvalResourceDecision"])
+            for one in of_resources
+        ] or [Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])]
+    return verdicts
 
 
 def principal_of(caller_arn: str) -> str:

@@ -21,8 +21,16 @@ UNKNOWN_PRINCIPAL: Final = "arn:aws:iam::HUB-ACCOUNT:role/FLEETOPS"
 _INSTANCE = "arn:{partition}:ec2:{region}:{account}:instance/{instance}"
 _MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
 _QUEUE = "arn:{partition}:sqs:{region}:{account}:{queue}"
+# Of machines outside EC2: the one that AWS's console makes, and the one of its manual. Not role/*: whoever registers a
+# machine gets the credentials of the role, and SSM may assume other, stronger ones too.
+_HYBRID_ROLES = (
+    "arn:{partition}:iam::{account}:role/service-role/AmazonEC2RunCommandRoleForManagedInstances",
+    "arn:{partition}:iam::{account}:role/SSMServiceRole",
+)
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
+_DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
+_AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +111,155 @@ PERMISSIONS: Final = (
         "A session whose start was never answered may stay open unseen.",
     ),
     Permission(
+        "ssm:ListDocuments",
+        "Documents",
+        "lists AWS's documents and the account's own",
+        "The library is empty, and no document can be run.",
+    ),
+    Permission(
+        "ssm:DescribeDocument",
+        "Documents",
+        "reads what a document is",
+        "A document's page shows what the list told, and no more.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:GetDocument",
+        "Documents",
+        "reads a document's content and its parameters",
+        "No document can be run: its parameters are not known.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:ListDocumentVersions",
+        "Documents",
+        "lists the versions of a document",
+        "A document's page shows its default version alone.",
+        (_DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:DescribeDocumentPermission",
+        "Documents",
+        "reads with which accounts a document is shared",
+        "A document's page does not say who else may use it.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:CreateDocument",
+        "Documents",
+        "makes documents",
+        "No document can be made with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:UpdateDocument",
+        "Documents",
+        "adds versions to documents",
+        "No version can be added with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:UpdateDocumentDefaultVersion",
+        "Documents",
+        "says which version is a document's default",
+        "The default version cannot be changed with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeleteDocument",
+        "Documents",
+        "deletes documents",
+        "No document can be deleted with FleetOps.",
+        (_DOCUMENTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:SendCommand",
+        "Run Command",
+        "runs a document on instances",
+        "No document can be run.",
+        (_INSTANCE, _MANAGED, _DOCUMENTS, _AWS_DOCUMENTS),
+    ),
+    Permission(
+        "ssm:ListCommands",
+        "Run Command",
+        "finds a command whose answer was lost",
+        "After a lost answer a document is not run on those instances: it might run twice.",
+    ),
+    Permission(
+        "ssm:ListCommandInvocations",
+        "Run Command",
+        "follows a command on each instance",
+        "A command shows no progress, and never ends in FleetOps.",
+    ),
+    Permission(
+        "ssm:GetCommandInvocation",
+        "Run Command",
+        "reads the output of a command on one instance",
+        "A command shows the head of its outputs alone.",
+    ),
+    Permission(
+        "ssm:CancelCommand",
+        "Run Command",
+        "cancels a command",
+        "What was sent cannot be cancelled.",
+    ),
+    Permission(
         "sns:Publish",
         "Notices",
         "publishes notices to a topic of the account",
         "No notice reaches an SNS topic.",
         ("arn:{partition}:sns:{region}:{account}:*",),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:CreateActivation",
+        "Machines outside EC2",
+        "makes the activations by which they register",
+        "No machine outside EC2 can be added with FleetOps.",
+        # AWS knows no resource for activations.
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DescribeActivations",
+        "Machines outside EC2",
+        "lists activations, and who has come by them",
+        "FleetOps shows no activations.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeleteActivation",
+        "Machines outside EC2",
+        "deletes activations",
+        "No activation can be deleted with FleetOps.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeregisterManagedInstance",
+        "Machines outside EC2",
+        "ends a hybrid node",
+        "No hybrid node can be deregistered with FleetOps.",
+        (_MANAGED,),
+        is_optional=True,
+    ),
+    Permission(
+        "iam:GetRole",
+        "Machines outside EC2",
+        "reads whether SSM may assume the role of the machines",
+        "A role that does not fit is refused in AWS's words, which do not tell why.",
+        _HYBRID_ROLES,
+        is_optional=True,
+    ),
+    Permission(
+        "iam:PassRole",
+        "Machines outside EC2",
+        "hands that role to SSM, which gives it to the machines",
+        "No activation can be made with that role.",
+        _HYBRID_ROLES,
         is_optional=True,
     ),
     Permission(
@@ -126,6 +278,8 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
 )
+# Never called: AWS asks for them at another call, of whoever makes that.
+ASKED_WITHIN: Final = frozenset({"iam:PassRole"})
 # Made, and never denied: AWS answers it to whoever signs right.
 NEEDS_NO_PERMISSION: Final = frozenset({"sts:GetCallerIdentity"})
 

@@ -60,7 +60,6 @@ class Service:
         self.model = model
         declared = model.metadata.get("protocols") or [model.metadata["protocol"]]
         self.protocol: str = next((name for name in _PROTOCOLS if name in declared), declared[0])
-        self.action_prefix = signing_name
         self.target_prefix: str = model.metadata.get("targetPrefix", "")
         self.json_version: str = model.metadata.get("jsonVersion", "1.1")
         self.operations = frozenset(model.operation_names)

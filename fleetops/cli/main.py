@@ -5,6 +5,7 @@ On this machine:
     fleetops status [--json]       addresses, processes, and how to try the aws CLI on the embedded endpoint
     fleetops doctor [--json]       what is wrong with this installation, and what to do; ends with 0, 1 or 2
     fleetops manage ...            Django's manage.py, in the environment of this installation
+    fleetops node register, run    make this machine a managed node of an endpoint, with an activation; see docs/cli.md
 
 Over the REST API, of this machine's FleetOps or another:
     fleetops login, logout, whoami
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["manage"]:  # before argparse, which would take manage.py's options for its own
             return manage(words[1:])
+        if words[:1] == ["node"]:
+            return run_node(words[1:])
         if words[:1] == ["__complete"]:
             return complete(words[1:])
         chosen = parser().parse_args(words)
@@ -71,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(do=look)
     verbs.add_parser("manage", help="Django's manage.py in this installation's environment: fleetops manage migrate")
+    node = _group(verbs, "node", "this machine as a managed node; fleetops node run --help")
+    for verb in ("register", "run"):
+        node.add_parser(verb)
     _add_log_in(verbs)
     fleet = _group(verbs, "fleet", "instances")
     listing = _list_verb(
@@ -159,6 +165,11 @@ def manage(words: Sequence[str]) -> int:
     """Become manage.py, which finds the database, the broker and AWS where the running installation has them."""
     script = installation.ROOT / "manage.py"
     os.execve(sys.executable, [sys.executable, str(script), *words], {**os.environ, **installation.environment()})
+
+
+def run_node(words: Sequence[str]) -> int:
+    """Become the agent, which knows its own options."""
+    os.execv(sys.executable, [sys.executable, "-m", "fleetops.node", *words])
 
 
 def look(chosen: argparse.Namespace) -> int:

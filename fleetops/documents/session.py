@@ -21,7 +21,7 @@ LONGEST_PROFILE: Final = 512  # characters of a shell profile for one system [us
 
 _KEYS: Final = frozenset({"schemaVersion", "description", "sessionType", "inputs", "parameters", "properties"})
 _TEXTS: Final = ("s3BucketName", "s3KeyPrefix", "cloudWatchLogGroupName", "kmsKeyId", "runAsDefaultUser")
-_SWITCHES: Final = ("s3EncryptionEnabled", "cloudWatchEncryptionEnabled", "cloudWatchStreamingEnabled", "runAsEnabled")
+SWITCHES: Final = ("s3EncryptionEnabled", "cloudWatchEncryptionEnabled", "cloudWatchStreamingEnabled", "runAsEnabled")
 _MINUTES: Final = ("idleSessionTimeout", "maxSessionDuration")
 
 
@@ -82,13 +82,13 @@ def parse(content: Any) -> SessionDocument:
 
 
 def _check_inputs(inputs: Mapping[str, Any]) -> None:
-    known = {*_TEXTS, *_SWITCHES, *_MINUTES, "shellProfile"}
+    known = {*_TEXTS, *SWITCHES, *_MINUTES, "shellProfile"}
     if unknown := sorted(set(map(str, inputs)) - known):
         raise InvalidDocument("is not part of schema 1.0", f"inputs.{unknown[0]}")
     for name in _TEXTS:
         if not isinstance(inputs.get(name, ""), str):
             raise InvalidDocument("is not a string", f"inputs.{name}")
-    for name in _SWITCHES:
+    for name in SWITCHES:
         value = inputs.get(name, False)
         # A switch may also be a parameter, "{{ name }}", which the agent fills in.
         is_text = isinstance(value, str) and (value in {"", "true", "false"} or value.startswith("{{"))

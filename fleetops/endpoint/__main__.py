@@ -32,7 +32,7 @@ logger = logging.getLogger("fleetops.endpoint")
 _LARGEST_MESSAGE_BYTES = 262_144  # of a websocket
 # For running requests; an idle TLS connection whose peer does not close it would hold us for ever.
 _GRACE_SECONDS = 0.5
-_OPEN_FILES = 8192
+_OPEN_FILES = 65_536
 # uvicorn's words for an idle connection at our end, and for a caller that went away before its websocket was there.
 _NO_ERRORS = (
     "Cancel %s running task(s), timeout graceful shutdown",

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -46,6 +47,7 @@ class App:
         self._endpoint = endpoint
         self._ssm = Ssm(endpoint)
         self._sts = Sts(endpoint)
+        endpoint.authorizer.tags_of = partial(resources.tags_of, endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -122,8 +124,7 @@ class App:
         if enrolment.is_node_claim(call):
             return await self._answer_node(call)
         await self._authenticate(call)
-        if self._endpoint.trail.is_failing and not call.read_only and not call.is_heartbeat:
-            raise ApiError("ServiceUnavailable", "Nothing was changed: the endpoint cannot record the request.", 503)
+        self._refuse_unrecorded(call)
         assert call.claim is not None
         if call.claim.service == "ec2messages":
             return _json(await ec2messages.handle(self._endpoint, call))
@@ -152,6 +153,7 @@ class App:
         call.parameters = parameters = agent_parameters(call.request.body)
         if self._endpoint.faults is not None:
             await self._endpoint.faults.meet(call)
+        self._refuse_unrecorded(call)
         return _json(await self._endpoint.enrolment.register(call, parameters))
 
     async def _answer_node(self, call: Call) -> Answer:
@@ -165,7 +167,13 @@ class App:
         call.parameters = parameters = agent_parameters(call.request.body)
         if call.read_only:
             return _json(await self._endpoint.enrolment.role_token(node, call, parameters))
+        self._refuse_unrecorded(call)
         return _json(await self._endpoint.enrolment.new_key(node, call, parameters))
+
+    def _refuse_unrecorded(self, call: Call) -> None:
+        """Return if what a request changes can be written down. Raises ApiError."""
+        if self._endpoint.trail.is_failing and not call.read_only and not call.is_heartbeat:
+            raise ApiError("ServiceUnavailable", "Nothing was changed: the endpoint cannot record the request.", 503)
 
     async def _authenticate(self, call: Call) -> None:
         """Find who calls; a fault that is asked for strikes here. Raises ApiError or Dropped."""
@@ -214,11 +222,9 @@ class App:
         endpoint = self._endpoint
         call.parameters = parameters = moto.checked_parameters(call)
         service = call.service.signing_name
-        await endpoint.authorizer.allow(call, resources.action(call), resources.find(call, parameters))
+        await resources.allow(endpoint, call)
         if service == "s3":
             s3body.check_digests(call.request.headers, call.request.body)
-        if copied := resources.copied(call):
-            await endpoint.authorizer.allow(call, "s3:GetObject", copied)
         if service == "cloudtrail" and call.operation == "LookupEvents":
             return _own_json(call, await cloudtrail.lookup_events(call, endpoint.reader))
         if service == "ec2" and call.operation == "DescribeRegions":

@@ -1,7 +1,8 @@
 """Who sent a request, and whether they may do what it asks."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from fleetops import clock
@@ -34,6 +35,14 @@ class Identities:
     async def identity(self, account: str, kind: str, name: str) -> dict[str, Any] | None:
         """See `Moto.identity`."""
         return await self._ask((account, kind, name), ask="identity", account=account, kind=kind, name=name)
+
+    async def document(self, account: str, arn: str) -> str | None:
+        """The text of a managed policy, of the account or AWS's own; None if there is none."""
+        return await self._ask(("document", account, arn), ask="managed_policy", account=account, arn=arn)
+
+    async def profile(self, account: str, profile: str) -> dict[str, Any] | None:
+        """An instance profile, by ARN or name: its ARN and its role's, "" without one; None if there is none."""
+        return await self._ask(("profile", account, profile), ask="profile", account=account, profile=profile)
 
     async def _ask(self, key: tuple[str, ...], **question: Any) -> Any:
         if key in self._known:
@@ -101,6 +110,7 @@ class Authenticator:
             user_id=key["id"],
             name=key["user"],
             access_key_id=claim.access_key_id,
+            tags=key["tags"],
         )
         return principal, key["secret"]
 
@@ -116,23 +126,41 @@ def moment_of(call: Call, claim: sigv4.Claim) -> datetime:
 
 
 class Authorizer:
-    """Asks the principal's policies."""
+    """Asks the policies: the principal's, and a resource's own."""
 
     def __init__(self, identities: Identities) -> None:
         self._identities = identities
+        # The tags of a resource, by its ARN; see resources.py.
+        self.tags_of: Callable[[Call, str], Awaitable[Mapping[str, str]]] = _no_tags
 
     async def allow(
-        self, call: Call, action: str, resources: list[str], context: dict[str, list[str]] | None = None
+        self,
+        call: Call,
+        action: str,
+        resources: list[str],
+        context: dict[str, list[str]] | None = None,
+        owned: Mapping[str, iampolicy.Owned] | None = None,
     ) -> None:
-        """Return if the caller may do `action` on every one of `resources`. Raises ApiError (access denied) if not."""
+        """Return if the caller may do `action` on every one of `resources`. Raises ApiError (access denied) if not.
+
+        `owned`: the policies that some of the resources have themselves.
+        """
         principal = call.principal
         assert principal is not None
-        layers = await self.layers(principal)
+        layers, asks_tags = await self._layers(principal)
         held = request_context(call) | (context or {})
         for resource in resources or ["*"]:
-            answer = iampolicy.decide(layers, iampolicy.Question(action, resource, held))
-            if answer != "allowed":
-                raise denied(call, action, resource, answer)
+            own = (owned or {}).get(resource)
+            seen = held
+            if resource != "*":
+                seen = held | {"aws:resourceaccount": [_account_of(call, resource, own)]}
+                if asks_tags or own is not None:
+                    # Each resource has its own tags: with those of an instance nobody gets at a document.
+                    seen |= tag_context(action, await self.tags_of(call, resource))
+            question = iampolicy.Question(action, resource, seen, _other_names(resource))
+            verdict = iampolicy.evaluate(layers, question, own)
+            if verdict.decision != iampolicy.ALLOWED:
+                raise denied(call, action, resource, _why(verdict, layers, action))
 
     async def allow_node(self, call: Call, instance_id: str, action: str) -> None:
         """Return if the caller may speak for a node: the node itself, or an identity whose policies allow the action.
@@ -143,32 +171,95 @@ class Authorizer:
         assert principal is not None
         call.resources = [instance_id]
         if principal.kind == "node" and principal.node != (call.account_id, call.region, instance_id):
-            raise denied(call, action, f"arn:aws:ssm:{call.region}:{call.account_id}:*/{instance_id}", "implicitDeny")
-        await self.allow(call, action, ["*"])
+            raise denied(call, action, node_arn(call, instance_id), f"because {principal.node[2]} may speak for itself")
+        await self.allow(call, action, [node_arn(call, instance_id)] if action.startswith("ssm:") else ["*"])
 
     async def layers(self, principal: Principal) -> iampolicy.Layers:
         """The policies that bear on a principal now: a role's as it stands today, not as it was when assumed."""
+        return (await self._layers(principal))[0]
+
+    async def _layers(self, principal: Principal) -> tuple[iampolicy.Layers, bool]:
+        """The layers, and whether any of them asks for a resource's tags."""
         kind = "user" if principal.kind in {"user", "federated"} else "role"
         identity = await self._identities.identity(principal.account_id, kind, principal.name)
         # One of the same name that was made anew is another: what was given out for the old one is good for nothing.
-        if identity is None or (kind == "role" and identity["id"] != principal.user_id.partition(":")[0]):
-            return iampolicy.Layers([])
+        if identity is None or identity["id"] != principal.user_id.partition(":")[0]:
+            return iampolicy.Layers([]), False
         boundary, session = identity["boundary"], principal.session_policies
-        return iampolicy.Layers(
+        texts = [*identity["policies"], *(session or ()), *([boundary] if boundary is not None else ())]
+        layers = iampolicy.Layers(
             [iampolicy.parse(text) for text in identity["policies"]],
-            iampolicy.parse(boundary) if boundary else None,
+            iampolicy.parse(boundary) if boundary is not None else None,
             [iampolicy.parse(text) for text in session] if session is not None else None,
         )
+        return layers, any(_asks_tags(text) for text in texts)
 
 
-def denied(call: Call, action: str, resource: str, answer: str) -> ApiError:
+async def _no_tags(call: Call, arn: str) -> Mapping[str, str]:
+    return {}
+
+
+@lru_cache(maxsize=4096)
+def _asks_tags(text: str) -> bool:
+    return "resourcetag/" in text.lower()
+
+
+def node_arn(call: Call, instance_id: str) -> str:
+    """The ARN of a managed instance, as SSM's policies name it."""
+    if instance_id.startswith("mi-"):
+        return f"arn:aws:ssm:{call.region}:{call.account_id}:managed-instance/{instance_id}"
+    return f"arn:aws:ec2:{call.region}:{call.account_id}:instance/{instance_id}"
+
+
+def _other_names(arn: str) -> tuple[str, ...]:
+    """Policies name a log group with ":*" behind it too, for AWS asks about the streams in it."""
+    return (f"{arn}:log-stream:",) if ":log-group:" in arn and ":log-stream:" not in arn else ()
+
+
+def tag_context(action: str, tags: Mapping[str, str]) -> dict[str, list[str]]:
+    """A resource's tags as condition keys: AWS's common one, and the service's own."""
+    service = action.partition(":")[0]
+    prefixes = ("aws", service) if service in {"ssm", "ec2", "iam"} else ("aws",)
+    return {f"{prefix}:resourcetag/{key.lower()}": [value] for prefix in prefixes for key, value in tags.items()}
+
+
+def caller_of(principal: Principal) -> iampolicy.Caller:
+    """A principal as trust policies and resources' own policies name it."""
+    return iampolicy.Caller(principal.arn, principal.account_id, principal.role_arn)
+
+
+_LAYERS = {
+    "identity": "identity-based policy",
+    "boundary": "permissions boundary",
+    "session": "session policy",
+    "resource": "resource-based policy",
+}
+
+
+def _why(verdict: iampolicy.Verdict, layers: iampolicy.Layers, action: str) -> str:
+    """AWS's words for what denies, or what would have had to allow."""
+    denying = [hit.layer for hit in verdict.hits if hit.effect == "Deny"]
+    if denying:
+        article = "an" if denying[0] == "identity" else "a"
+        return f"with an explicit deny in {article} {_LAYERS[denying[0]]}"
+    there = ["identity", *(["boundary"] if layers.boundary is not None else [])]
+    there += ["session"] if layers.session is not None else []
+    allowing = {hit.layer for hit in verdict.hits}
+    missing = next((layer for layer in there if layer not in allowing), "resource")
+    return f"because no {_LAYERS[missing]} allows the {action} action"
+
+
+def _account_of(call: Call, arn: str, own: iampolicy.Owned | None) -> str:
+    """The account whose resource it is: of a bucket its ARN does not say."""
+    if own is not None and not own.is_same_account:
+        return call.owner_id
+    parts = arn.split(":", 5)
+    return parts[4] if len(parts) == 6 and parts[4].isdigit() else call.account_id
+
+
+def denied(call: Call, action: str, resource: str, why: str) -> ApiError:
     """AWS's sentence for a request that no policy allows, or one denies."""
     arn = call.principal.arn if call.principal is not None else "anonymous"
-    why = (
-        "with an explicit deny in an identity-based policy"
-        if answer == "explicitDeny"
-        else f"because no identity-based policy allows the {action} action"
-    )
     on = "" if resource == "*" else f" on resource: {resource}"
     if call.protocol == "ec2":
         return ApiError(
@@ -177,6 +268,8 @@ def denied(call: Call, action: str, resource: str, answer: str) -> ApiError:
             f"{action}{on} {why}",
             403,
         )
+    if call.service is not None and call.service.signing_name == "sns":  # its own word, as its model has it
+        return ApiError("AuthorizationError", f"User: {arn} is not authorized to perform: {action}{on} {why}", 403)
     return identity_error("denied", call.protocol, f"User: {arn} is not authorized to perform: {action}{on} {why}")
 
 
@@ -195,6 +288,8 @@ def request_context(call: Call) -> dict[str, list[str]]:
         "aws:securetransport": ["true"],
         "aws:requestedregion": [call.region],
         "aws:useragent": [call.user_agent],
+        "aws:viaawsservice": ["false"],
+        "aws:principalisawsservice": ["false"],
     }
     if principal.kind == "user":
         context["aws:username"] = [principal.name]
@@ -202,6 +297,43 @@ def request_context(call: Call) -> dict[str, list[str]]:
         context["aws:sourceidentity"] = [principal.source_identity]
     if principal.issued_at is not None:
         context["aws:tokenissuetime"] = [principal.issued_at.isoformat()]
+        # A key of temporary credentials alone: a long-lived key says nothing of MFA.
+        context["aws:multifactorauthpresent"] = ["false"]
+    if principal.node is not None:
+        account, region, instance_id = principal.node
+        if instance_id.startswith("mi-"):
+            context["ssm:sourceinstancearn"] = [f"arn:aws:ssm:{region}:{account}:managed-instance/{instance_id}"]
+        else:
+            arn = f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"
+            context["ec2:sourceinstancearn"] = context["ssm:sourceinstancearn"] = [arn]
     for key, value in principal.tags.items():
         context[f"aws:principaltag/{key.lower()}"] = [value]
-    return context
+    return context | request_tags(call.members if call.members is not None else call.parameters)
+
+
+# Where a request holds tags, or their keys alone: a list of pairs, a mapping (logs, SQS), or names.
+_TAGS = ("Tags", "tags", "TagSpecifications")
+_TAG_KEYS = ("TagKeys", "tagKeys")
+
+
+def request_tags(members: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """aws:RequestTag/... and aws:TagKeys of a request's parameters."""
+    tags: dict[str, str] = {}
+    keys: list[str] = []
+    for name in _TAGS if members else ():
+        held = (members or {}).get(name)
+        if isinstance(held, dict):
+            tags |= {str(key): str(value) for key, value in held.items()}
+        for item in held if isinstance(held, list) else ():
+            for pair in item.get("Tags", []) if name == "TagSpecifications" and isinstance(item, dict) else [item]:
+                if isinstance(pair, dict):
+                    key = pair.get("Key", pair.get("TagKey"))
+                    if isinstance(key, str):
+                        tags[key] = str(pair.get("Value", pair.get("TagValue", "")))
+    for name in _TAG_KEYS if members else ():
+        held = (members or {}).get(name)
+        keys += [str(key) for key in held] if isinstance(held, list) else []
+    keys += list(tags)
+    return {f"aws:requesttag/{key.lower()}": [value] for key, value in tags.items()} | (
+        {"aws:tagkeys": keys} if keys else {}
+    )

@@ -25,6 +25,7 @@ class Principal:
     role_arn: str = ""
     source_identity: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    transitive_keys: tuple[str, ...] = ()  # of the tags that go along when the session assumes another role
     session_policies: tuple[str, ...] | None = None
     issued_at: datetime | None = None
     node: NodeKey | None = None  # the only one that it may speak for
@@ -51,6 +52,8 @@ class Call:
     form: dict[str, str] = field(default_factory=dict)  # of the query and ec2 protocols
     resource_path: str = ""  # of the REST protocols, as sent; for S3 with the bucket that the host may name
     parameters: dict[str, Any] | None = None  # for the trail, as the caller gave them
+    members: dict[str, Any] | None = None  # the parameters as the model names them, of a call that moto answers
+    owner_id: str = ""  # the account whose resource the call is about, where it is not the caller's
     response_elements: dict[str, Any] | None = None  # for the trail
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
     read_only: bool = True

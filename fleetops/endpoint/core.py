@@ -13,13 +13,16 @@ from fleetops.awsapi import models
 from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
 from fleetops.endpoint.bodies import Bodies
-from fleetops.endpoint.commands import Commands
+from fleetops.endpoint.commands import Commands, Jobs
+from fleetops.endpoint.compliance import ComplianceRecords
 from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.documents import Documents
 from fleetops.endpoint.enrolment import Enrolment
 from fleetops.endpoint.faults import Faults
 from fleetops.endpoint.hub import Hub
+from fleetops.endpoint.inventory import Inventory
 from fleetops.endpoint.keys import key
+from fleetops.endpoint.lies import LyingJobs, LyingStore
 from fleetops.endpoint.log_events import LogEvents
 from fleetops.endpoint.moto_client import MotoClient
 from fleetops.endpoint.nodes import Nodes
@@ -49,13 +52,21 @@ class Endpoint:
         self.enrolment = Enrolment(self._writer, self.reader, self.nodes, self.identities, self.vault)
         self.sessions = Sessions(self._writer)
         self.documents = Documents(self._writer, self.reader)
+        self.inventory = Inventory(self._writer, self.reader, self.nodes)
+        self.compliance = ComplianceRecords(self._writer, self.reader, self.inventory)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
-        self.commands = Commands(self._writer, self.reader, lambda: self.hub)
-        self.hub = Hub(HubStore(self.sessions, self.nodes, self.commands))
-        self.nodes.is_connected = self.hub.is_connected
+        self.commands = Commands(self._writer, self.reader, lambda: self._jobs)
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
+        store = HubStore(self.sessions, self.nodes, self.commands)
+        if self.faults is not None:
+            store = LyingStore(self.sessions, self.nodes, self.commands, self.faults)
+        self.hub = Hub(store)
+        self._jobs: Jobs = self.hub
+        if self.faults is not None:
+            self._jobs = LyingJobs(self.hub, self.commands, self.faults)
+        self.nodes.is_connected = self.hub.is_connected
         # Told (account, region) after EC2 or IAM may have changed what an instance is; see fleet.py.
         self.on_change: Callable[[str, str], Awaitable[None]] | None = None
 

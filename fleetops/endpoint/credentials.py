@@ -57,6 +57,7 @@ class TokenVault:
             "role": principal.role_arn,
             "source": principal.source_identity,
             "tags": principal.tags,
+            "transitive": principal.transitive_keys,
             "policies": principal.session_policies,
             "node": principal.node,
         }
@@ -88,6 +89,7 @@ class TokenVault:
             role_arn=content["role"],
             source_identity=content["source"],
             tags=content["tags"],
+            transitive_keys=tuple(content.get("transitive", ())),  # a token from before there were any has none
             session_policies=tuple(policies) if policies is not None else None,
             issued_at=datetime.fromtimestamp(content["issued"], UTC),
             node=(node[0], node[1], node[2]) if node is not None else None,

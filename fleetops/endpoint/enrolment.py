@@ -198,9 +198,14 @@ class Enrolment:
 
     async def new_key(self, node: Managed, call: Call, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """UpdateManagedInstancePublicKey: from now on the new key alone signs."""
-        node.public_key = _checked_key(parameters, "NewPublicKey", "NewPublicKeyType")
-        node.key_made_at = call.now
-        await self._nodes.keep(node)
+        public_key = _checked_key(parameters, "NewPublicKey", "NewPublicKeyType")
+        before = node.public_key, node.key_made_at
+        node.public_key, node.key_made_at = public_key, call.now
+        try:
+            await self._nodes.keep(node)
+        except BaseException:  # the agent keeps its old key, and so do we
+            node.public_key, node.key_made_at = before
+            raise
         logger.info("node changed its key instance=%s", node.instance_id)
         return {}
 
@@ -250,7 +255,7 @@ def _digest(code: str) -> str:
 
 def _trusts_ssm(trust: str) -> bool:
     """Whether a trust policy lets SSM assume the role."""
-    return iampolicy.trusts(iampolicy.parse(trust), [SERVICE], "sts:AssumeRole", {})
+    return iampolicy.trusts(iampolicy.parse(trust), SERVICE, "sts:AssumeRole")
 
 
 def _text(parameters: Mapping[str, Any], name: str, longest: int) -> str:

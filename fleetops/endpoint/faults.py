@@ -13,8 +13,10 @@ A rule is {"kind": …, "match": {…}} and, by its kind:
     error     code, status, message
     latency   seconds              before the call is carried out
     drop      when                 "before": the call is not carried out; "after": it is, and nobody is told
+    lie       how, …               what nodes say is made false; see lies.py
 
-`match` holds patterns (* and ?) of service, operation, account, region and caller (an ARN). Calls that the nodes make
+`match` holds patterns (* and ?) of service, operation, account, region and caller (an ARN); of a lie those of account,
+region and node (an id). Calls that the nodes make
 are struck only where `caller` is given: an account whose nodes have gone says nothing about throttles. Any rule may
 have `probability`, drawn from its `seed`, and `times`, after which it strikes no more. The first rule that strikes a
 call decides; only delays add up.
@@ -33,19 +35,23 @@ import orjson
 
 from fleetops import clock
 from fleetops.awsapi.errors import ApiError
-from fleetops.endpoint.calls import Call
+from fleetops.endpoint.calls import Call, NodeKey
 
 PATH: Final = "/_fleetops/faults"
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_RULES: Final = 200
 _LONGEST_BODY: Final = 16 * 1024
 _MATCHED: Final = ("service", "operation", "account", "region", "caller")
+_MATCHED_BY_LIES: Final = ("account", "region", "node")
+# How a node may lie; see lies.py.
+LIES: Final = ("nothing", "other", "twice", "late", "backwards", "compliant", "report", "claim")
 # What each kind takes beside kind, match, probability, seed and times; True: it must be given.
 _KINDS: Final[Mapping[str, Mapping[str, bool]]] = {
     "throttle": {"rate": True, "burst": False},
     "error": {"code": True, "status": True, "message": False},
     "latency": {"seconds": True},
     "drop": {"when": True},
+    "lie": {"how": True, "seconds": False, "claims": False, "information": False},
 }
 _EVERY_KIND: Final = {"kind", "match", "probability", "seed", "times"}
 # How AWS says "slower", by protocol [botocore 1.44, retries/standard.py, for the codes; S3 and EC2 by their manuals].
@@ -79,6 +85,9 @@ class Rule:
     message: str = ""
     seconds: float = 0.0
     when: str = ""
+    how: str = ""
+    claims: str = ""
+    information: dict[str, str] = field(default_factory=dict)
     matched: int = 0
     struck: int = 0
     _tokens: float = 0.0
@@ -88,7 +97,7 @@ class Rule:
     def fits(self, call: Call) -> bool:
         principal = call.principal
         assert principal is not None and call.claim is not None
-        if principal.kind == "node" and "caller" not in self.match:
+        if self.kind == "lie" or (principal.kind == "node" and "caller" not in self.match):
             return False
         facts = {
             "service": call.claim.service,
@@ -98,6 +107,11 @@ class Rule:
             "caller": principal.arn,
         }
         return all(fnmatchcase(facts[name], pattern) for name, pattern in self.match.items())
+
+    def fits_node(self, key: NodeKey, how: str) -> bool:
+        """Whether this is a lie of that sort, and the node's."""
+        facts = dict(zip(_MATCHED_BY_LIES, key, strict=True))
+        return self.how == how and all(fnmatchcase(facts[name], pattern) for name, pattern in self.match.items())
 
     def strikes(self, now: float) -> bool:
         """Whether this call, which fits, is hit; takes its token or its draw."""
@@ -128,9 +142,9 @@ def read_rule(given: Any) -> Rule:
         raise ValueError(f"{given['kind']} takes no {', '.join(unknown)}")
     if missing := sorted(name for name, needed in wanted.items() if needed and name not in given):
         raise ValueError(f"{given['kind']} needs {', '.join(missing)}")
-    match = given.get("match", {})
-    if not isinstance(match, dict) or match.keys() - set(_MATCHED):
-        raise ValueError(f"match holds patterns of {', '.join(_MATCHED)}")
+    match, matched = given.get("match", {}), _MATCHED_BY_LIES if given["kind"] == "lie" else _MATCHED
+    if not isinstance(match, dict) or match.keys() - set(matched):
+        raise ValueError(f"match holds patterns of {', '.join(matched)}")
     if not all(isinstance(pattern, str) and 0 < len(pattern) <= 256 for pattern in match.values()):
         raise ValueError("a pattern is a text of 1 to 256 characters")
     _hold_number(given, "rate", 0.01, 100_000)
@@ -145,12 +159,26 @@ def read_rule(given: Any) -> Rule:
             raise ValueError(f"{name} is a text of at most 400 characters")
     if given.get("when", "before") not in {"before", "after"}:
         raise ValueError('when is "before" or "after"')
+    if given["kind"] == "lie":
+        _hold_lie(given)
     rule = Rule(**given)
     rule.burst = rule.burst or max(1.0, rule.rate)
     rule.status = int(rule.status)
     rule._tokens, rule._filled_at = rule.burst, clock.monotonic()
     rule._random = Random(rule.seed)
     return rule
+
+
+def _hold_lie(given: dict[str, Any]) -> None:
+    if given["how"] not in LIES:
+        raise ValueError(f"how is one of {', '.join(LIES)}")
+    claims, information = given.get("claims", ""), given.get("information", {})
+    if not isinstance(claims, str) or not _ID.fullmatch(claims or "none"):
+        raise ValueError("claims is the id of another node")
+    if given["how"] == "claim" and not claims:
+        raise ValueError("claim needs claims, the id of another node")
+    if not isinstance(information, dict) or not all(isinstance(value, str) for value in information.values()):
+        raise ValueError("information holds texts by the names of UpdateInstanceInformation")
 
 
 def _hold_number(given: dict[str, Any], name: str, low: float, high: float) -> None:
@@ -185,6 +213,13 @@ class Faults:
                 raise Dropped
             call.is_dropped = True
             return
+
+    def lie(self, key: NodeKey, how: str) -> Rule | None:
+        """The rule by which a node lies in this way now; None if there is none."""
+        for rule in self._rules.values():
+            if rule.fits_node(key, how) and rule.strikes(clock.monotonic()):
+                return rule
+        return None
 
     def answer(self, method: str, path: str, authorization: str, body: bytes) -> tuple[int, bytes]:
         """Answer one request for rules: status and JSON."""

@@ -50,12 +50,18 @@ logger = logging.getLogger(__name__)
 NodeKey = tuple[str, str, str]  # (account id, region, instance id)
 
 CONTROL_SEND_SECONDS: Final = 10.0  # an agent that does not read its control channel for so long is not there
+# Sessions of one node: the agent's Mgs.SessionWorkersLimit [agent/appconfig/constants.go].
+SESSIONS_EACH: Final = 1_000
 OWED_EACH: Final = 1_001  # sessions that a node still has to be told to end: as many as an agent can run
 FAREWELL_SECONDS: Final = 2.0  # for the last output to reach the client, and for the agent to close by itself
 
 
 class NotConnected(Exception):
     """The node has no control channel."""
+
+
+class TooManySessions(Exception):
+    """The node has as many sessions as an agent can run: one more, and it reads its control channel no more."""
 
 
 class SessionGone(Exception):
@@ -160,6 +166,7 @@ class Hub:
         self._tokens = Tokens(self._patience.token)
         self._controls: dict[NodeKey, _Control] = {}
         self._sessions: dict[str, _Session] = {}
+        self._finishing: set[str] = set()  # of them, those whose agents have said that they are over
         self._owed: dict[NodeKey, deque[str]] = {}  # sessions to end when the node's control channel is back
         self._ticking: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -210,10 +217,12 @@ class Hub:
         return self._tokens.issue(Purpose("agent", session_id), self._now())
 
     async def start_session(self, task: SessionTask) -> str:
-        """Have the node start a session; returns the client's token. Raises NotConnected."""
+        """Have the node start a session; returns the client's token. Raises NotConnected or TooManySessions."""
         control = self._controls.get(task.key)
         if control is None:
             raise NotConnected(f"{task.key[2]} is not connected")
+        if sum(session.task.key == task.key for session in self._sessions.values()) >= SESSIONS_EACH:
+            raise TooManySessions(f"{task.key[2]} has {SESSIONS_EACH:,} sessions open, and takes no more")
         session = _Session(task)
         self._sessions[task.session_id] = session
         document = task.document_content
@@ -370,8 +379,9 @@ class Hub:
                 await self._store.job_replied(key, reply)
             case TaskCompleted(task=task):
                 session = self._sessions.get(task.task_id)
-                if session is None or session.task.key != key:
-                    return  # told twice, or after we ended it ourselves
+                if session is None or session.task.key != key or task.task_id in self._finishing:
+                    return  # told twice, as a session that failed is, or after we ended it ourselves
+                self._finishing.add(task.task_id)
                 failed = task.final_status in {"Failed", "TimedOut"}
                 self._in_background(self._finish(task.task_id, failed, task.output.strip()))
             case MessageIgnored(reason=reason):
@@ -379,14 +389,17 @@ class Hub:
 
     async def _finish(self, session_id: str, failed: bool, output: str) -> None:
         """End a session whose agent says that it is over, once the last of its output has come through."""
-        session = self._sessions[session_id]
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
         try:
             async with asyncio.timeout(FAREWELL_SECONDS):
                 while session.relay.agent.peer is not None:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pass
-        status, reason = ("Failed", output or "the node could not start it") if failed else ("Terminated", "it ended")
+        unsaid = "the node could not go on with it" if session.relay.agent.was_there else "the node could not start it"
+        status, reason = ("Failed", output or unsaid) if failed else ("Terminated", "it ended")
         await self._end(session_id, status, output if failed else "", reason, tell_agent=False)
 
     async def _end(self, session_id: str, status: str, output: str, reason: str, *, tell_agent: bool) -> None:
@@ -394,6 +407,7 @@ class Hub:
         session = self._sessions.pop(session_id, None)
         if session is None:
             return
+        self._finishing.discard(session_id)
         for kind in ("agent", "client"):
             self._tokens.revoke(Purpose(kind, session_id))
         logger.info("session ended session=%s status=%s reason=%s", session_id, status, reason)

@@ -102,6 +102,7 @@ class TrailEvent(models.Model):
     read_only = models.BooleanField()
     error_code = models.CharField(max_length=128, blank=True)
     resource_names = models.TextField(blank=True, help_text="one a line, with a line break before and after each")
+    resource_types = models.TextField(null=True, help_text="likewise; null in rows from before there were any")
     body = models.TextField(help_text="the whole event, JSON")
 
     class Meta:
@@ -245,3 +246,99 @@ class Invocation(models.Model):
 
     def __str__(self):
         return f"{self.command_id}.{self.instance_id}"
+
+
+class InventoryItem(models.Model):
+    """What a node last put of one type of inventory; its own report (AWS:InstanceInformation) is in Node."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    instance_id = models.CharField(max_length=64)
+    type_name = models.CharField(max_length=100)
+    schema_version = models.CharField(max_length=13)
+    capture_time = models.CharField(max_length=20, help_text="as the node wrote it")
+    content_hash = models.CharField(max_length=256, blank=True)
+    context = models.JSONField(default=dict)
+    content = models.TextField(help_text="JSON without blanks: a list of objects with texts")
+    size = models.PositiveIntegerField(help_text="bytes of the content")
+    put_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "instance_id", "type_name"], name="inventory_item_once_a_node"
+            )
+        ]
+        indexes = [models.Index(fields=["account_id", "region", "type_name"], name="inventory_type")]
+
+    def __str__(self):
+        return f"{self.instance_id} {self.type_name}"
+
+
+class InventorySchema(models.Model):
+    """A version of a custom inventory type, made by the first put of it."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    type_name = models.CharField(max_length=100)
+    version = models.CharField(max_length=13)
+    attributes = models.JSONField(default=list, help_text="every name that was put")
+    is_disabled = models.BooleanField(default=False, help_text="what is put of it is ignored")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "type_name", "version"], name="inventory_schema_once_a_region"
+            )
+        ]
+
+    def __str__(self):
+        return f"{self.type_name} {self.version}"
+
+
+class InventoryDeletion(models.Model):
+    """One DeleteInventory; it is complete when it is answered."""
+
+    deletion_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    type_name = models.CharField(max_length=100)
+    client_token = models.CharField(max_length=36, null=True)  # null, so that many may have none
+    counts = models.JSONField(default=dict, help_text="items that were deleted, by schema version")
+    started_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "region", "client_token"], name="inventory_deletion_once")
+        ]
+
+    def __str__(self):
+        return str(self.deletion_id)
+
+
+class Compliance(models.Model):
+    """What was last put of one compliance type for one node."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    resource_id = models.CharField(max_length=64)
+    compliance_type = models.CharField(max_length=100)
+    status = models.CharField(max_length=13, help_text="NON_COMPLIANT if one item is")
+    severity = models.CharField(max_length=13, help_text="the highest of the items that are not compliant")
+    counts = models.JSONField(default=dict, help_text="items by status, and by severity within it")
+    execution_id = models.CharField(max_length=100, blank=True)
+    execution_type = models.CharField(max_length=50, blank=True)
+    executed_at = models.DateTimeField()
+    content_hash = models.CharField(max_length=256, blank=True)
+    items = models.TextField(help_text="JSON: a list of ComplianceItemEntry")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "resource_id", "compliance_type"], name="compliance_once_a_node"
+            )
+        ]
+        indexes = [models.Index(fields=["account_id", "region", "compliance_type", "status"], name="compliance_status")]
+
+    def __str__(self):
+        return f"{self.resource_id} {self.compliance_type}"

@@ -42,7 +42,10 @@ from moto import backends
 from moto.core.base_backend import AccountSpecificBackend
 from moto.core.common_models import BaseModel
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
-from moto.core.responses import BaseResponse
+from moto.core.responses import BaseResponse, EmptyResult
+from moto.iam.exceptions import NotFoundException
+from moto.iam.models import Role, User
+from moto.iam.responses import IamResponse
 from moto.logs.models import LogStream
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import BackendRequest, create_backend_app
@@ -223,6 +226,7 @@ class Moto:
         self._replace_sources()
         _replace_values()
         _name_streams()
+        _keep_user_boundaries()
         # moto would keep everything that was ever made, also what is long deleted, for a reset that we do not have.
         BaseModel.__new__ = lambda cls, *_, **__: object.__new__(cls)  # type: ignore[assignment, method-assign]
 
@@ -478,47 +482,121 @@ class Moto:
                                 "id": user.id,
                                 "arn": user.arn,
                                 "active": access_key.status == "Active",
+                                "tags": _tags(user.tags),
                             }
         return None
 
     def identity(self, account: str, kind: str, name: str) -> dict[str, Any] | None:
         """What IAM holds of a user or role: its policies and boundary, and a role's trust, id and longest session."""
-        backend = backends.get_backend("iam")[account]["aws"]
+        backend = _existing("iam", account, "aws")
+        if backend is None:
+            return None
         holder: Any
         if kind == "user":
             holder = backend.users.get(name)
+        elif kind == "group":
+            holder = backend.groups.get(name)
         else:
             holder = next((role for role in backend.roles.values() if role.name == name), None)
         if holder is None:
             return None
-        documents = [_document(policy) for policy in holder.managed_policies.values()]
-        inline = holder.policies if isinstance(holder.policies, dict) else {}
-        documents += [_text(document) for document in inline.values()]
+        held = _held_policies(kind, holder)
         if kind == "user":
             for group in backend.groups.values():
                 if any(member.name == name for member in group.users):
-                    documents += [_document(policy) for policy in group.managed_policies.values()]
-                    documents += [_text(document) for document in group.policies.values()]
-        boundary = getattr(holder, "permissions_boundary_arn", None) or getattr(holder, "permissions_boundary", None)
+                    held += _held_policies("group", group)
+        boundary = getattr(holder, "permissions_boundary_arn", None)
+        known = backend.managed_policies.get(boundary) if boundary else None
         return {
             "arn": holder.arn,
             "id": holder.id,
-            "policies": documents,
-            "boundary": _document(backend.managed_policies[boundary])
-            if isinstance(boundary, str) and boundary in backend.managed_policies
-            else None,
+            "policies": [text for _, _, text in held],
+            "sources": [(identifier, source) for identifier, source, _ in held],
+            # A boundary whose policy is gone allows nothing.
+            "boundary": (_document(known) if known is not None else "{}") if boundary else None,
+            "boundary_arn": boundary or "",
             "trust": _text(getattr(holder, "assume_role_policy_document", None) or "{}"),
             "longest_seconds": int(getattr(holder, "max_session_duration", None) or 3600),
             "tags": _tags(getattr(holder, "tags", None)),
         }
 
+    def managed_policy(self, account: str, arn: str) -> str | None:
+        """The text of a managed policy, of the account or AWS's own; None if there is none."""
+        backend = _existing("iam", account, "aws")
+        policy = backend.managed_policies.get(arn) if backend is not None else None
+        return _document(policy) if policy is not None else None
+
+    def profile(self, account: str, profile: str) -> dict[str, Any] | None:
+        """An instance profile, by ARN or name: its ARN, and its role's; None if there is none."""
+        for held in backends.get_backend("iam")[account]["aws"].instance_profiles.values():
+            if profile in {held.arn, held.name}:
+                return {"arn": held.arn, "role": held.roles[0].arn if held.roles else ""}
+        return None
+
     def profile_role(self, account: str, profile_arn: str) -> str | None:
         """The name of the role in an instance profile; None if there is none."""
-        backend = backends.get_backend("iam")[account]["aws"]
-        for profile in backend.instance_profiles.values():
-            if profile.arn == profile_arn:
-                return profile.roles[0].name if profile.roles else None
+        profile = self.profile(account, profile_arn)
+        return profile["role"].rpartition("/")[2] or None if profile else None
+
+    def profile_association(self, account: str, region: str, association: str) -> str | None:
+        """The id of the instance that an association of an instance profile is about; None if there is none."""
+        for held in backends.get_backend("ec2")[account][region].iam_instance_profile_associations.values():
+            if held.association_id == association:
+                return str(held.instance.id)
         return None
+
+    def resource(self, service: str, account: str, region: str, name: str) -> dict[str, Any] | None:
+        """What a bucket, key, topic or queue says of itself: its account, its ARN and its policy ("" for none).
+
+        `name`: a bucket's name, a key's id, ARN or alias, a topic's ARN, a queue's name. `account`: where it would be;
+        a bucket is found wherever it is. None if there is none.
+        """
+        if service == "s3":
+            for owner, regions in list(backends.get_backend("s3").items()):
+                backend = dict.get(regions, "aws")
+                bucket = backend.buckets.get(name) if backend is not None else None
+                if bucket is not None:
+                    return {"account": owner, "arn": f"arn:aws:s3:::{name}", "policy": (bucket.policy or b"").decode()}
+            return None
+        backend = _existing(service, account, region)
+        if backend is None:
+            return None
+        if service == "kms":
+            key = backend.keys.get(name)
+            if name.startswith("alias/"):
+                key = next((held for held in backend.keys.values() if name in held.aliases), None)
+            return {"account": account, "arn": key.arn, "policy": _text(key.policy)} if key is not None else None
+        if service == "sns":
+            topic = backend.topics.get(name)
+            return {"account": account, "arn": topic.arn, "policy": _text(topic.policy)} if topic is not None else None
+        queue = backend.queues.get(name)
+        if queue is None:
+            return None
+        policy = queue.policy or ""
+        return {"account": account, "arn": queue.queue_arn, "policy": _text(policy) if policy else ""}
+
+    def resource_tags(self, account: str, region: str, arn: str) -> dict[str, str]:
+        """The tags of a resource by its ARN; {} where it has none, or is none."""
+        _, _, service, _, _, name = (*arn.split(":", 5), *[""] * 6)[:6]
+        kind, _, identifier = name.partition("/")
+        if service == "iam":
+            identity = self.identity(account, kind, arn.rpartition("/")[2]) if kind in {"role", "user"} else None
+            return identity["tags"] if identity is not None else {}
+        backend = _existing(service, account, region) if service in {"ec2", "kms", "logs", "sns", "sqs"} else None
+        held: Any = None
+        if backend is None:
+            return {}
+        if service == "ec2":
+            held = backend.tags.get(identifier)
+        elif service == "kms":
+            held = backend.tagger.get_tag_dict_for_resource(identifier)
+        elif service == "logs":
+            held = backend.tagger.get_tag_dict_for_resource(arn.split(":log-stream:", 1)[0])
+        elif service == "sns" and arn in backend.topics:
+            held = backend.topics[arn]._tags
+        elif service == "sqs" and name in backend.queues:
+            held = backend.queues[name].tags
+        return {str(key): str(value) for key, value in (held or {}).items()}
 
     # --- Snapshots --------------------------------------------------------------------------------------------------
 
@@ -574,6 +652,42 @@ def _name_streams() -> None:
         stream.fleetops_key = _given_bytes(16).hex()
 
     LogStream.__init__ = make  # type: ignore[method-assign]
+
+
+def _keep_user_boundaries() -> None:
+    """Give users a permissions boundary: moto keeps one for roles alone. Source: moto.iam.models and responses."""
+    User.permissions_boundary_arn = None
+    User.permissions_boundary = Role.permissions_boundary
+    original_create = IamResponse.create_user
+
+    def checked(response: Any, backend: Any) -> str | None:
+        arn: str | None = response._get_param("PermissionsBoundary")
+        if arn and arn not in backend.managed_policies:
+            raise NotFoundException(f"Scope ARN: {arn} does not exist or is not attachable.")
+        return arn
+
+    def create_user(response: Any) -> Any:
+        arn = checked(response, response.backend)
+        made = original_create(response)
+        if arn:
+            response.backend.get_user(response._get_param("UserName")).permissions_boundary_arn = arn
+        return made
+
+    def put_user(response: Any) -> Any:
+        arn = checked(response, response.backend)
+        response.backend.get_user(response._get_param("UserName")).permissions_boundary_arn = arn
+        return EmptyResult()
+
+    def delete_user(response: Any) -> Any:
+        user = response.backend.get_user(response._get_param("UserName"))
+        if not user.permissions_boundary_arn:
+            raise NotFoundException(f"The user {user.name} has no permissions boundary.")
+        user.permissions_boundary_arn = None
+        return EmptyResult()
+
+    IamResponse.create_user = create_user  # type: ignore[method-assign]
+    IamResponse.put_user_permissions_boundary = put_user
+    IamResponse.delete_user_permissions_boundary = delete_user
 
 
 def _replace_values() -> None:
@@ -808,6 +922,22 @@ def _instance(backend: Any, reservation: Any, instance: Any) -> dict[str, Any]:
         },
         "StateReason": {"Code": reason, "Message": instance.state_reason.message} if reason else None,
     }
+
+
+def _existing(service: str, account: str, region: str) -> Any:
+    """A backend that is there; None for one that asking would make: anybody can name any account."""
+    regions = dict.get(backends.get_backend(service), account)
+    return dict.get(regions, region) if regions is not None else None
+
+
+def _held_policies(kind: str, holder: Any) -> list[tuple[str, str, str]]:
+    """The policies of a user, group or role: the identifier and kind that IAM's simulator gives each, and its text."""
+    held = []
+    for policy in holder.managed_policies.values():
+        source = "aws-managed" if policy.arn.startswith("arn:aws:iam::aws:") else "user-managed"
+        held.append((policy.name if source == "aws-managed" else policy.arn, source, _document(policy)))
+    inline = holder.policies if isinstance(holder.policies, dict) else {}
+    return held + [(f"{kind}_{holder.name}_{name}", kind, _text(text)) for name, text in inline.items()]
 
 
 def _document(policy: Any) -> str:

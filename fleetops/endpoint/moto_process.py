@@ -130,6 +130,16 @@ class Child:
             return {"result": self._moto.access_key(header["access_key"])}, b""
         if ask == "identity":
             return {"result": self._moto.identity(header["account"], header["kind"], header["name"])}, b""
+        if ask == "managed_policy":
+            return {"result": self._moto.managed_policy(header["account"], header["arn"])}, b""
+        if ask == "profile":
+            return {"result": self._moto.profile(header["account"], header["profile"])}, b""
+        if ask in {"profile_association", "resource_tags"}:
+            about = header["association" if ask == "profile_association" else "arn"]
+            return {"result": getattr(self._moto, ask)(header["account"], header["region"], about)}, b""
+        if ask == "resource":
+            named = header["service"], header["account"], header["region"], header["name"]
+            return {"result": self._moto.resource(*named)}, b""
         if ask == "log_group":
             asked = header["account"], header["region"], header["group"], header.get("streams")
             return {"result": self._moto.log_group(*asked)}, b""

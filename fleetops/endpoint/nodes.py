@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # After its control channel is lost a node has this long to come back before it counts as lost; agents take 0 to 2.5 s.
 _CHANNEL_GRACE = timedelta(seconds=5)
+_MOST_IN_ONE_WRITE = 500  # after a restart every node reports at once, and other writers wait in the same line
 _GONE_STATES = {"stopped", "stopping", "shutting-down", "terminated"}
 
 
@@ -100,6 +101,17 @@ class Nodes:
         """The managed instances of one region that are shown, by their id."""
         return sorted(
             (node for node in self._nodes.values() if node.key[:2] == (account_id, region) and node.is_listed),
+            key=lambda node: node.instance_id,
+        )
+
+    def registered_in(self, account_id: str, region: str) -> list[Managed]:
+        """All managed instances of one region by their id, stopped and terminated ones too."""
+        return sorted(
+            (
+                node
+                for node in self._nodes.values()
+                if node.key[:2] == (account_id, region) and node.registered_at is not None
+            ),
             key=lambda node: node.instance_id,
         )
 
@@ -204,8 +216,8 @@ class Nodes:
     async def flush(self) -> None:
         """Write what has changed."""
         dirty = [node for node in self._nodes.values() if node.is_dirty and node.registered_at is not None]
-        if dirty:
-            await self._save(dirty)
+        for start in range(0, len(dirty), _MOST_IN_ONE_WRITE):
+            await self._save(dirty[start : start + _MOST_IN_ONE_WRITE])
 
     async def _flush_regularly(self) -> None:
         while True:

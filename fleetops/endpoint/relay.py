@@ -1,20 +1,31 @@
 """One session's data channel between its two ends: frames checked, and passed on as they are.
 
-The ends acknowledge each other; the relay reads no more of a frame than its head, and writes nothing into the stream.
-What it owes them: the order, the client's acknowledges (a client never acknowledges twice, so none may be lost),
+The ends acknowledge each other; the relay reads no more of a frame than its head, and of an acknowledge its number. It
+writes nothing into the stream. What it owes them: the order, the client's acknowledges (the plugin never gives one
+twice, so none may be lost, and what the agent repeats all the same the relay acknowledges in the client's name),
 patience while one end is away, and a stop when one end does not keep up. A slow receiver stops the reading of the
 sender, whose TCP window then closes: nothing here grows.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from uuid import uuid4
 
 from fleetops import clock
-from fleetops.wire import Message, MessageType, PayloadType, RemoteProtocolError, peek, serialize
-from fleetops.wire.frames import milliseconds
+from fleetops.wire import (
+    PAYLOAD_OFFSET,
+    Message,
+    MessageType,
+    PayloadType,
+    RemoteProtocolError,
+    payloads,
+    peek,
+    serialize,
+)
+from fleetops.wire.frames import FIN, SYN, milliseconds
 
 from .channels import GONE, NORMAL, Peer
 
@@ -31,6 +42,12 @@ PORT_PAUSE: Final = 0.15
 # Seconds that the agent has to take in a pause or its end; one that is slower does not read at all.
 TELL_SECONDS: Final = 1.0
 
+# Numbers above a gap that a client's acknowledges may leave; of more the gap is forgotten.
+MOST_ABOVE: Final = 4_096
+
+_NO_OPERATION: Final = b"\x01\x03\x00\x00"  # the head of smux's keep-alive, of which the rest is a stream's id
+_NO_OPERATION_BYTES: Final = 8
+
 _TO_CLIENT: Final = frozenset({MessageType.OUTPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
 _TO_AGENT: Final = frozenset({MessageType.INPUT_STREAM_DATA, MessageType.ACKNOWLEDGE})
 
@@ -40,10 +57,12 @@ Pump = Callable[[Peer], Coroutine[Any, Any, None]]
 class Lane:
     """One direction. Frames go straight to the receiving end, or wait here, in order, until it is there."""
 
-    __slots__ = ("_flushing", "_limit", "_peer", "_room", "_waiting", "size")
+    __slots__ = ("_flushing", "_limit", "_pauses_after", "_peer", "_room", "_waiting", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, pauses_after: int = -1) -> None:
+        """`pauses_after`: the payload type of frames behind which those that wait are held back for PORT_PAUSE."""
         self._limit = limit
+        self._pauses_after = pauses_after
         self._peer: Peer | None = None
         self._waiting: deque[bytes] = deque()
         self._flushing = asyncio.Lock()
@@ -87,6 +106,8 @@ class Lane:
                 except GONE:
                     self.detach(peer)
                     return
+                if self._pauses_after >= 0 and peek(frame).payload_type == self._pauses_after:
+                    await asyncio.sleep(PORT_PAUSE)
                 self._waiting.popleft()
                 self.size -= len(frame)
                 if self.size <= self._limit:
@@ -96,6 +117,31 @@ class Lane:
         """Put `frames` behind what waits."""
         self._waiting += frames
         self.size += sum(map(len, frames))
+
+
+class Acknowledged:
+    """Which messages of the agent's the client has acknowledged: a run without a gap, and some numbers beside it."""
+
+    __slots__ = ("_above", "_first", "_next")
+
+    def __init__(self) -> None:
+        self._first = self._next = -1  # the run, without its end; there is none yet
+        self._above: set[int] = set()
+
+    def __contains__(self, sequence: int) -> bool:
+        return self._first <= sequence < self._next or sequence in self._above
+
+    def add(self, sequence: int) -> None:
+        if sequence in self:
+            return
+        if self._first < 0:
+            self._first = self._next = sequence
+        self._above.add(sequence)
+        if len(self._above) > MOST_ABOVE:
+            self._first = self._next = min(self._above)
+        while self._next in self._above:
+            self._above.discard(self._next)
+            self._next += 1
 
 
 class End:
@@ -119,7 +165,7 @@ class Relay:
         now = self._clock()
         self.agent = End(now)
         self.client = End(now)
-        self.to_client = Lane(WAITING_FOR_CLIENT)
+        self.to_client = Lane(WAITING_FOR_CLIENT, pauses_after=PayloadType.HANDSHAKE_COMPLETE if is_port else -1)
         self.to_agent = Lane(WAITING_FOR_AGENT)
         self.began_at = now
         self.moved_at = now  # the last new byte of the stream, either way; acknowledges and repetitions do not count
@@ -127,13 +173,15 @@ class Relay:
         self.is_paused = False  # the agent has been told to send nothing
         self.dropped = 0  # frames that were malformed, or have no business on their way
         self._is_port = is_port
+        self._acknowledged = Acknowledged()
         self._last_output = self._last_input = -1  # the highest sequence numbers that passed
 
     async def serve_agent(self, peer: Peer) -> None:
         """Relay from and to the agent until it goes, or another connection of it comes."""
         await self._take_place(self.agent, self.client, peer)
         self.is_paused = False  # an agent forgets a pause when it comes back
-        if self.client.was_there and self.client.peer is None:
+        # An acknowledge would end the pause at once: where some go first, the hub pauses the agent a little later.
+        if self.client.was_there and self.client.peer is None and not self.to_agent.size:
             await self.pause()
         await self._serve(self.agent, peer, self._from_agent, self.to_agent)
 
@@ -203,18 +251,27 @@ class Relay:
             frames: list[bytes] = []
             before_pause: list[bytes] = []
             heads, is_open = await self._read(peer)
+            answers: list[bytes] = []
             for frame, message_type, payload_type, sequence in heads:
-                if message_type in _TO_CLIENT:
+                if message_type == MessageType.OUTPUT_STREAM_DATA and self._is_settled(sequence):
+                    answers.append(_acknowledge(frame, sequence))
+                elif message_type in _TO_CLIENT:
                     frames.append(frame)
                     if message_type == MessageType.OUTPUT_STREAM_DATA and sequence > self._last_output:
                         self._last_output = sequence
-                        self.moved_at = self._clock()
+                        self._note_move(frame)
                     if self._is_port and payload_type == PayloadType.HANDSHAKE_COMPLETE:
                         before_pause, frames = frames, []
                 elif message_type == MessageType.AGENT_SESSION_STATE:
                     self.is_terminating = b'"Terminating"' in frame
                 else:
                     self.dropped += 1
+            if answers:
+                try:
+                    await self.to_agent.pass_on(answers)
+                except asyncio.CancelledError:
+                    self.to_client.keep(before_pause + frames)
+                    raise
             if before_pause:
                 try:
                     await self.to_client.pass_on(before_pause)
@@ -236,11 +293,36 @@ class Relay:
                     frames.append(frame)
                     if message_type == MessageType.INPUT_STREAM_DATA and sequence > self._last_input:
                         self._last_input = sequence
-                        self.moved_at = self._clock()
+                        self._note_move(frame)
+                    elif message_type == MessageType.ACKNOWLEDGE:
+                        with contextlib.suppress(RemoteProtocolError):
+                            self._acknowledged.add(payloads.acknowledged_sequence(frame[PAYLOAD_OFFSET:]))
                 else:
                     self.dropped += 1
             if frames:
                 await self.to_agent.pass_on(frames)
+
+    def _is_settled(self, sequence: int) -> bool:
+        """Whether the agent repeats what the client has acknowledged long ago, and we may say so.
+
+        The acknowledge was lost with a connection; or it overtook the agent, which sends a message first and then puts
+        it among those that wait for one. The plugin acknowledges nothing twice, so the agent would repeat that message
+        for the rest of the session, no later one that is lost, and wait for it in the end. While no client is there we
+        say nothing: an acknowledge would end the agent's pause. Source: amazon-ssm-agent,
+        agent/session/datachannel/datachannel.go, SendStreamDataMessage; session-manager-plugin,
+        src/datachannel/streaming.go, HandleOutputMessage.
+        """
+        return sequence <= self._last_output and sequence in self._acknowledged and self.client.peer is not None
+
+    def _note_move(self, frame: bytes) -> None:
+        """Note that something new of the stream passed; the keep-alives of a port session are nothing of it."""
+        is_keep_alive = (
+            self._is_port
+            and len(frame) == PAYLOAD_OFFSET + _NO_OPERATION_BYTES
+            and frame.startswith(_NO_OPERATION, PAYLOAD_OFFSET)
+        )
+        if not is_keep_alive:
+            self.moved_at = self._clock()
 
     async def _read(self, peer: Peer) -> tuple[list[tuple[bytes, str, int, int]], bool]:
         """The frames of one read, each with its message type ("" if it is malformed), payload type and sequence number.
@@ -265,6 +347,12 @@ async def _cancel(task: asyncio.Task[None] | None) -> None:
     if task is not None and not task.done():
         task.cancel()
         await asyncio.wait([task])
+
+
+def _acknowledge(frame: bytes, sequence: int) -> bytes:
+    """What a client would say to a message of the agent's."""
+    payload = payloads.acknowledge_wire_id(MessageType.OUTPUT_STREAM_DATA, frame[64:80], sequence)
+    return serialize(Message(MessageType.ACKNOWLEDGE, 0, payload, 0, uuid4(), milliseconds(clock.steady()), SYN | FIN))
 
 
 def _publication(message_type: str) -> bytes:

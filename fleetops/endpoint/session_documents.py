@@ -108,6 +108,34 @@ def check_parameters(document: dict[str, Any], given: dict[str, list[str]]) -> d
         raise ApiError("InvalidParameters", str(error)) from None
 
 
+def under_preferences(document: dict[str, Any], preferences: dict[str, Any]) -> dict[str, Any]:
+    """A document that says nothing of how its sessions are held is run under the account's preferences.
+
+    AWS's own ones are such: what is set for the account in SSM-SessionManagerRunShell holds for their sessions too.
+    """
+    if "inputs" in document or "inputs" not in preferences:
+        return document
+    return {**document, "inputs": preferences["inputs"]}
+
+
+def for_agent(document: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The document as the agent can read it: switches are true or false, ports are texts.
+
+    A text in the place of a switch makes the real agent pass over the whole start message, or fail the start. Source:
+    amazon-ssm-agent, agent/contracts/model.go and agent/framework/docparser/docparser.go.
+    """
+    inputs = dict(document.get("inputs") or {})
+    for name in session.SWITCHES:
+        if isinstance(inputs.get(name), str):
+            inputs[name] = str(parameters.substitute(inputs[name], values)).lower() in {"true", "1", "t"}
+    read = {**document, "inputs": inputs}
+    properties = document.get("properties")
+    if isinstance(properties, dict) and document.get("sessionType") == "Port":
+        ports = {name: str(properties[name]) for name in ("portNumber", "localPortNumber") if name in properties}
+        read["properties"] = {**properties, **ports}
+    return read
+
+
 def limits(document: dict[str, Any]) -> tuple[int, int]:
     """(idle seconds, longest seconds; 0 for no limit) of a session under this document."""
     read = session.parse(document)

@@ -22,6 +22,7 @@ from fleetops.endpoint.calls import Answer, Call, Principal
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import TrailEvent
 from fleetops.endpoint.redaction import LONGEST_TEXT, MOST_MEMBERS, redact
+from fleetops.endpoint.resource_table import type_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,15 @@ class Trail:
 
         Raises NotRecorded if it cannot be written.
         """
-        event = _event(call, answer)
+        events = _events(call, answer)
         if call.read_only or call.is_heartbeat:
-            await self._queue.put((event, None))
+            for event in events:
+                await self._queue.put((event, None))
             return
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._queue.put((event, written))
+        for event in events[1:]:
+            await self._queue.put((event, None))
+        await self._queue.put((events[0], written))
         await written
 
     async def _write(self) -> None:
@@ -116,12 +120,21 @@ def _prune(now: datetime) -> None:
     TrailEvent.objects.filter(read_only=True, happened_at__lt=now - timedelta(days=settings.TRAIL_READ_DAYS)).delete()
 
 
-def _event(call: Call, answer: Answer) -> TrailEvent:
+def _events(call: Call, answer: Answer) -> list[TrailEvent]:
+    """The event of a request, and the one that the owner of another account's resource sees of it."""
+    if not call.owner_id or call.owner_id == call.account_id:
+        return [_event(call, answer, call.account_id)]
+    shared = str(uuid4())
+    return [_event(call, answer, account, shared) for account in (call.account_id, call.owner_id)]
+
+
+def _event(call: Call, answer: Answer, account_id: str, shared_id: str = "") -> TrailEvent:
     event_id = uuid4()
+    is_own = account_id == call.account_id
     source = f"{call.service.signing_name if call.service else 'unknown'}.amazonaws.com"
     body: dict[str, Any] = {
         "eventVersion": "1.11",
-        "userIdentity": user_identity(call),
+        "userIdentity": user_identity(call) if is_own else _stranger(call),
         "eventTime": f"{call.now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "eventSource": source,
         "eventName": call.operation or "Unknown",
@@ -133,28 +146,53 @@ def _event(call: Call, answer: Answer) -> TrailEvent:
         "requestID": call.request_id,
         "eventID": str(event_id),
         "readOnly": call.read_only,
+        "resources": _resources(call.resources),
         "eventType": "AwsApiCall",
         "managementEvent": True,
-        "recipientAccountId": call.account_id,
+        "recipientAccountId": account_id,
         "eventCategory": "Management",
     }
+    if shared_id:
+        body["sharedEventID"] = shared_id
     if answer.error_code:
         body["errorCode"] = answer.error_code
         body["errorMessage"] = answer.error_message[:LONGEST_TEXT]
     return TrailEvent(
         event_id=event_id,
-        account_id=call.account_id,
+        account_id=account_id,
         region=call.region[:32],
         happened_at=call.now,
         source=source[:64],
         name=(call.operation or "Unknown")[:128],
-        username=call.principal.username[:128] if call.principal else "",
-        access_key_id=(call.claim.access_key_id if call.claim else "")[:128],
+        username=call.principal.username[:128] if call.principal and is_own else "",
+        access_key_id=(call.claim.access_key_id if call.claim and is_own else "")[:128],
         read_only=call.read_only,
         error_code=answer.error_code[:128],
         resource_names=_lines(call.resources),
+        resource_types=_lines([kind for name in call.resources[:MOST_MEMBERS] if (kind := type_of(name))]),
         body=orjson.dumps(body).decode(),
     )
+
+
+def _resources(names: list[str]) -> list[dict[str, str]]:
+    """The event's `resources`: those of which the ARN is known."""
+    shown = []
+    for name in names[:MOST_MEMBERS]:
+        if name.startswith("arn:"):
+            account, kind = name.split(":", 5)[4:5], type_of(name)
+            shown.append(
+                {"ARN": name[:LONGEST_TEXT]}
+                | ({"accountId": account[0]} if account and account[0] else {})
+                | ({"type": kind} if kind else {})
+            )
+    return shown
+
+
+def _stranger(call: Call) -> dict[str, Any]:
+    """The caller as another account sees it."""
+    principal = call.principal
+    assert principal is not None
+    return {"type": "AWSAccount", "principalId": principal.user_id, "accountId": principal.account_id}
 
 
 def user_identity(call: Call) -> dict[str, Any]:
@@ -169,9 +207,13 @@ def user_identity(call: Call) -> dict[str, Any]:
         "accountId": principal.account_id,
         "accessKeyId": principal.access_key_id,
     }
+    attributes = {
+        "creationDate": f"{principal.issued_at:%Y-%m-%dT%H:%M:%SZ}" if principal.issued_at else "",
+        "mfaAuthenticated": "false",
+    }
     if principal.kind == "user":
         identity["userName"] = principal.name
-        return identity
+        return identity | ({"sessionContext": {"attributes": attributes}} if principal.issued_at else {})
     context: dict[str, Any] = {
         "sessionIssuer": {
             "type": "Role",
@@ -180,10 +222,7 @@ def user_identity(call: Call) -> dict[str, Any]:
             "accountId": principal.account_id,
             "userName": principal.name,
         },
-        "attributes": {
-            "creationDate": f"{principal.issued_at:%Y-%m-%dT%H:%M:%SZ}" if principal.issued_at else "",
-            "mfaAuthenticated": "false",
-        },
+        "attributes": attributes,
     }
     if principal.source_identity:
         context["sourceIdentity"] = principal.source_identity

@@ -1,10 +1,15 @@
 """The five roles: groups of permissions, the same in every installation."""
 
-_VIEWER = ("inventory.view_instance", "calendars.view_calendar")
+_VIEWER = ("inventory.view_instance", "calendars.view_calendar", "library.view_document")
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
-    "operator": (*_VIEWER, "sessions_app.open_terminalsession", "approvals.vote_approvalrequest"),
+    "operator": (
+        *_VIEWER,
+        "sessions_app.open_terminalsession",
+        "approvals.vote_approvalrequest",
+        "runcommand.run_command",
+    ),
     "patch_owner": (*_VIEWER, "calendars.change_calendar", "approvals.vote_approvalrequest"),
     "auditor": (
         *_VIEWER,
@@ -12,6 +17,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "audit.view_auditevent",
         "notify.view_channel",
         "policy.view_rule",
+        "runcommand.review_command",
         "sessions_app.review_terminalsession",
     ),
     "administrator": (
@@ -32,15 +38,19 @@ ROLES: dict[str, tuple[str, ...]] = {
         "approvals.vote_approvalrequest",
         "policy.view_rule",
         "policy.change_rule",
+        "library.change_document",
+        "runcommand.run_command",
+        "runcommand.review_command",
+        "runcommand.cancel_command",
     ),
 }
 
 # What a person reads beside a role's box.
 ROLE_TEXTS = {
     "viewer": ("Viewer", "sees the fleet"),
-    "operator": ("Operator", "sees the fleet and opens shells"),
+    "operator": ("Operator", "sees the fleet, opens shells and runs documents"),
     "patch_owner": ("Patch owner", "sees the fleet; patching follows"),
-    "auditor": ("Auditor", "reads the audit log and everybody's recordings; opens no shell"),
+    "auditor": ("Auditor", "reads the audit log, and everybody's recordings and outputs; opens no shell"),
     "administrator": ("Administrator", "everything, and who may do what"),
 }
 

@@ -27,9 +27,18 @@ _CHANGE_ACCOUNTS = ("inventory.add_account", "inventory.change_account", "invent
 _ADMINISTER = "identity.administer"
 _ACCOUNTS = "inventory.view_account"
 _CHANGE = "inventory.change_account"
+_SEE_DOCUMENTS = "library.view_document"
+_RUN, _REVIEW_COMMANDS = "runcommand.run_command", "runcommand.review_command"
+_ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
 SCOPES: dict[str, Scope] = {
     "fleet:read": Scope("Read instances, accounts and regions", (_SEE,), (_SEE,)),
+    "machines:read": Scope("Read activations of machines outside EC2", (_ACTIVATIONS,), (_ACTIVATIONS,)),
+    "machines:write": Scope(
+        "Add machines by activations, delete activations, deregister nodes",
+        (_ADD_MACHINES, _ACTIVATIONS, _SEE),
+        (_ADD_MACHINES,),
+    ),
     "sessions:read": Scope("Read sessions: one's own, or everybody's with the permission to review", (_REVIEW,)),
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),
@@ -47,6 +56,22 @@ SCOPES: dict[str, Scope] = {
         "Add, change, check and remove accounts; as whom FleetOps acts there, if one administers",
         (*_CHANGE_ACCOUNTS, _SEE_ACCOUNTS, _ADMINISTER),
         _CHANGE_ACCOUNTS,
+    ),
+    "documents:read": Scope("Read documents and their versions", (_SEE_DOCUMENTS,), (_SEE_DOCUMENTS,)),
+    "documents:write": Scope(
+        "Make, change and delete documents of the accounts",
+        ("library.change_document", _SEE_DOCUMENTS),
+        ("library.change_document",),
+    ),
+    "commands:read": Scope(
+        "Read commands and their output: one's own, or everybody's with the permission to review",
+        (_RUN, _REVIEW_COMMANDS),
+        (_RUN, _REVIEW_COMMANDS),
+    ),
+    "commands:run": Scope(
+        "Run documents on instances, and cancel",
+        (_RUN, _REVIEW_COMMANDS, "runcommand.cancel_command", _SEE_DOCUMENTS, _SEE),
+        (_RUN, "runcommand.cancel_command"),
     ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),

@@ -11,7 +11,7 @@ from fleetops.clock import now
 from fleetops.identity.rest import ApiView
 from fleetops.targets import ExpressionError, parse
 
-from . import account_api, budget_api
+from . import account_api, activation_api, budget_api
 from .models import Instance, Region
 from .readiness import Status, readiness_of, status_of
 from .selection import select
@@ -161,4 +161,5 @@ urlpatterns = [
     path("instances/", Instances.as_view(), name="instances"),
     path("instances/<uuid:pk>/", InstanceDetail.as_view(), name="instance"),
     *budget_api.urlpatterns,
+    *activation_api.urlpatterns,
 ]

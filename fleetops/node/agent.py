@@ -1,13 +1,16 @@
-"""A node: its life on the control channel, its sessions, and what it tells the endpoint about itself."""
+"""A node: its life on the control channel, its sessions and commands, and what it tells the endpoint about itself."""
 
 import asyncio
 import logging
 import ssl
+from collections.abc import Mapping
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fleetops import clock
 from fleetops.wire import (
+    JobReceived,
+    JobReplyAcknowledged,
     LocalProtocolError,
     MessageIgnored,
     SessionRequested,
@@ -19,9 +22,12 @@ from fleetops.wire import (
 )
 from fleetops.wire.controlchannel import ControlChannel, ControlRole
 
+from . import jobs
 from .calls import AGENT_NAME, CallFailed, Endpoint, Retry
-from .sandbox import Launcher, choose_uid, prepare
-from .session import ShellSession
+from .ports import PortSession
+from .sandbox import Launcher, Place, choose_uid, prepare
+from .session import Session, UnknownSession
+from .shells import CommandSession, InteractiveSession, ShellSession
 from .spec import Credentials, Directory, NodeSpec, Options
 from .websocket import Socket
 
@@ -34,7 +40,15 @@ RETRY_JITTER: Final = 0.5
 BACK_AFTER_LOSS: Final = (0.0, 2.5)
 MAX_SESSIONS: Final = 1_000  # Mgs.SessionWorkersLimit
 TIMER_SECONDS: Final = 0.5  # how often the control channel looks for what is to be told again
+SESSIONS: Final[Mapping[str, type[Session]]] = {  # by the document's sessionType
+    "Standard_Stream": ShellSession,
+    "InteractiveCommands": InteractiveSession,
+    "NonInteractiveCommands": CommandSession,
+    "Port": PortSession,
+}
 STOPPED_TEXT: Final = "The instance was stopped, and its shells ended with it."
+REBOOT_SECONDS: Final = 10.0  # that a restart of the node takes, before it is scaled
+REBOOT_TEXT: Final = "A command restarted this node, and its shells ended with it."
 LOST_TEXT: Final = "The agent on this node was restarted, and its shells ended with it."
 
 
@@ -48,15 +62,25 @@ class Node:
         self._endpoint = Endpoint(spec, options, context)
         self._directory = Directory(spec.home)
         # At once, and not in `run`: of several new nodes each sees the ids that those before it took.
-        self._uid = choose_uid(spec)
+        self._uid = None if launcher.kind == "machine" else choose_uid(spec)
         prepare(spec, self._uid, is_open=launcher.kind == "none")
+        self._place = Place(launcher, spec, self._uid, options.hidden)
+        self._jobs = jobs.Jobs(
+            self._place,
+            options,
+            self._endpoint,
+            reply=self._reply,
+            restart=self._reboot,
+        )
         self._is_running = True
+        self._is_rebooting = False
+        self._end_text = STOPPED_TEXT  # what a session that is ended by us tells
         self._may_be_online = asyncio.Event()
         self._must_be_offline = asyncio.Event()
         self._must_be_offline.set()
         self._channel = ControlChannel(ControlRole.AGENT, new_id=uuid4)
         self._socket: Socket | None = None
-        self._sessions: dict[str, tuple[ShellSession, asyncio.Task[None]]] = {}
+        self._sessions: dict[str, tuple[Session, asyncio.Task[None]]] = {}
         self._stopping: asyncio.Task[None] | None = None
         self._untold: dict[str, payloads.AgentTaskComplete] = {}  # ends that the endpoint has not acknowledged
         self._connection = ""  # what SSMConnectionChannel says
@@ -72,19 +96,37 @@ class Node:
 
     def set_running(self, running: bool) -> None:
         """Start the instance, or stop it: all shells end, and the node goes offline."""
-        self._is_running = running
+        was_running, self._is_running = self._is_running, running
         if running:
+            if not was_running and not self._is_rebooting:
+                self._jobs.resume()
             self._decide()
         elif self._stopping is None or self._stopping.done():
             self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
         """End all shells and tell it, as a machine does that has the time to shut down; then be offline."""
-        await self._end_sessions()
+        await asyncio.gather(self._end_sessions(), self._jobs.interrupt(jobs.STOPPED_TEXT))
         self._decide()
 
+    async def _reboot(self) -> None:
+        """Restart, as a command asked: shells and other commands end, the node is away, and it comes back."""
+        logger.info("node restarts instance=%s", self.spec.instance_id)
+        self._is_rebooting = True
+        self._end_text = REBOOT_TEXT
+        try:
+            await asyncio.gather(self._end_sessions(), self._jobs.interrupt(jobs.REBOOT_TEXT))
+            self._decide()
+            await asyncio.sleep(REBOOT_SECONDS * self._options.retry_scale)
+        finally:
+            self._is_rebooting = False
+            self._end_text = STOPPED_TEXT
+        self._decide()
+        if self._is_running:
+            self._jobs.resume()
+
     def _decide(self) -> None:
-        if self._is_running and self._endpoint.credentials is not None:
+        if self._is_running and not self._is_rebooting and self._endpoint.credentials is not None:
             self._must_be_offline.clear()
             self._may_be_online.set()
         else:
@@ -94,6 +136,7 @@ class Node:
     async def run(self) -> None:
         """Live until cancelled."""
         self._remember_lost()
+        self._jobs.start()
         try:
             while True:
                 await self._may_be_online.wait()
@@ -109,7 +152,7 @@ class Node:
                     logger.error("node failed instance=%s", self.spec.instance_id, exc_info=error)
                     await asyncio.sleep(FIRST_RETRY[0] * self._options.retry_scale)
         finally:
-            await self._end_sessions()
+            await asyncio.gather(self._end_sessions(), self._jobs.stop())
 
     async def _end_sessions(self) -> None:
         tasks = [task for _, task in self._sessions.values()]
@@ -194,10 +237,12 @@ class Node:
         """Serve one connection until it ends: tell the ends of sessions, again and again where nobody answers."""
         for complete in self._untold.values():
             self._tell(complete)
+        self._jobs.connected()
         while not socket.closed.done():
             self._flush()
             await asyncio.wait([socket.closed], timeout=TIMER_SECONDS)
             self._channel.handle_timeout(now=clock.steady())
+            self._jobs.look_at_the_time()
             for event in self._channel.events():
                 self._happened(event)
 
@@ -224,8 +269,20 @@ class Node:
                 (self._directory.sessions / task_id).unlink(missing_ok=True)
             case TaskGaveUp(task_id=task_id):
                 logger.warning("nobody acknowledges the end of a session session=%s", task_id)
+            case JobReceived():
+                (code, words), then = self._jobs.take(event)
+                self._channel.acknowledge_job(event, now=clock.steady(), status_code=code, error_message=words)
+                then()
+            case JobReplyAcknowledged(message_id=message_id):
+                self._jobs.acknowledged(message_id)
             case MessageIgnored(reason=reason):
                 logger.debug("control message ignored instance=%s reason=%s", self.spec.instance_id, reason)
+
+    def _reply(self, reply: payloads.AgentJobReply, message_id: UUID) -> None:
+        """Tell how a command fares, if there is anybody to tell it to."""
+        if self._socket is not None:
+            self._channel.reply_job(reply, now=clock.steady(), message_id=message_id)
+            self._flush()
 
     # Sessions
 
@@ -235,23 +292,21 @@ class Node:
             logger.warning("session refused instance=%s session=%s", self.spec.instance_id, task.session_id)
             return
         (self._directory.sessions / task.session_id).touch()
-        session = ShellSession(
+        kind = str(task.document_content.get("sessionType"))
+        session = SESSIONS.get(kind, UnknownSession)(
             task,
-            spec=self.spec,
+            place=self._place,
             endpoint=self._endpoint,
-            launcher=self._launcher,
-            uid=self._uid,
-            hidden=self._options.hidden,
             retry_scale=min(1.0, self._options.retry_scale),
         )
         self._sessions[task.session_id] = (session, asyncio.create_task(self._live(session)))
 
-    async def _live(self, session: ShellSession) -> None:
+    async def _live(self, session: Session) -> None:
         status, output = "Success", ""
         try:
             status, output = await session.run()
         except asyncio.CancelledError:
-            status, output = "Failed", STOPPED_TEXT
+            status, output = "Failed", self._end_text
             raise
         except Exception:  # the outermost loop of a session: its end is told, and the others live on
             logger.exception("session failed session=%s", session.session_id)

@@ -210,10 +210,10 @@ def run_inside(options):
     if slave is not None:
         if options.uid is not None:
             os.fchown(slave, options.uid, -1)
-        give_way(options.nice)
         for descriptor in (0, 1, 2):
             os.dup2(slave, descriptor)
         os.close(slave)
+    give_way(options.nice)
     os.chdir(options.chdir)
     give_up_privileges(options.uid, options.processes)
     # The kernel forgets this wish when an id changes.
@@ -238,6 +238,8 @@ def main():
 
     if os.getuid() != 0:
         enter_user_namespace()
+    # With whoever started us, all inside ends: also a script without a terminal, whose end nothing else would bring.
+    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID)
     child = os.fork()
     if child == 0:

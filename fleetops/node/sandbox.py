@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .spec import Directory, NodeSpec
 
@@ -40,19 +40,31 @@ NICE: Final = 10
 # Where memory runs out, the kernel ends shells before it ends any part of FleetOps; anybody may raise their own score.
 # The limit comes by `-p` in dash and by `-u` in bash; the terminal becomes the controlling one because a leader of a
 # session opens it.
-_BEGIN: Final = (
+_GIVE_WAY: Final = (
     "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
-    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; tty=$1; shift; "
-    'exec nice -n {nice} "$@" 0<>"$tty" 1>&0 2>&0'
+    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; "
 )
+_ON_TERMINAL: Final = 'tty=$1; shift; exec {nice}"$@" 0<>"$tty" 1>&0 2>&0'
+_BEGIN: Final = _GIVE_WAY + _ON_TERMINAL.replace("{nice}", "nice -n {nice} ")
+_BEGIN_SCRIPT: Final = _GIVE_WAY + 'exec nice -n {nice} "$@"'
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
+
+
+class StartFailed(Exception):
+    """A program or a session could not be started; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """A way of starting shells. `uid` None: they run under the id of this process."""
 
-    kind: str  # "bwrap", "namespaces" or "none"
+    # "bwrap", "namespaces", "none", or "machine": the node is this machine, and is not to be shut in.
+    kind: str
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is around a program."""
+        return self.kind in {"none", "machine"}
 
     @property
     def makes_terminal(self) -> bool:
@@ -70,27 +82,79 @@ class Launcher:
 
     def environment(self, directory: Directory, uid: int | None) -> dict[str, str]:
         """All that the shell inherits: nothing of ours, no credentials."""
-        is_own = self.kind == "none"
-        user = pwd.getpwuid(os.getuid()).pw_name if is_own and uid is None else USER
+        own = pwd.getpwuid(os.getuid())
+        user = own.pw_name if self.is_bare and uid is None else USER
+        home = {"none": str(directory.home), "machine": own.pw_dir}.get(self.kind, HOME)
         return {
             "PATH": _PATH,
             "TERM": "xterm-256color",
             "LANG": "C.UTF-8",
-            "HOME": str(directory.home) if is_own else HOME,
+            "HOME": home,
             "USER": user,
             "LOGNAME": user,
             "SHELL": shell_program(),
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node's programs run, and under which id. `user` is given for one that is not the node's own."""
+
+    launcher: Launcher
+    spec: NodeSpec
+    uid: int | None  # None: that of this process
+    hidden: tuple[str, ...]
+    user: str = ""
+
+    @property
+    def switch(self) -> dict[str, Any]:
+        """Arguments of Popen that start a program under `uid`, where no launcher does it."""
+        if self.uid is None or not self.launcher.is_bare:
+            return {}
+        if not self.user:
+            return {"user": self.uid, "group": self.uid, "extra_groups": []}
+        group = pwd.getpwnam(self.user).pw_gid
+        return {"user": self.uid, "group": group, "extra_groups": os.getgrouplist(self.user, group)}
+
+    @property
+    def var(self) -> str:
+        """The node's /var, as its programs see it."""
+        return str(Directory(self.spec.home).var) if self.launcher.is_bare else "/var"
+
+    def command(self, argv: Sequence[str]) -> tuple[list[str], dict[str, str], str]:
+        """What to start so that `argv` runs there, with which environment, in which directory. Raises StartFailed."""
+        directory = Directory(self.spec.home)
+        if self.launcher.kind == "none" and self.uid is not None and not is_reachable(directory.home):
+            raise StartFailed(
+                "This machine offers no sandbox, FleetOps runs as root, and its state directory is closed to others, "
+                "so no demo shell is started. Install bubblewrap, or run FleetOps as an ordinary user."
+            )
+        environment = self.launcher.environment(directory, self.uid)
+        if self.user:
+            environment |= {"USER": self.user, "LOGNAME": self.user, "HOME": f"/home/{self.user}"}
+        cwd = environment["HOME"] if self.launcher.is_bare and not self.user else "/"
+        return self.launcher.command(self.spec, self.uid, self.hidden, argv), environment, cwd
+
+
 def shell_program() -> str:
     return "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
 
 
-def begin(command: Sequence[str], terminal: str, *, limited: bool) -> list[str]:
+def begin(place: Place, command: Sequence[str], terminal: str) -> list[str]:
     """Wrap a command so that `terminal` (a path) is its controlling terminal; the caller makes it lead a session."""
-    script = _BEGIN.format(limit=_LIMIT if limited else "", nice=NICE)
+    if place.launcher.kind == "machine":  # it is what this machine is for, and gives way to nothing
+        script = _ON_TERMINAL.replace("{nice}", "")
+    else:
+        script = _BEGIN.format(limit=_LIMIT if place.uid is not None else "", nice=NICE)
     return ["/bin/sh", "-c", script, "sh", terminal, *command]
+
+
+def begin_script(place: Place, command: list[str]) -> list[str]:
+    """Wrap a command that has no terminal."""
+    if place.launcher.kind in {"machine", "namespaces"}:  # the latter's launcher gives way by itself
+        return command
+    script = _BEGIN_SCRIPT.format(limit=_LIMIT if place.uid is not None else "", nice=NICE)
+    return ["/bin/sh", "-c", script, "sh", *command]
 
 
 def choose(kinds: Sequence[str], directory: Path) -> Launcher:
@@ -118,10 +182,12 @@ def prepare(spec: NodeSpec, uid: int | None, *, is_open: bool = False) -> None:
     `is_open`: `uid` has to find its home from outside, since there is no sandbox.
     """
     directory = Directory(spec.home)
-    for path in (directory.root, directory.etc, directory.sessions):
+    ours = (directory.sessions, directory.jobs, directory.replies)
+    for path in (directory.root, directory.etc, *ours):
         path.mkdir(parents=True, exist_ok=True)
     directory.root.chmod(0o711 if is_open else 0o700)
-    directory.sessions.chmod(0o700)
+    for path in ours:
+        path.chmod(0o700)
     user = uid if uid is not None else os.getuid()
     group = uid if uid is not None else os.getgid()
     shell = shell_program()

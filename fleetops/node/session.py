@@ -1,17 +1,31 @@
-"""One session on a node: a data channel and the shell behind it. The shell outlives the channel's connections."""
+"""One session on a node: its data channel, from the start message to the end. What is behind it is its subclass's.
+
+A session outlives the connections of its channel. `shells` has what runs a program, `ports` what carries connections.
+"""
 
 import asyncio
+import base64
 import contextlib
 import logging
-from collections.abc import Awaitable
-from typing import Any, Final
+import os
+from collections.abc import Awaitable, Mapping
+from typing import Any, ClassVar, Final
 from uuid import uuid4
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from fleetops import clock
+from fleetops.documents.parameters import substitute
 from fleetops.wire import (
+    ChallengeMet,
     ChannelClosed,
     DataChannel,
+    FlagReceived,
+    HandshakeResponded,
     InputReceived,
+    LocalProtocolError,
+    PayloadType,
     PublicationPaused,
     PublicationStarted,
     RemoteProtocolError,
@@ -21,60 +35,53 @@ from fleetops.wire import (
     payloads,
     peek,
 )
+from fleetops.wire.blockcipher import BlockCipher, CountingNonce
 from fleetops.wire.datachannel import STREAM_PAYLOAD, SWEEP, State
 
-from .calls import CallFailed, Endpoint, Retry, answer_says
-from .sandbox import Launcher, shell_program
-from .spec import NodeSpec
-from .terminal import MAX_INPUT, StartFailed, Terminal, start_terminal
+from .calls import CallFailed, CallRefused, Endpoint, Retry, answer_says
+from .sandbox import Place, StartFailed
 from .websocket import Socket
 
 logger = logging.getLogger(__name__)
 
 OUR_PAYLOAD: Final = 32 * 1024  # bytes of output in a frame, to a client that says it takes them
 
-# Bytes of output on their way to the client; at this the terminal is not read any more, and the program in it waits. It
-# is what one session costs here at most, and what still comes after a Ctrl-C in a flood.
+# Bytes of output on their way to the client; at this what makes it is not read any more, and the program waits. It is
+# what one session costs here at most, and what still comes after a Ctrl-C in a flood.
 WINDOW: Final = 512 * 1024
 
 # Seconds that the acknowledge of a keystroke waits for the echo, to travel with it: one wake-up less for each process
 # on the way. Far below the time after which a client repeats (200 ms).
 ACKNOWLEDGE_SECONDS: Final = 0.002
 
-FIRST_SIZE_SECONDS: Final = 0.25  # how long the shell waits for the client's size, so that its first prompt fits
-DEFAULT_SIZE: Final = (80, 24)
 SETUP_TRIES: Final = 6  # to open the data channel of a new session: the real agent's five retries
 DRAIN_SECONDS: Final = 2.0  # for the last output to be acknowledged, as the real agent waits
 AWAY_SECONDS: Final = 60.0  # the same, while the client is away
+HANDSHAKE_SECONDS: Final = 15.0  # for the client's answer, and again for its proof. datachannel.go
+CHALLENGE_BYTES: Final = 64
+CONTEXT_CHALLENGE_BYTES: Final = 16
 GONE_TEXT: Final = "Session is already terminated"
-SESSION_TYPES: Final = frozenset({"Standard_Stream", "InteractiveCommands"})
+ENCRYPTED_TEXT: Final = "This session is encrypted using AWS KMS."
+_HANDSHAKE_FAILED: Final = "Encountered error while initiating handshake. "
 
 
 class Ended(Exception):
     """The gateway has ended the session; nothing is to be told to it but that this is done."""
 
 
-class ShellSession:
+class Session:
     """A session from its start message to its end. `run` returns the status and the text for agent_task_complete."""
 
-    def __init__(
-        self,
-        task: payloads.SessionTask,
-        *,
-        spec: NodeSpec,
-        endpoint: Endpoint,
-        launcher: Launcher,
-        uid: int | None,
-        hidden: tuple[str, ...],
-        retry_scale: float,
-    ) -> None:
+    needs_handshake: ClassVar[bool] = False
+    may_be_encrypted: ClassVar[bool] = True
+    tells_its_end: ClassVar[bool] = True  # by "Terminating" on the data channel
+
+    def __init__(self, task: payloads.SessionTask, *, place: Place, endpoint: Endpoint, retry_scale: float) -> None:
         self.session_id = task.session_id
         self._task = task
-        self._spec = spec
+        self._place = place
+        self._spec = place.spec
         self._endpoint = endpoint
-        self._launcher = launcher
-        self._uid = uid
-        self._hidden = hidden
         self._retry = Retry((0.1, 0.2), 5.0, scale=retry_scale)
         self._is_ours = task.document_content.get("clientName") == "fleetops"
         self._channel = DataChannel(
@@ -85,27 +92,68 @@ class ShellSession:
         )
         self._loop = asyncio.get_running_loop()
         self._socket: Socket | None = None
-        self._terminal: Terminal | None = None
-        self._size: tuple[int, int] | None = None
-        self._size_came = asyncio.Event()
-        self._shell_ended = asyncio.Event()
+        self._room = asyncio.Event()  # for output
         self._changed = asyncio.Event()  # something was acknowledged, or the connection changed
         self._ended = self._loop.create_future()  # by the gateway
-        self._early_input = bytearray()
+        self._answered: asyncio.Future[payloads.HandshakeResponse] = self._loop.create_future()
+        self._proven: asyncio.Future[None] = self._loop.create_future()
         self._sweeping: asyncio.TimerHandle | None = None
         self._acknowledging: asyncio.TimerHandle | None = None
+        self.client_version = ""  # known after a handshake
+
+    # What a kind of session does by itself
+
+    async def _live(self) -> None:
+        """Begin what the session is for, and return when it is over. Raises StartFailed, or Ended."""
+        raise NotImplementedError
+
+    def _take_input(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _take_size(self, cols: int, rows: int) -> None:
+        pass
+
+    def _take_flag(self, flag: int) -> None:
+        pass
+
+    @property
+    def _takes_input(self) -> bool:
+        """Whether input has a place to go; if not, it is not acknowledged, and comes again."""
+        return True
+
+    def _set_flow(self) -> None:
+        """Read on, or no more, as `_may_send` says."""
+        (self._room.set if self._may_send else self._room.clear)()
+
+    def _stop(self) -> None:
+        """End what is left, at once."""
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether output can leave. What makes it waits until then."""
+        return (
+            self._socket is not None
+            and self._socket.is_writable
+            and not self._channel.is_paused
+            and self._channel.unacknowledged_bytes < WINDOW
+        )
+
+    # From beginning to end
 
     async def run(self) -> tuple[str, str]:
-        """Live the session. Cancelled, it kills the shell."""
+        """Live the session. Cancelled, it kills what it started."""
         try:
             socket = await self._open_first()
         except CallFailed as error:
             return "Failed", f"The data channel could not be opened: {error}"
+        except Ended:
+            return "Success", ""
         keeping = asyncio.create_task(self._keep_open(socket))
         try:
+            await self._shake_hands()
             await self._live()
             await self._until(self._drain())
-            if not self._ended.done():
+            if self.tells_its_end and not self._ended.done():
                 self._channel.send_state("Terminating", now=clock.steady())
                 self._flush()
             return "Success", ""
@@ -115,8 +163,7 @@ class ShellSession:
             return "Success", ""
         finally:
             keeping.cancel()
-            if self._terminal is not None:
-                self._terminal.kill()
+            self._stop()
             for timer in (self._sweeping, self._acknowledging):
                 if timer is not None:
                     timer.cancel()
@@ -124,65 +171,16 @@ class ShellSession:
                 self._socket.close()
 
     def end(self) -> None:
-        """The gateway has said on the control channel that the session is over."""
+        """The gateway has said that the session is over."""
         if not self._ended.done():
             self._ended.set_result(None)
 
-    # The shell
-
-    async def _live(self) -> None:
-        """Start the shell, and return when it has ended. Raises StartFailed, or Ended."""
-        argv = self._argv()
-        self._send_output(self._banner())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_SIZE_SECONDS):
-                await self._until(self._size_came.wait())
-        self._terminal = await start_terminal(
-            self._launcher,
-            self._spec,
-            self._uid,
-            self._hidden,
-            argv,
-            self._size or DEFAULT_SIZE,
-            self._send_output,
-            self._shell_ended.set,
-        )
-        profile = str(self._inputs().get("shellProfile", {}).get("linux", "")) if self._is_shell else ""
-        if profile:
-            self._terminal.write(profile.encode() + b"\n")
-        if self._early_input:
-            self._terminal.write(bytes(self._early_input))
-            self._early_input.clear()
-        self._set_flow()
-        await self._until(self._shell_ended.wait())
-
-    def _argv(self) -> list[str]:
-        document = self._task.document_content
-        kind = document.get("sessionType")
-        if kind not in SESSION_TYPES:
-            raise StartFailed(
-                f"Plugin with name {kind} is not supported by this version of ssm agent, "
-                f"please update to latest version. Step name: {kind}"
-            )
-        if self._inputs().get("runAsEnabled") in (True, "true", "True", "1"):
-            user = self._task.run_as_user or self._inputs().get("runAsDefaultUser")
-            raise StartFailed(
-                f"Unable to start command: failed to start pty since RunAs user {user} does not exist"
-                if user
-                else "Unable to start command: please set the RunAs default user"
-            )
-        self._is_shell = kind == "Standard_Stream"
-        if self._is_shell:
-            return [shell_program()]
-        commands = str((document.get("properties") or {}).get("linux", {}).get("commands", ""))
-        for name, value in self._parameters().items():
-            commands = commands.replace(f"{{{{ {name} }}}}", value).replace(f"{{{{{name}}}}}", value)
-        if not commands.strip():
-            raise StartFailed("Commands cannot be empty for session type InteractiveCommands")
-        return [shell_program(), "-c", commands]
-
     def _inputs(self) -> dict[str, Any]:
-        return self._task.document_content.get("inputs") or {}
+        return substitute(self._task.document_content.get("inputs") or {}, self._parameters())
+
+    def _properties(self) -> dict[str, Any]:
+        properties = substitute(self._task.document_content.get("properties") or {}, self._parameters())
+        return properties if isinstance(properties, dict) else {}
 
     def _parameters(self) -> dict[str, str]:
         """What replaces `{{ name }}` in the document: the caller's values, else the declared defaults."""
@@ -191,36 +189,96 @@ class ShellSession:
         values.update(self._task.parameters)
         return {name: str(value[0] if isinstance(value, list) and value else value) for name, value in values.items()}
 
-    def _banner(self) -> bytes:
-        """The first output: it opens the client's end, whose size then comes before the shell's prompt."""
-        if self._launcher.kind == "none":
-            place = "NOT in a sandbox: it can see and do what its user can on the machine that runs FleetOps"
-        else:
-            place = "in a sandbox on the machine that runs FleetOps"
-        platform = f"{self._spec.platform_name} {self._spec.platform_version}"
-        return f"{self._spec.hostname} ({platform}), a demo node. This shell is {place}.\r\n".encode()
+    # The handshake
 
-    def _send_output(self, data: bytes) -> None:
-        """Send what the terminal gave, and stop reading it once too much is on its way."""
+    async def _shake_hands(self) -> None:
+        """Agree with the client on the kind of session, and on a key where one is asked for. Raises StartFailed."""
+        key_id = str(self._inputs().get("kmsKeyId") or "") if self.may_be_encrypted else ""
+        if not self.needs_handshake and not key_id:
+            return
+        kind = str(self._task.document_content.get("sessionType"))
+        challenge = os.urandom(CONTEXT_CHALLENGE_BYTES)
+        request = payloads.HandshakeRequest.for_session(
+            self._spec.agent_version,
+            kind,
+            self._properties() if kind == "Port" else None,
+            kms_key_id=key_id,
+            challenge=challenge,
+        )
+        self._channel.request_handshake(request, now=clock.steady())
+        self._flush()
+        response = await self._hear(
+            self._answered,
+            "Handshake timed out. Please ensure that you have the latest version of the session manager plugin.",
+        )
+        self.client_version = response.client_version
+        if response.refusal:
+            raise StartFailed(_HANDSHAKE_FAILED + response.refusal)
+        if key_id:
+            await self._encrypt(key_id, response, base64.b64encode(challenge).decode())
+        self._channel.complete_handshake(ENCRYPTED_TEXT if key_id else "", now=clock.steady())
+        self._flush()
+
+    async def _encrypt(self, key_id: str, response: payloads.HandshakeResponse, challenge: str) -> None:
+        """Have KMS open the client's data key, and the client prove that it holds the same. Raises StartFailed."""
+        try:
+            data_key = response.data_key
+        except RemoteProtocolError as error:
+            raise StartFailed(f"{_HANDSHAKE_FAILED}{error}") from None
+        if data_key is None:
+            raise StartFailed(f"{_HANDSHAKE_FAILED}KMSEncryption was not processed on client")
+        context = payloads.encryption_context(
+            self.session_id, self._spec.instance_id, challenge=challenge if data_key.has_challenge else ""
+        )
+        plain = await self._until(self._decrypt(key_id, data_key.ciphertext, context))
+        try:
+            cipher = BlockCipher(plain, is_agent=True, cipher=AESGCM, next_nonce=CountingNonce(os.urandom(12)))
+        except LocalProtocolError as error:
+            raise StartFailed(f"{_HANDSHAKE_FAILED}Fetching data key failed: {error}") from None
+        self._channel.encrypt(cipher, refusals=(InvalidTag,))
+        self._channel.send_challenge(os.urandom(CHALLENGE_BYTES), now=clock.steady())
+        self._flush()
+        await self._hear(self._proven, "Timed out waiting for encryption challenge.")
+
+    async def _decrypt(self, key_id: str, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+        body = {
+            "CiphertextBlob": base64.b64encode(ciphertext).decode(),
+            "EncryptionContext": dict(context),
+            "KeyId": key_id,
+        }
+        try:
+            answer = await self._endpoint.call("kms", "TrentService.Decrypt", body)
+            return base64.b64decode(str(answer.get("Plaintext", "")), validate=True)
+        except (CallFailed, ValueError) as error:
+            words = error.body if isinstance(error, CallRefused) else str(error)
+            raise StartFailed(
+                f"{_HANDSHAKE_FAILED}Fetching data key failed: "
+                f"Unable to retrieve data key, Error when decrypting data key {words[:500]}"
+            ) from None
+
+    async def _hear(self, future: "asyncio.Future[Any]", words: str) -> Any:
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                return await self._until(asyncio.shield(future))
+        except TimeoutError:
+            raise StartFailed(_HANDSHAKE_FAILED + words) from None
+
+    # Output
+
+    def _send_output(self, data: bytes, payload_type: int = PayloadType.OUTPUT) -> None:
+        """Send what the program or the port gave, and stop reading it once too much is on its way."""
         if self._channel.state is State.CLOSED:
             return  # the gateway has ended the session, and nobody reads on
-        self._channel.send_output(data, now=clock.steady())
+        self._channel.send_output(data, now=clock.steady(), payload_type=payload_type)
         self._flush()
         self._set_flow()
 
-    def _set_flow(self) -> None:
-        """Read the terminal only while its output can leave; what is typed goes to it at any time."""
-        terminal = self._terminal
-        if terminal is None:
-            return
-        is_open = (
-            self._socket is not None
-            and self._socket.is_writable
-            and not self._channel.is_paused
-            and self._channel.unacknowledged_bytes < WINDOW
-        )
-        if is_open is not terminal.is_wanted:
-            (terminal.resume if is_open else terminal.pause)()
+    async def _send_when_possible(self, data: bytes, payload_type: int = PayloadType.OUTPUT) -> None:
+        """Send it once there is room, for one of several that may want to at the same time."""
+        while not self._may_send and self._channel.state is not State.CLOSED:
+            self._room.clear()
+            await self._room.wait()
+        self._send_output(data, payload_type)
 
     # The data channel
 
@@ -272,9 +330,9 @@ class ShellSession:
             self._changed.set()
 
     def _receive(self, frame: bytes) -> None:
-        terminal, channel = self._terminal, self._channel
-        if terminal is not None and not terminal.takes_input and _is_input(frame):
-            return  # nothing reads what was typed before; not acknowledged, so it comes again
+        channel = self._channel
+        if not self._takes_input and _is_input(frame):
+            return  # nothing reads what came before; not acknowledged, so it comes again
         try:
             channel.receive(frame, now=clock.steady())
         except RemoteProtocolError as error:
@@ -293,15 +351,17 @@ class ShellSession:
     def _happened(self, event: object) -> None:
         match event:
             case InputReceived(data=data):
-                if self._terminal is None:
-                    self._early_input += data[: MAX_INPUT - len(self._early_input)]
-                else:
-                    self._terminal.write(data)
+                self._take_input(data)
             case SizeReceived(cols=cols, rows=rows):
-                self._size = (cols, rows)
-                self._size_came.set()
-                if self._terminal is not None:
-                    self._terminal.resize(cols, rows)
+                self._take_size(cols, rows)
+            case FlagReceived(flag=flag):
+                self._take_flag(flag)
+            case HandshakeResponded(response=response):
+                if not self._answered.done():
+                    self._answered.set_result(response)
+            case ChallengeMet():
+                if not self._proven.done():
+                    self._proven.set_result(None)
             case PublicationStarted():
                 # The client is back by a new connection of its own: what the old one lost is sent again at once.
                 self._channel.reconnected(now=clock.steady())
@@ -360,6 +420,20 @@ class ShellSession:
             return doing.result()
         finally:
             doing.cancel()
+
+
+class UnknownSession(Session):
+    """A session of a type that we do not have."""
+
+    async def _live(self) -> None:
+        kind = self._task.document_content.get("sessionType")
+        raise StartFailed(
+            f"Plugin with name {kind} is not supported by this version of ssm agent, "
+            f"please update to latest version. Step name: {kind}"
+        )
+
+    def _take_input(self, data: bytes) -> None:
+        pass
 
 
 def _is_input(frame: bytes) -> bool:

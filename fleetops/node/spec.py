@@ -76,3 +76,5 @@ class Directory:
         self.etc = self.root / "etc"
         self.var = self.root / "var"
         self.sessions = self.root / "sessions"  # one empty file for each session that has a shell
+        self.jobs = self.root / "jobs"  # a directory for each command of the last 30 minutes
+        self.replies = self.root / "replies"  # a file for each answer to a command that nobody has acknowledged

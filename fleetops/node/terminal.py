@@ -11,8 +11,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .sandbox import SHELL_UMASK, Launcher, begin, is_reachable
-from .spec import Directory, NodeSpec
+from .sandbox import SHELL_UMASK, Place, StartFailed, begin
 
 READ_SIZE: Final = 4096  # the kernel gives at most 4,095 bytes at a time
 BURST: Final = 32 * 1024  # bytes handed on in one piece, and read without giving way to other sessions
@@ -25,10 +24,6 @@ FLOOD_PAUSE: Final = 0.02  # seconds without a larger output, and it was no floo
 SMALL: Final = 1024  # bytes: a read below this, with nothing before it, is no part of a larger output
 MAX_INPUT: Final = 64 * 1024  # bytes that wait for a program that does not read; more is not taken
 START_SECONDS: Final = 10.0  # for the launcher to make its sandbox
-
-
-class StartFailed(Exception):
-    """The shell could not be started; the text says why."""
 
 
 class Terminal:
@@ -186,51 +181,34 @@ class Terminal:
 
 
 async def start_terminal(
-    launcher: Launcher,
-    spec: NodeSpec,
-    uid: int | None,
-    hidden: Sequence[str],
+    place: Place,
     argv: Sequence[str],
     size: tuple[int, int],
     on_output: Callable[[bytes], None],
     on_exit: Callable[[], None],
 ) -> Terminal:
     """Start `argv` in this node's sandbox on a terminal of `size` (columns, rows). Raises StartFailed."""
-    directory = Directory(spec.home)
-    command = launcher.command(spec, uid, hidden, argv)
-    environment = launcher.environment(directory, uid)
-    cwd = str(directory.home) if launcher.kind == "none" else "/"
-    if launcher.kind == "none" and uid is not None and not is_reachable(directory.home):
-        raise StartFailed(
-            "This machine offers no sandbox, FleetOps runs as root, and its state directory is closed to others, so no "
-            "demo shell is started. Install bubblewrap, or run FleetOps as an ordinary user."
-        )
+    command, environment, cwd = place.command(argv)
     try:
-        if launcher.makes_terminal:
+        if place.launcher.makes_terminal:
             process, master = await _start_with_socket(command, environment, cwd, size)
         else:
-            process, master = _start_with_slave(command, environment, cwd, size, uid, drops=launcher.kind == "none")
+            process, master = _start_with_slave(place, command, environment, cwd, size)
     except OSError as error:
         raise StartFailed(f"Unable to start command: {error}") from None
     return Terminal(process, master, on_output, on_exit)
 
 
 def _start_with_slave(
-    command: Sequence[str],
-    environment: dict[str, str],
-    cwd: str,
-    size: tuple[int, int],
-    uid: int | None,
-    *,
-    drops: bool,
+    place: Place, command: Sequence[str], environment: dict[str, str], cwd: str, size: tuple[int, int]
 ) -> tuple[subprocess.Popen[bytes], int]:
     master, slave = os.openpty()
     try:
         _set_size(master, *size)
-        if uid is not None:
-            os.fchown(slave, uid, -1)
+        if place.uid is not None:
+            os.fchown(slave, place.uid, -1)
         process = subprocess.Popen(
-            begin(command, os.ttyname(slave), limited=uid is not None),
+            begin(place, command, os.ttyname(slave)),
             env=environment,
             cwd=cwd,
             stdin=slave,
@@ -238,7 +216,7 @@ def _start_with_slave(
             stderr=slave,
             start_new_session=True,
             umask=SHELL_UMASK,
-            **({"user": uid, "group": uid, "extra_groups": []} if drops and uid is not None else {}),
+            **place.switch,
         )
     except BaseException:
         os.close(master)

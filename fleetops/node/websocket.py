@@ -39,6 +39,7 @@ class Socket(asyncio.Protocol):
         self._timers: list[asyncio.TimerHandle] = []
         self.on_writable: Callable[[], None] = lambda: None
         self.is_writable = True
+        self.is_reading = True
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[str] = self._loop.create_future()  # the reason, when it ends
 
@@ -55,6 +56,12 @@ class Socket(asyncio.Protocol):
         if self.is_open:
             self._protocol.send_text(text.encode())
             self._flush()
+
+    def set_reading(self, is_wanted: bool) -> None:
+        """Read on, or leave what comes to TCP: then the other end cannot send for long."""
+        if is_wanted is not self.is_reading and not self._transport.is_closing():
+            self.is_reading = is_wanted
+            (self._transport.resume_reading if is_wanted else self._transport.pause_reading)()
 
     def close(self) -> None:
         """End the connection: a close frame, then TCP's end; nothing is waited for."""

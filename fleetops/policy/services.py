@@ -200,7 +200,7 @@ def require(
     answer = decide(request, rules())
     if answer.wants_only_a_reason:
         raise ReasonNeeded(request, answer)
-    _note_use(answer.rule_ids)
+    note_use(answer.rule_ids)
     if not answer.allowed:
         raise PolicyDenied(request, answer)
     return answer
@@ -247,7 +247,8 @@ def _request(
     return DeedRequest(actor_facts(actor), deed, context, target, document, run_as, str(owner), under)
 
 
-def _note_use(rule_ids: Iterable[str]) -> None:
+def note_use(rule_ids: Iterable[str]) -> None:
+    """Write down that these rules decided at a door, once a minute each."""
     moment = monotonic()
     due = [each for each in rule_ids if moment - _used.get(each, -1e9) > USE_NOTED_SECONDS]
     if not due:
@@ -573,6 +574,12 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
         "everybody": True,
         "whose": Whose.OWN.value,
         "deeds": [Deed.READ_RECORDING.value, Deed.WATCH_SESSION.value, Deed.END_SESSION.value],
+    },
+    "documents": {
+        "name": "Operators and administrators run documents",
+        "groups": ("operator", "administrator"),
+        "deeds": [Deed.RUN_DOCUMENT.value],
+        "documents": ["*"],
     },
     "end_sessions": {
         "name": "Administrators end sessions",

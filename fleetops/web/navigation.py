@@ -6,6 +6,7 @@ from django.urls import reverse
 
 _SESSIONS = ("sessions_app.open_terminalsession", "sessions_app.review_terminalsession")
 _APPROVALS = ("approvals.vote_approvalrequest", "approvals.view_approvalrequest", *_SESSIONS)
+_COMMANDS = ("runcommand.run_command", "runcommand.review_command")
 # Group; then label, URL name, icon, permissions of which one suffices.
 NAVIGATION = (
     (
@@ -14,6 +15,8 @@ NAVIGATION = (
             ("Fleet", "inventory:fleet", "server", ("inventory.view_instance",)),
             # A rule of the policy may give a shell to whoever sees an instance.
             ("Sessions", "sessions:list", "prompt", (*_SESSIONS, "inventory.view_instance")),
+            ("Commands", "runcommand:list", "bolt", _COMMANDS),
+            ("Documents", "library:list", "file", ("library.view_document",)),
             ("Approvals", "approvals:list", "hand", _APPROVALS),
         ),
     ),

@@ -4,6 +4,7 @@ A new address fails here until it is decided on. Objects are somebody else's, as
 """
 
 import json
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,7 +24,7 @@ from fleetops.inventory import ceilings
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
-from tests.factories import make_instance, make_session, make_user
+from tests.factories import make_command, make_document, make_instance, make_session, make_user
 from tests.web.test_every_door import (
     ADMINISTER,
     ALL,
@@ -34,6 +35,8 @@ from tests.web.test_every_door import (
     OPEN_SHELLS,
     PEOPLE,
     REVIEW,
+    RUN_DOCUMENTS,
+    SEE_COMMANDS,
     SEE_FLEET,
     client_of,
     names,
@@ -76,6 +79,12 @@ DOORS: dict[str, dict[str, Rule]] = {
         "PUT": Rule("budget:write", ADMINISTER),
         "DELETE": Rule("budget:write", ADMINISTER, 204),
     },
+    "api:activations": {
+        "GET": Rule("machines:read", ADMINISTER),
+        "POST": Rule("machines:write", ADMINISTER, 400),
+    },
+    "api:activation": {"DELETE": Rule("machines:write", ADMINISTER, 409)},  # AWS is not there
+    "api:deregister": {"POST": Rule("machines:write", ADMINISTER, 409)},  # an instance of EC2
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
@@ -124,17 +133,37 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:enable_rule": {"POST": Rule("policy:write", ADMINISTER, 400)},
     "api:rule_history": {"GET": Rule("policy:read", REVIEW)},
     "api:simulate": {"GET": Rule("policy:read", REVIEW, 400)},
+    "api:documents": {"GET": Rule("documents:read", SEE_FLEET), "POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:document": {
+        "GET": Rule("documents:read", SEE_FLEET),
+        "DELETE": Rule("documents:write", ADMINISTER, 409),  # AWS is not there
+    },
+    "api:document_versions": {"POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:document_version": {"GET": Rule("documents:read", SEE_FLEET)},
+    "api:document_default": {"POST": Rule("documents:write", ADMINISTER, 400)},
+    "api:commands": {"GET": Rule("commands:read", SEE_COMMANDS), "POST": Rule("commands:run", RUN_DOCUMENTS, 400)},
+    "api:command": {"GET": Rule("commands:read", REVIEW)},
+    "api:command_start": {"POST": Rule("commands:run", NOBODY)},
+    "api:command_cancel": {"POST": Rule("commands:run", ADMINISTER, 202)},
+    "api:command_again": {"POST": Rule("commands:run", ADMINISTER, 409)},  # it runs
+    "api:invocations": {"GET": Rule("commands:read", REVIEW)},
+    "api:invocation": {"GET": Rule("commands:read", REVIEW)},
     "api:events": {"GET": Rule("audit:read", REVIEW)},
     "api:event": {"GET": Rule("audit:read", REVIEW)},
 }
 OPEN_TO_ALL = {"api:login"}
 CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
-# Who may ask to end a session that they may see is told so with another answer.
+# Who may ask to end a session that they may see is told so with another answer; another's command is not there.
 BESIDES = {
     ("api:end_session", "auditor"): 403,
     ("api:vote", "auditor"): 403,
     ("api:withdraw", "auditor"): 403,
     ("api:withdraw", "administrator"): 403,
+    ("api:command_start", "administrator"): 404,
+    **{
+        (f"api:{name}", "operator"): 404
+        for name in ("command", "command_start", "command_cancel", "command_again", "invocations", "invocation")
+    },
 }
 
 
@@ -144,6 +173,8 @@ def things(module_roles, valkey):
     someone = make_user("someone", role="viewer")
     make_token(someone, "fleet:read")
     session = make_session(user=make_user("other", role="operator"), instance=instance)
+    document = make_document(region=instance.region)
+    command = make_command(user=session.user, instances=[instance])
     event = record("identity.login", actor=someone)
     make_user("chief", role="administrator")  # could approve
     approval = approvals.ask(
@@ -161,6 +192,8 @@ def things(module_roles, valkey):
     policy_rule = PolicyRule.objects.get(name="Administrators end sessions").pk
     rows = {
         "api:instance": instance.pk,
+        "api:activation": (instance.account.pk, instance.region.name, uuid.uuid4()),
+        "api:deregister": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
         **dict.fromkeys(("api:recording", "api:replay", "api:search_recording"), session.pk),
@@ -178,6 +211,15 @@ def things(module_roles, valkey):
         "api:withdraw": approval.pk,
         "api:rule": policy_rule,
         "api:enable_rule": policy_rule,
+        "api:document": document.pk,
+        "api:document_versions": document.pk,
+        "api:document_version": (document.pk, 1),
+        "api:document_default": document.pk,
+        **dict.fromkeys(
+            (f"api:{name}" for name in ("command", "command_start", "command_cancel", "command_again", "invocations")),
+            command.pk,
+        ),
+        "api:invocation": (command.pk, command.invocations.get().pk),
         "api:token": ApiToken.objects.get(user=someone).pk,
         "api:budget_ceiling": place,
     }

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from fleetops.aws import ec2, iam, permissions, ssm, sts
+from fleetops import clock
+from fleetops.aws import commands, documents, ec2, iam, permissions, ssm, sts
 from fleetops.aws.errors import AccessDenied
 from tests.support.endpoint import until
 
@@ -110,7 +112,8 @@ def test_each_call_of_the_code_is_listed_and_each_listed_one_is_made():
     needed = made.keys() - permissions.NEEDS_NO_PERMISSION - set(permissions.ASSUME_ACTIONS)
     missing = {action: made[action] for action in needed - listed()}
     assert not missing, f"add these to PERMISSIONS in fleetops/aws/permissions.py: {missing}"
-    assert not listed() - made.keys(), "listed in PERMISSIONS, and never called"
+    assert listed() >= permissions.ASKED_WITHIN
+    assert not listed() - made.keys() - permissions.ASKED_WITHIN, "listed in PERMISSIONS, and never called"
     assert made.keys() >= permissions.NEEDS_NO_PERMISSION and "sts:AssumeRole" in made
 
 
@@ -125,7 +128,7 @@ def test_no_action_is_listed_twice_and_each_is_one_of_awss():
     actions = [permission.action for permission in permissions.PERMISSIONS]
     assert len(actions) == len(set(actions))
     known = {action for names in operations().values() for action in names}
-    assert set(actions) <= known
+    assert set(actions) <= known | permissions.ASKED_WITHIN
     for permission in permissions.PERMISSIONS:
         assert permission.purpose and permission.missing.endswith(".")
 
@@ -144,11 +147,13 @@ def test_the_policy_holds_each_action_once_and_is_of_the_one_account():
         for each in statements
         for arn in ([each["Resource"]] if isinstance(each["Resource"], str) else each["Resource"])
     ]
-    assert {arn.split(":")[4] for arn in resources if arn != "*"} == {"222233334444"}
+    # AWS's own documents are of no account.
+    assert {arn.split(":")[4] for arn in resources if arn != "*" and "::document/" not in arn} == {"222233334444"}
     assert "arn:aws:iam::222233334444:role/ops/FleetOps" in resources
-    # Only Describe calls of EC2 and SSM know no resource.
-    free = {action for each in statements if each["Resource"] == "*" for action in each["Action"]}
-    assert all(action.partition(":")[2].startswith("Describe") for action in free)
+    # Only these calls of EC2 and SSM know no resource: those that list, and those on a command.
+    free = {action.partition(":")[2] for each in statements if each["Resource"] == "*" for action in each["Action"]}
+    free -= {"CreateActivation", "DeleteActivation"}
+    assert all(action.startswith(("Describe", "List")) or "Command" in action for action in free)
 
 
 def test_a_policy_of_some_actions_holds_only_those_and_other_partitions_have_their_arns():
@@ -369,3 +374,36 @@ def test_the_simulator_refuses_what_it_cannot_answer(endpoint, parameters, code)
     with pytest.raises(ClientError) as caught:
         endpoint.client("iam").simulate_principal_policy(**{"ActionNames": ["s3:ListAllMyBuckets"]} | parameters)
     assert caught.value.response["Error"]["Code"] == code
+
+
+def test_under_the_generated_policy_documents_are_made_read_run_and_deleted(least, endpoint):
+    region, person = "eu-west-1", {"session_name": "maria", "source_identity": "maria"}
+    step = {"action": "aws:runShellScript", "name": "say", "inputs": {"runCommand": ["echo"]}}
+    text = json.dumps({"schemaVersion": "2.2", "mainSteps": [step]})
+    kind = {"document_format": "JSON"}
+    documents.create_document(least, region, name="least", content=text, document_type="Command", **kind, **person)
+    documents.update_document(least, region, name="least", content=text.replace("echo", "id"), **kind, **person)
+    documents.set_default_version(least, region, name="least", version="2", **person)
+    for name in ("least", "AWS-RunShellScript"):
+        assert documents.describe_document(least, region, name=name, session_name="w").name == name
+        assert documents.get_document(least, region, name=name, version="$DEFAULT", session_name="w")[0]
+        assert documents.document_versions(least, region, name=name, session_name="w")
+    assert documents.shared_with(least, region, name="least", session_name="w") == []
+    listed = {each.name for page in documents.document_pages(least, region, session_name="w") for each in page}
+    assert {"least", "AWS-RunShellScript"} <= listed
+    nodes = [each for page in ssm.instance_pages(least, region, session_name="w") for each in page]
+    targets = [endpoint.instance_id("pay-api-eu1a-01"), next(n.instance_id for n in nodes if n.instance_id[0] == "m")]
+    for name, parameters in (("least", {}), ("AWS-RunShellScript", {"commands": ["true"]})):
+        command_id = commands.send_command(
+            least, region, document_name=name, document_version="$DEFAULT", parameters=parameters,
+            instance_ids=targets, comment="fleetops:least", timeout_seconds=60, **person,
+        )  # fmt: skip
+        since = clock.now() - timedelta(minutes=1)
+        found = commands.recent(least, region, since=since, session_name="w")
+        assert command_id in {each.command_id for each in found if each.comment == "fleetops:least"}
+        (page,) = commands.invocations(least, region, command_id=command_id, session_name="w")
+        assert {each.instance_id for each in page} == set(targets)
+        told = {"command_id": command_id, "instance_id": targets[0], "step": "", "session_name": "w"}
+        assert commands.output_of(least, region, **told).status
+        commands.cancel_command(least, region, command_id=command_id, **person)
+    documents.delete_document(least, region, name="least", **person)

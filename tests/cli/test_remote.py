@@ -299,6 +299,7 @@ def test_words_are_completed(shell):
             "status",
             "doctor",
             "manage",
+            "node",
             "login",
             "logout",
             "whoami",
@@ -313,6 +314,7 @@ def test_words_are_completed(shell):
     assert complete(shell, "session", "list", "--state", "") == ["live", "past"]
     assert complete(shell, "fleet", "list", "--j") == ["--json"]
     assert complete(shell, "fleet", "list", "--columns", "name,reg") == ["name,region"]
+    assert complete(shell, "node", "") == ["register", "run"]
     assert complete(shell, "completion", "") == ["bash", "fish", "zsh"]
     assert complete(shell, "nonsense", "") == complete(shell, "whoami", "") == []
     assert complete(shell, "fleet", "show", "") == []  # nobody is logged in

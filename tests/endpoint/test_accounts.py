@@ -52,6 +52,27 @@ def test_each_account_and_region_lists_its_own_machines_and_no_others(fleet):
         assert ec2(client) == {each.instance_id for each in ALL_MACHINES if each.key[:2] == place and each.zone}
 
 
+def test_a_session_can_be_left_to_who_started_it(fleet):
+    """The Systems Manager user guide's policy for one's own sessions alone, by aws:userid."""
+    own = {"StringLike": {"ssm:resourceTag/aws:ssmmessages:session-id": ["${aws:userid}"]}}
+    statements = [
+        {"Effect": "Allow", "Action": ["ssm:StartSession", "ssm:DescribeSessions"], "Resource": "*"},
+        {
+            "Effect": "Allow",
+            "Action": ["ssm:TerminateSession", "ssm:ResumeSession"],
+            "Resource": "arn:aws:ssm:*:*:session/*",
+            "Condition": own,
+        },
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    maria, kofi = (fleet.client("ssm", **fleet.as_role(name, Policy=policy)) for name in ("maria", "kofi"))
+    session = maria.start_session(Target=SHARED_ID)["SessionId"]
+    for call in (kofi.resume_session, kofi.terminate_session):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            call(SessionId=session)
+    assert maria.terminate_session(SessionId=session)["SessionId"] == session
+
+
 def test_one_hybrid_id_is_two_machines_with_their_own_names_tags_and_shells(fleet):
     here, there = fleet.client("ssm"), fleet.staging_client("ssm")
 

@@ -1,5 +1,6 @@
 """Faults on demand, each as boto3 sees it."""
 
+import http.client
 import time
 
 import pytest
@@ -7,6 +8,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from fleetops.endpoint import faults as module
 from fleetops.endpoint.faults import read_rule
+from tests.endpoint.agent import AgentClient
 from tests.support.endpoint import running_endpoint
 from tests.support.faults import Faults, FaultsRefused
 
@@ -128,6 +130,40 @@ def test_the_first_rule_that_strikes_decides_and_delays_add_up(aws, faults):
     assert faults.rules()["d-second"]["matched"] == 0
 
 
+def test_calls_of_nodes_are_struck_only_where_the_caller_is_named(aws, faults):
+    instance_id = "i-0fa0175000000000a"
+    node = AgentClient(aws).as_node(aws, instance_id)
+    faults.put("all", "error", code="Sorry", status=500, match={"service": "ssm*"})
+    assert node.report(instance_id, AgentVersion="3.3.987.0") == (200, {})
+    assert node.post(f"/v1/control-channel/{instance_id}")[0] == 201
+    faults.put("all", "error", code="Sorry", status=500, match={"service": "ssm*", "caller": f"*/{instance_id}"})
+    status, answer = node.report(instance_id, AgentVersion="3.3.987.0")
+    assert (status, answer["__type"]) == (500, "Sorry")
+    faults.put("all", "throttle", rate=0.01, match={"caller": f"*/{instance_id}", "operation": "CreateControlChannel"})
+    assert node.post(f"/v1/control-channel/{instance_id}")[0] == 201
+    status, body = node.post(f"/v1/control-channel/{instance_id}")
+    assert status == 400 and b"ThrottlingException" in body
+    assert node.report(instance_id, AgentVersion="3.3.987.0") == (200, {})
+    faults.put("all", "drop", when="before", match={"caller": f"*/{instance_id}"})
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        node.report(instance_id, AgentVersion="3.3.999.0")
+    told = aws.client("ssm").describe_instance_information(Filters=[{"Key": "InstanceIds", "Values": [instance_id]}])
+    assert told["InstanceInformationList"][0]["AgentVersion"] == "3.3.987.0"
+
+
+def test_there_are_so_many_rules_and_each_is_so_long(aws, faults):
+    for n in range(200):
+        faults.put(f"rule-{n}", "latency", seconds=0, match={"service": "none"})
+    with pytest.raises(FaultsRefused, match="200 rules are enough"):
+        faults.put("more", "latency", seconds=0)
+    faults.put("rule-7", "latency", seconds=1, match={"service": "none"})
+    with pytest.raises(FaultsRefused, match="smaller than this") as caught:
+        faults.put("rule-8", "error", code="x", status=500, message="y" * 20_000)
+    assert caught.value.status == 413 and len(faults.rules()) == 200
+    faults.delete()
+    assert faults.rules() == {}
+
+
 def test_rules_are_nobodys_without_the_token(aws, faults):
     for token in ("", "wrong", aws.account["try_credentials"]["secret_access_key"]):
         with pytest.raises(FaultsRefused, match="faults_token") as caught:
@@ -139,7 +175,7 @@ def test_rules_are_nobodys_without_the_token(aws, faults):
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ({"kind": "earthquake"}, "kind is one of throttle, error, latency, drop"),
+        ({"kind": "earthquake"}, "kind is one of throttle, error, latency, drop, lie"),
         ({"kind": "throttle"}, "throttle needs rate"),
         ({"kind": "throttle", "rate": 0}, "rate is a number from 0.01"),
         ({"kind": "throttle", "rate": True}, "rate is a number"),

@@ -27,6 +27,7 @@ from fleetops.wire import (
     OutputReceived,
     Role,
     open_data_channel_client,
+    payloads,
     token_answer,
 )
 from fleetops.wire.datachannel import SWEEP, State
@@ -57,6 +58,9 @@ class MemoryStore:
     sessions: list[str] = field(default_factory=list)
     ended: dict[str, tuple[str, str]] = field(default_factory=dict)
     kept: list[SessionTask] = field(default_factory=list)
+    acks: list[payloads.AgentJobAck] = field(default_factory=list)
+    replies: list[payloads.AgentJobReply] = field(default_factory=list)
+    refused: int = 0  # so many answers of jobs are not taken, and cost their node its connection
 
     async def node_connected(self, key: NodeKey, agent_version: str, platform_type: str) -> None:
         self.connected.append(key)
@@ -70,6 +74,15 @@ class MemoryStore:
     async def session_ended(self, session_id: str, status: str, reason: str) -> None:
         assert session_id not in self.ended
         self.ended[session_id] = (status, reason)
+
+    async def job_acknowledged(self, key: NodeKey, ack: payloads.AgentJobAck) -> None:
+        self.acks.append(ack)
+
+    async def job_replied(self, key: NodeKey, reply: payloads.AgentJobReply) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise ConnectionError("the store is away")
+        self.replies.append(reply)
 
     async def open_sessions(self) -> list[SessionTask]:
         return self.kept
@@ -159,12 +172,14 @@ class Gateway:
         *,
         ours: bool = True,
         size: tuple[int, int] = (100, 30),
+        kind: "type[Client] | None" = None,
         **changes,
-    ) -> "Client":
-        """Start a session and open the client's end."""
+    ) -> Any:
+        """Start a session and open the client's end, of the class `kind`."""
+        kind = kind or Client
         task = make_task(instance_id, client_is_ours=ours, **changes)
         token = await self.hub.start_session(task)
-        client = Client(self, task.session_id, size=size)
+        client = kind(self, task.session_id, size=size)
         await client.connect(token)
         return client
 
@@ -310,18 +325,22 @@ class Client:
             async for frame in self.socket:
                 self.channel.receive(frame, now=clock.steady())
                 for event in self.channel.events():
-                    if isinstance(event, OutputReceived):
-                        self.received += len(event.data)
-                        self.frame_sizes.append(len(event.data))
-                        if self.keeps_output:
-                            self.output += event.data
-                    elif isinstance(event, ChannelClosed):
-                        self.closed = event
+                    self.happened(event)
                 if self._size and self.channel.can_send:
                     self.channel.send_size(*self._size, now=clock.steady())
                     self._size = None
                 await self._flush()
                 self._news.set()
+
+    def happened(self, event: object) -> None:
+        match event:
+            case OutputReceived(data=data):
+                self.received += len(data)
+                self.frame_sizes.append(len(data))
+                if self.keeps_output:
+                    self.output += data
+            case ChannelClosed():
+                self.closed = event
 
     async def _sweep(self) -> None:
         """Repeat what the agent does not acknowledge."""

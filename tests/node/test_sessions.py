@@ -1,6 +1,7 @@
 """Sessions from end to end: a client, the relay, a node, a shell on a real terminal."""
 
 import asyncio
+import os
 import re
 
 import pytest
@@ -242,18 +243,31 @@ async def test_two_sessions_on_two_nodes_do_not_meet(gateway, node):
         )
 
 
+def run_as(user: str) -> dict:
+    return {**DOCUMENT, "inputs": {"runAsEnabled": True, "runAsDefaultUser": user}}
+
+
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ({**DOCUMENT, "sessionType": "Port"}, "Plugin with name Port is not supported"),
+        ({**DOCUMENT, "sessionType": "Dream"}, "Plugin with name Dream is not supported"),
         ({**DOCUMENT, "sessionType": "InteractiveCommands"}, "Commands cannot be empty"),
-        ({**DOCUMENT, "inputs": {"runAsEnabled": True, "runAsDefaultUser": "bob"}}, "RunAs user bob does not exist"),
+        (run_as("bob"), "RunAs user bob does not exist" if os.getuid() == 0 else "the agent must run as root"),
+        (run_as("root"), "invalid uid and gid" if os.getuid() == 0 else "the agent must run as root"),
+        (run_as(""), "please set the RunAs default user"),
     ],
 )
 async def test_a_session_that_cannot_start_says_why(gateway, node, document, words):
     client = await gateway.open(document_content=document)
     assert words in (await client.see_end()).output
     assert gateway.store.ended[client.session_id][0] == "Failed"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run a shell as somebody else")
+async def test_a_shell_runs_as_the_user_that_is_asked_for(gateway, node):
+    client = await gateway.open(document_content=run_as("ssm-user"), run_as_user="nobody")
+    await client.see("$ ")
+    assert await client.run("id -un; echo $USER") == "nobody\nnobody\n"
 
 
 async def test_a_command_document_runs_its_command_with_the_callers_parameters(gateway, node):

@@ -19,7 +19,7 @@ from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
-from tests.factories import make_instance, make_session, make_user
+from tests.factories import make_command, make_document, make_instance, make_session, make_user
 
 OUT = "nobody is logged in"
 NO_ROLE = "no role"
@@ -32,6 +32,8 @@ OPEN_SHELLS = frozenset({"operator", "administrator"})
 REVIEW = frozenset({"auditor", "administrator"})
 ADMINISTER = frozenset({"administrator"})
 CHANGE_CALENDARS = frozenset({"patch_owner", "administrator"})
+RUN_DOCUMENTS = frozenset({"operator", "administrator"})
+SEE_COMMANDS = RUN_DOCUMENTS | REVIEW
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -131,6 +133,13 @@ DOORS: dict[str, dict[str, Rule]] = {
     "inventory:change_filter": deed(ADMINISTER, 409),  # another's, which is shared; the form is empty
     "inventory:delete_filter": deed(ADMINISTER),
     "inventory:star_filter": deed(SEE_FLEET),
+    "machines:list": page(ADMINISTER),
+    "machines:add": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "machines:activation": page(ADMINISTER),
+    "machines:live": page(ADMINISTER),
+    "machines:delete": deed(ADMINISTER, 409),  # AWS is not there
+    "machines:ca": page(ADMINISTER, 404),  # AWS itself has none
+    "machines:deregister": page(ADMINISTER, 409) | deed(ADMINISTER, 409),  # an instance of EC2
     "policy:rules": page(REVIEW),
     "policy:create": page(ADMINISTER) | deed(ADMINISTER, 400),
     "policy:pick": page(ADMINISTER),
@@ -141,6 +150,22 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:rule": page(REVIEW) | deed(ADMINISTER, 400),
     "policy:set_enabled": deed(ADMINISTER),
     "policy:delete": deed(ADMINISTER),
+    "library:list": page(SEE_FLEET),
+    "library:create": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "library:document": page(SEE_FLEET),
+    "library:compare": page(SEE_FLEET, 409),  # without two versions
+    "library:edit": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "library:set_default": deed(ADMINISTER, 404),  # without a version
+    "library:delete": page(ADMINISTER) | deed(ADMINISTER, 400),  # without its name
+    "runcommand:list": page(SEE_COMMANDS),
+    "runcommand:create": page(RUN_DOCUMENTS) | deed(RUN_DOCUMENTS, 409),  # without a document
+    "runcommand:panel": page(SEE_FLEET),
+    "runcommand:command": page(REVIEW, 200, 403, operator=404),
+    "runcommand:live": page(REVIEW, 200, 403, operator=404),
+    "runcommand:start": deed(NOBODY, 302, 403, operator=404, administrator=404),
+    "runcommand:cancel": deed(ADMINISTER, 302, 403, operator=404),
+    "runcommand:again": deed(ADMINISTER, 409, 403, operator=404),  # it runs
+    "runcommand:invocation": page(REVIEW, 200, 403, operator=404),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
@@ -182,6 +207,7 @@ def things(module_roles, valkey):
     approval = approvals.ask(
         deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
     )
+    command = make_command(user=session.user, instances=[instance])
     topic = f"arn:aws:sns:eu-west-1:{instance.account.account_id}:alerts"
     channel, _ = notify.create_channel(actor=someone, name="Alerts", kind="sns", address=topic)
     delivery = notify.send_test(channel, actor=someone).deliveries.get()
@@ -197,6 +223,9 @@ def things(module_roles, valkey):
             instance.account, instance.region.name, "ssm:StartSession", 5, actor=someone, now=now()
         ).pk,
         "inventory": instance.pk,
+        "machines": instance.account.pk,
+        "library": make_document(region=instance.region).pk,
+        "runcommand": command.pk,
         "sessions": session.pk,
         "review": event.pk,
     }
@@ -204,12 +233,15 @@ def things(module_roles, valkey):
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
     others = dict.fromkeys(("inventory:change_filter", "inventory:delete_filter", "inventory:star_filter"), shared)
     others |= {"notify:send_again": delivery.pk, "notify:end_silence": silence.pk}
-    others |= {"sessions:panel": instance.pk, "review:instance": instance.pk}
+    others |= {"sessions:panel": instance.pk, "review:instance": instance.pk, "runcommand:panel": instance.pk}
     token, _ = tokens.create(
         someone, actor=someone, name="demo", scopes=["tokens:manage"], expires_at=now() + timedelta(days=1)
     )
     others["identity:revoke_token"] = token.pk
-    more = {"accounts:document": ("policy",)}
+    others["machines:deregister"] = instance.pk
+    more = {"accounts:document": ("policy",), "runcommand:invocation": (command.invocations.get().pk,)}
+    activation = (instance.region.name, uuid.uuid4())
+    more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
 
     def address(name: str) -> str:
         pk = others.get(name) or rows.get(name.partition(":")[0])

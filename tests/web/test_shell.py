@@ -10,7 +10,7 @@ from fleetops.clock import now
 from fleetops.web.context import current, within
 from fleetops.web.context_processors import shell
 from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_id, when
-from tests.factories import make_instance, make_session, make_user
+from tests.factories import make_command, make_instance, make_session, make_user
 
 
 def labels(user) -> list[str]:
@@ -22,14 +22,20 @@ def labels(user) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", ["Fleet", "Sessions", "Calendars"]),
-        ("operator", ["Fleet", "Sessions", "Approvals", "Calendars"]),
-        ("patch_owner", ["Fleet", "Sessions", "Approvals", "Calendars"]),
-        ("auditor", ["Fleet", "Sessions", "Approvals", "Calendars", "Audit", "Notices", "Policy"]),
+        ("viewer", ["Fleet", "Sessions", "Documents", "Calendars"]),
+        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars"]),
+        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Calendars"]),
+        (
+            "auditor",
+            [
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars"),
+                *("Audit", "Notices", "Policy"),
+            ],
+        ),
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Approvals", "Calendars", "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars", "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Users", "API tokens"),
             ],
         ),
@@ -46,14 +52,26 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
     make_instance(gone_at=now())
     make_session(user=operator, instance=instance)
     make_session(user=other, instance=instance)
+    for each in (operator, other):
+        make_command(user=each, instances=[instance])
 
     client.force_login(operator)
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "1 live", "/approvals/": ""}
+    assert client.get("/counts/").json() == {
+        "/fleet/": "1",
+        "/sessions/": "1 live",
+        "/commands/": "1 running",
+        "/approvals/": "",
+    }
     page = client.get("/sessions/").content.decode()
     assert 'Sessions<span class="nav-count">1 live</span>' in page and 'Fleet<span class="nav-count">1</span>' in page
 
     client.force_login(make_user(role="auditor"))
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "2 live", "/approvals/": ""}
+    assert client.get("/counts/").json() == {
+        "/fleet/": "1",
+        "/sessions/": "2 live",
+        "/commands/": "2 running",
+        "/approvals/": "",
+    }
     client.force_login(make_user(role="viewer"))
     assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": ""}
 

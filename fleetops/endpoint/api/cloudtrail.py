@@ -11,6 +11,7 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import TrailEvent
+from fleetops.endpoint.resource_table import type_of
 
 Result = dict[str, Any]
 _codec = json11.Codec()
@@ -68,6 +69,8 @@ def _filtered(rows: Any, key: str, value: str) -> Any:
         return rows.filter(read_only=value.lower() == "true")
     if key == "ResourceName":
         return rows.filter(resource_names__contains=f"\n{value}\n")
+    if key == "ResourceType":
+        return rows.filter(resource_types__contains=f"\n{value}\n")
     return rows.none()
 
 
@@ -80,6 +83,10 @@ def _event(row: TrailEvent) -> Result:
         "EventTime": row.happened_at,
         "EventSource": row.source,
         "Username": row.username or None,
-        "Resources": [{"ResourceName": name} for name in row.resource_names.split("\n") if name],
+        "Resources": [
+            {"ResourceType": type_of(name) or None, "ResourceName": name}
+            for name in row.resource_names.split("\n")
+            if name
+        ],
         "CloudTrailEvent": row.body,
     }

@@ -48,7 +48,7 @@ def question(call: Call, *, changes: bool) -> tuple[dict[str, Any], bytes]:
         "request_id": call.request_id,
         "now": call.now.timestamp(),
         "seed": os.urandom(32).hex(),
-        "account": call.account_id,
+        "account": call.owner_id or call.account_id,
         "service": call.service.signing_name,
         "region": call.region,
         "access_key": call.claim.access_key_id,
@@ -91,17 +91,18 @@ def checked_parameters(call: Call) -> dict[str, Any]:
     if name == "s3" and _UNKNOWN_PARTS & models.query_keys(operation):
         raise not_implemented(f"s3:{call.operation}")
     if protocol in {"query", "ec2"}:
-        checks.check(name, protocol, operation, query.parse(operation, call.form, ec2=protocol == "ec2"))
+        parsed = query.parse(operation, call.form, ec2=protocol == "ec2")
+        call.members = checks.check(name, protocol, operation, parsed)
         return {name: value for name, value in call.form.items() if name not in {"Action", "Version"}}
     if protocol == "json":
         try:
             parameters = json11.Codec.decode(call.request.body)
         except ValueError:
             raise ApiError("SerializationException", "The request body is not a JSON object.") from None
-        checks.check(name, protocol, operation, parameters)
+        call.members = checks.check(name, protocol, operation, parameters)
         return parameters
     request = rest.RestRequest(call.resource_path, call.request.query, call.request.headers, call.request.body)
-    parameters = checks.check(name, protocol, operation, rest.parse(operation, request))
+    call.members = parameters = checks.check(name, protocol, operation, rest.parse(operation, request))
     return {} if name == "s3" else parameters  # what the trail shows of S3 is in resources.py
 
 

@@ -9,6 +9,7 @@ import "./drawers.js";
 import "./lists.js";
 import "./live.js";
 import "./copy.js";
+import "./activation.js";
 import "./expression.js";
 import "./palette.js";
 import "./pick.js";

@@ -73,6 +73,8 @@ class Activations(Part):
         await self.nodes.forget(node)
         await self.endpoint.hub.disconnect(node.key)
         await self.endpoint.commands.node_gone(node.key)
+        await self.endpoint.inventory.node_gone(node.key)
+        await self.endpoint.compliance.node_gone(node.key)
         return {}
 
     async def update_managed_instance_role(self, call: Call, parameters: Result) -> Result:

@@ -28,8 +28,8 @@ _PLATFORM_TYPES = {"Linux", "Windows", "MacOS"}
 class Nodes(Part):
     """Instance information, and whether a node is connected."""
 
-    names = ("describe_instance_information", "get_connection_status", "list_associations")
-    agent_names = ("update_instance_information", "list_instance_associations")
+    names = ("describe_instance_information", "get_connection_status")
+    agent_names = ("update_instance_information",)
 
     async def update_instance_information(self, call: Call, parameters: Result) -> Result:
         instance_id = instance_id_of(parameters)
@@ -51,14 +51,6 @@ class Nodes(Part):
             raise ApiError("ValidationException", f"'{platform}' is not a platform type")
         await self.nodes.report((call.account_id, call.region, instance_id), information, call.now)
         return {}
-
-    async def list_instance_associations(self, call: Call, parameters: Result) -> Result:
-        await self.endpoint.authorizer.allow_node(call, instance_id_of(parameters), "ssm:ListInstanceAssociations")
-        return {"Associations": []}
-
-    async def list_associations(self, call: Call, parameters: Result) -> Result:
-        await self.allow(call)
-        return {"Associations": []}
 
     async def describe_instance_information(self, call: Call, parameters: Result) -> Result:
         await self.allow(call)

@@ -1,5 +1,6 @@
 """Sessions: start, resume, terminate, describe."""
 
+import asyncio
 import copy
 import re
 import secrets
@@ -7,7 +8,8 @@ import secrets
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint import session_documents
 from fleetops.endpoint.calls import Call, NodeKey
-from fleetops.endpoint.hub import NotConnected, SessionGone, SessionTask
+from fleetops.endpoint.documents import AMAZON
+from fleetops.endpoint.hub import NotConnected, SessionGone, SessionTask, TooManySessions
 from fleetops.endpoint.models import Session
 
 from .shared import INSTANCE_ID, Part, Result, document_arn, read_number, target_arn, token
@@ -28,20 +30,21 @@ class Sessions(Part):
         name = parameters.get("DocumentName") or session_documents.DEFAULT_DOCUMENT
         call.resources = [target]
         key: NodeKey = (call.account_id, call.region, target)
-        node = self.nodes.find(key)
-        context = {"ssm:sessiondocumentaccesscheck": ["true" if "DocumentName" in parameters else "false"]}
-        if node is not None:
-            context |= {f"ssm:resourcetag/{tag.lower()}": [value] for tag, value in node.tags.items()}
-        resources = [target_arn(call, target)]
-        if "DocumentName" in parameters:
-            resources.append(document_arn(call, name))
-        await self.endpoint.authorizer.allow(call, "ssm:StartSession", resources, context)
-        document = await self._document(call, name)
-        values = session_documents.check_parameters(document, parameters.get("Parameters", {}))
+        await self._allow_start(call, target, name if "DocumentName" in parameters else "")
+        document, arn = await self._document(call, name)
+        if "DocumentName" in parameters and arn != document_arn(call, name):  # named in another way
+            await self._allow(call, [arn], is_checked=True)
+        if "inputs" not in document:
+            preferences, _ = await self._document(call, session_documents.DEFAULT_DOCUMENT)
+            document = session_documents.under_preferences(document, preferences)
+        # A pattern may take up to its time limit for each value: not on the loop that carries the terminals.
+        given = parameters.get("Parameters", {})
+        values = await asyncio.to_thread(session_documents.check_parameters, document, given)
         if not INSTANCE_ID.fullmatch(target) or not self.endpoint.hub.is_connected(key):
             raise ApiError("TargetNotConnected", f"{target} is not connected.")
         assert call.principal is not None
         idle, longest = session_documents.limits(document)
+        document = session_documents.for_agent(document, values)
         session = Session(
             session_id=_session_id(call),
             account_id=call.account_id,
@@ -73,23 +76,43 @@ class Sessions(Part):
                     client_is_ours="fleetops/" in call.user_agent,
                 )
             )
-        except NotConnected:
+        except (NotConnected, TooManySessions) as error:
             await self.endpoint.sessions.remove(session)
-            raise ApiError("TargetNotConnected", f"{target} is not connected.") from None
+            raise ApiError("TargetNotConnected", f"{error}.") from None
         call.resources.append(session.session_id)
         return self._opened(call, session.session_id, token)
 
-    async def _document(self, call: Call, name: str) -> Result:
-        """The content of a session document; AWS's defaults for preferences that nobody has saved yet."""
+    async def _allow_start(self, call: Call, target: str, document: str) -> None:
+        """Return if the caller may start a session there. Raises ApiError (access denied).
+
+        A document that is named is checked always. One that is not, SSM-SessionManagerRunShell, only where a policy
+        demands it: "BoolIfExists": {"ssm:SessionDocumentAccessCheck": "true"}.
+        """
+        arn = target_arn(call, target)
+        if document:
+            return await self._allow(call, [arn, document_arn(call, document)], is_checked=True)
+        try:
+            await self._allow(call, [arn], is_checked=False)
+        except ApiError:
+            own = document_arn(call, session_documents.DEFAULT_DOCUMENT)
+            await self._allow(call, [arn, own], is_checked=True)
+
+    async def _allow(self, call: Call, arns: list[str], *, is_checked: bool) -> None:
+        context = {"ssm:sessiondocumentaccesscheck": ["true" if is_checked else "false"]}
+        await self.endpoint.authorizer.allow(call, "ssm:StartSession", arns, context)
+
+    async def _document(self, call: Call, name: str) -> tuple[Result, str]:
+        """The content of a session document and its ARN; AWS's defaults for preferences that nobody has saved yet."""
         try:
             stored = await self.endpoint.documents.find(call.account_id, call.region, name)
         except ApiError:
             if name != session_documents.DEFAULT_DOCUMENT:
                 raise
-            return copy.deepcopy(session_documents.DOCUMENTS[name])
+            return copy.deepcopy(session_documents.DOCUMENTS[name]), document_arn(call, name)
         if stored.document_type != "Session":
             raise ApiError("InvalidDocument", f"{name} is a {stored.document_type} document, not a Session document.")
-        return stored.content
+        owner = "" if stored.owner == AMAZON else stored.owner
+        return stored.content, f"arn:aws:ssm:{stored.region}:{owner}:document/{stored.name}"
 
     async def resume_session(self, call: Call, parameters: Result) -> Result:
         session = await self._session(call, parameters["SessionId"], "ssm:ResumeSession")
@@ -136,12 +159,21 @@ class Sessions(Part):
         if session is not None:
             call.resources.append(session.target)
             # AWS tags a session with its starter's aws:userid; policies compare it to end only one's own.
-            context["ssm:resourcetag/aws:ssmmessages:session-id"] = [session_id.rpartition("-")[0]]
+            context["ssm:resourcetag/aws:ssmmessages:session-id"] = await self._starter(session)
             context["ssm:resourcetag/aws:ssmmessages:target-id"] = [session.target]
         await self.endpoint.authorizer.allow(call, action, [arn], context)
         if session is None:
             raise ApiError("DoesNotExistException", f"Session {session_id} does not exist.")
         return session
+
+    async def _starter(self, session: Session) -> list[str]:
+        """What a session is tagged with: its starter's aws:userid, and the name that its id begins with."""
+        kind, name, *session_name = session.owner_arn.rpartition(":")[2].split("/")
+        name = name if kind == "assumed-role" else session.owner_arn.rpartition("/")[2]
+        kind = "role" if kind == "assumed-role" else "user"
+        found = await self.endpoint.identities.identity(session.account_id, kind, name)
+        ids = [":".join([found["id"], *(session_name if kind == "role" else [])])] if found is not None else []
+        return [*ids, session.session_id.rpartition("-")[0]]
 
     def _opened(self, call: Call, session_id: str, token: str) -> Result:
         url = f"wss://{self.endpoint.stream_host}/v1/data-channel/{session_id}?role=publish_subscribe"

@@ -9,6 +9,7 @@ from fleetops.awsapi import json11
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
+from fleetops.endpoint.nodes import Managed
 
 Result = dict[str, Any]
 Operation = Callable[[Call, Result], Awaitable[Result]]
@@ -37,6 +38,13 @@ class Part:
     async def allow(self, call: Call, resources: list[str] | None = None) -> None:
         """Return if the caller may do the call's operation on all of `resources`. Raises ApiError (access denied)."""
         await self.endpoint.authorizer.allow(call, f"ssm:{call.operation}", resources or ["*"])
+
+    def managed(self, call: Call, instance_id: str) -> Managed:
+        """The managed instance of this id. Raises ApiError (InvalidInstanceId)."""
+        node = self.nodes.find((call.account_id, call.region, instance_id))
+        if node is None or node.registered_at is None:
+            raise ApiError("InvalidInstanceId", f"{instance_id} is not a managed instance of this account.")
+        return node
 
 
 def agent_parameters(body: bytes) -> Result:
