@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.5  # how often the time is looked at
 ACK_SECONDS: Final = 3.0  # an agent acknowledges at once; one that has just started drops jobs in silence
+SILENT_SECONDS: Final = 5.0  # a node that is away or says nothing for so long no longer holds up the ramp
 FULL_SECONDS: Final = 2.0  # until a job is sent again to an agent whose buffer was full
 LONGEST_WAIT_SECONDS: Final = 30.0  # between two tries; the wait doubles up to this
 LONGEST_EXECUTION_SECONDS: Final = 172_800  # of a step [AWS-RunShellScript, executionTimeout]
@@ -71,6 +72,7 @@ class _Invocation:
     row: Invocation
     key: NodeKey
     has_place: bool = False  # one of those that the command's concurrency gives
+    place_at: float = 0.0  # when it got it, by the monotonic clock
     is_sending: bool = False
     is_told: bool = False  # the node may have the job
     next_try_at: float = 0.0  # by the monotonic clock
@@ -109,6 +111,7 @@ class _Running:
     is_stopped: bool = False  # too many have failed: no other node is told
     places_taken: int = 0
     answered: int = 0  # acknowledged by their nodes, or over
+    silent: int = 0  # hold a place, and have not been acknowledged for SILENT_SECONDS
 
     def add(self, invocation: _Invocation) -> None:
         self.invocations[invocation.row.instance_id] = invocation
@@ -124,7 +127,7 @@ class _Running:
             self.give_place(invocation)
 
     def give_place(self, invocation: _Invocation) -> None:
-        invocation.has_place = True
+        invocation.has_place, invocation.place_at = True, clock.monotonic()
         self.places_taken += 1
 
     @property
@@ -353,7 +356,7 @@ class Commands:
             self._finish(running)
             return
         row = running.row
-        places = rules.may_be_under_way(row.max_concurrency, row.target_count, running.answered)
+        places = rules.may_be_under_way(row.max_concurrency, row.target_count, running.answered + running.silent)
         while running.waiting and running.places_taken < places:
             invocation = running.waiting.popleft()
             if not invocation.is_over:
@@ -434,10 +437,13 @@ class Commands:
         row = running.row
         delivery = timedelta(seconds=row.timeout_seconds)
         execution = delivery + timedelta(seconds=row.execution_seconds)
+        long_ago = clock.monotonic() - SILENT_SECONDS
+        running.silent = 0
         for invocation in running.invocations.values():
             if invocation.is_over:
                 continue
             taken_at = invocation.row.taken_at
+            running.silent += taken_at is None and invocation.has_place and invocation.place_at < long_ago
             if taken_at is None and now - row.requested_at > delivery:
                 was_cancelled = invocation.row.state == CommandStatus.CANCELLING
                 self._end(running, invocation, "Cancelled" if was_cancelled else "DeliveryTimedOut")

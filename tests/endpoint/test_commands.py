@@ -203,6 +203,19 @@ def test_concurrency_holds_the_others_back_and_errors_end_them(ssm, agents):
     assert all(agent.is_quiet(0.5) for agent in others)
 
 
+def test_a_node_that_is_away_holds_its_place_and_not_the_others_up(ssm, agents):
+    away, *there = agents
+    away.close()
+    until(lambda: ssm.get_connection_status(Target=away.instance_id)["Status"] == "notconnected")
+    command_id = send(ssm, *(agent.instance_id for agent in agents))
+    for agent in there:
+        agent.run(agent.job(seconds=20))
+    until(lambda: sorted(details(ssm, command_id).values()) == ["Pending", "Success", "Success"])
+    away.connect()
+    away.run(away.job())
+    becomes(ssm, command_id, "Success")
+
+
 def test_within_the_errors_allowed_all_get_it(ssm, agents):
     ids = [agent.instance_id for agent in agents]
     command_id = send(ssm, *ids, MaxConcurrency="100%", MaxErrors="1")
@@ -249,7 +262,7 @@ def test_a_node_of_another_platform_is_not_sent_to(ssm, agent):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"InstanceIds": ["i-00000000000000000"]}, "InvalidInstanceId"),
+        ({"InstanceIds": ["i-0ffffffffffffff0d"]}, "InvalidInstanceId"),
         ({"InstanceIds": []}, "ValidationException"),
         ({"DocumentName": "No-Such"}, "InvalidDocument"),
         ({"DocumentName": "AWS-StartSSHSession"}, "InvalidDocument"),
