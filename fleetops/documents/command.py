@@ -316,7 +316,10 @@ def is_passed_over(steps: Sequence[Step], number: int, ended: Sequence[tuple[str
 
 
 def _word(inputs: Any, name: str) -> str:
+    """An input as text; true and false too, which the agent takes for their words."""
     value = inputs.get(name) if isinstance(inputs, Mapping) else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return value if isinstance(value, str) else ""
 
 

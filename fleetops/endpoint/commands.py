@@ -316,10 +316,10 @@ class Commands:
         await self._written()
 
     async def _late(self, key: NodeKey, job_id: str, content: payloads.ReplyContent) -> None:
-        """A step's result that comes after its invocation has ended is kept; it changes no state."""
+        """A step's result, or a node's words, that come after the invocation has ended are kept; no state changes."""
         await self._written()  # a write of the end would undo it, and one that failed has to be made good first
         command_id = _command_of(job_id)
-        if command_id is None or not content.runtime_status:
+        if command_id is None or not (content.runtime_status or content.trace_output):
             return
 
         def write() -> None:

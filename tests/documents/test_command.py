@@ -194,7 +194,7 @@ def test_steps_after_an_exit_are_passed_over_but_for_a_last_finally():
                 "mainSteps": [
                     {"action": "aws:runShellScript", "name": "a", "inputs": first},
                     {"action": "aws:runShellScript", "name": "b", "inputs": {}},
-                    {"action": "aws:runShellScript", "name": "c", "inputs": {"finallyStep": "true"}},
+                    {"action": "aws:runShellScript", "name": "c", "inputs": {"finallyStep": True}},
                 ],
             }
         ).steps
