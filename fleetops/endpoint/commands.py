@@ -191,6 +191,7 @@ class Commands:
                 continue
             if invocation.is_taken or invocation.row.sent_at is not None:
                 self._move(invocation, CommandStatus.CANCELLING, "Cancelling")
+                invocation.next_try_at = 0.0  # the job may have left just now; its cancel waits for nothing
             else:
                 self._end(running, invocation, "Cancelled")
         if not chosen and running.row.state != CommandStatus.CANCELLING:
