@@ -78,8 +78,9 @@ def read(given: Iterable[Mapping[str, Any]], *, of_items: bool) -> Filters:
     for one in given:
         key, values = one.get("Key", ""), one.get("Values", [])
         operator = _OPERATORS[one.get("Type", "EQUAL")]
-        if not values:
-            raise ApiError("InvalidFilter", f"The filter {key} has no values.")
+        # A value with the character zero is no text to PostgreSQL.
+        if not values or any("\0" in value for value in values):
+            raise ApiError("InvalidFilter", f"The filter {key} has no values, or one that nothing can have.")
         made = Filter("", key, operator, tuple(values))
         if key in columns:
             rows &= _condition(columns[key], operator, values)
@@ -116,6 +117,11 @@ class ComplianceRecords:
 
         What bears the hash of what is there is left alone. A partial put replaces only the items with its ids.
         """
+        texts = (content_hash, execution.get("ExecutionId", ""), execution.get("ExecutionType", ""))
+        if any("\0" in text for text in texts):
+            raise ApiError(
+                "InvalidItemContentException", "An id or a hash holds the character zero.", TypeName=compliance_type
+            )
         here = {"account_id": key[0], "region": key[1], "resource_id": key[2]}
         is_custom = compliance_type.startswith("Custom:")
 

@@ -14,6 +14,7 @@ class Http(HttpToolsProtocol):
 
     _left = HEAD_BYTES
     _in_head = True
+    _heads = 0  # that were whole
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -25,9 +26,10 @@ class Http(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        was_in_head, heads = self._in_head, self._heads
         super().data_received(data)
-        if was_in_head and self._in_head:
+        # Where a head ended in it, what was read was a body too: a whole request, and perhaps the next one's beginning.
+        if was_in_head and self._in_head and heads == self._heads:
             self._left -= len(data)
             if self._left < 0 and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too large.")
@@ -38,6 +40,7 @@ class Http(HttpToolsProtocol):
         self.scope["fleetops.abort"] = self._abort
 
     def on_headers_complete(self) -> None:
+        self._heads += 1
         self._head_is_here()
         super().on_headers_complete()
 

@@ -96,6 +96,11 @@ def read_filters(given: Iterable[Mapping[str, Any]], *, aggregated: bool = False
     return made
 
 
+def is_type(name: str) -> bool:
+    """Whether there is such a type, or may be one that an account makes."""
+    return name in TYPES or _CUSTOM.fullmatch(name) is not None
+
+
 def matches(filters: Sequence[Filter], entries: Sequence[Entry]) -> bool:
     """Whether a node with these entries of one type meets all filters on that type.
 
@@ -348,7 +353,7 @@ def _check(item: Mapping[str, Any]) -> None:
     """What can be said of an item by itself. Raises ApiError."""
     name, version, context = item["TypeName"], item["SchemaVersion"], item.get("Context")
     known = TYPES.get(name)
-    if known is None and not _CUSTOM.fullmatch(name):
+    if not is_type(name):
         raise ApiError("InvalidTypeNameException", f"{name} is not a type of inventory.")
     if known is not None and not known.is_put:
         raise ApiError("InvalidTypeNameException", f"{name} is not put: it is made of what the service knows.")
@@ -363,6 +368,10 @@ def _check(item: Mapping[str, Any]) -> None:
         raise _refused("UnsupportedInventoryItemContextException", name, f"{name} takes no Context.")
     if context and (unknown := sorted(context.keys() - _CONTEXT_KEYS)):
         raise ApiError("InvalidInventoryItemContextException", f"A Context has no {', '.join(unknown)}.")
+    # PostgreSQL's columns hold no zero; contents are kept as JSON, in which it is written otherwise.
+    names = [] if known is not None else [name for entry in item.get("Content") or () for name in entry]
+    if any("\0" in text for text in (*names, *(context or {}).values(), item.get("ContentHash", ""))):
+        raise _refused("InvalidItemContentException", name, "A name or a hash holds the character zero.")
     if item.get("Content") is None and not item.get("ContentHash"):
         raise _refused("InvalidItemContentException", name, "An item has Content, or the ContentHash of what was put.")
 

@@ -155,6 +155,8 @@ def test_an_unchanged_content_is_put_by_its_hash_alone(aws, node):
         (item([{"k": "x" * 4000}] * 60, name="Custom:Big", version="1.0"), "ItemSizeLimitExceededException"),
         (item([{f"k{n}": "x"} for n in range(51)], name="Custom:Wide", version="1.0"), "InvalidItemContentException"),
         (item([{"k": "x" * 4097}], name="Custom:Long", version="1.0"), "ValidationException"),
+        (item([{"k\0": "x"}], name="Custom:Zero", version="1.0"), "InvalidItemContentException"),
+        (item(ContentHash="\0"), "InvalidItemContentException"),
         (item("a text"), "SerializationException"),
         (item(CaptureTime="yesterday"), "ValidationException"),
     ],
@@ -202,8 +204,9 @@ def test_of_a_node_that_is_not_managed_nothing_is_taken_or_told(aws):
     assert code(client.put_inventory, InstanceId="i-ffffffffffffffff0", Items=[item([])]) == "InvalidInstanceId"
     unknown = {"InstanceId": "i-ffffffffffffffff0", "TypeName": "AWS:Application"}
     assert code(client.list_inventory_entries, **unknown) == "InvalidInstanceId"
-    known = {"InstanceId": NODES[0], "TypeName": "AWS:Teapot"}
-    assert code(client.list_inventory_entries, **known) == "InvalidTypeNameException"
+    for name in ("AWS:Teapot", "Custom:a\0b"):
+        assert code(client.list_inventory_entries, InstanceId=NODES[0], TypeName=name) == "InvalidTypeNameException"
+        assert code(client.delete_inventory, TypeName=name) == "InvalidTypeNameException"
 
 
 def test_a_request_that_is_no_json_or_too_long_is_refused(aws, node):

@@ -13,8 +13,16 @@ from fleetops.node.agent import Node
 from fleetops.node.sandbox import Launcher
 from fleetops.node.spec import NodeSpec, Options
 from tests.node.gateway import Gateway, key_for, make_spec, running
+from tests.support.endpoint import running_endpoint
 
 NodeMaker = Callable[..., AbstractAsyncContextManager[Node]]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A real endpoint with its demo nodes. Tests that break it, or set what holds for its account, start their own."""
+    with running_endpoint(tmp_path_factory.mktemp("demo") / "home", nodes="demo") as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

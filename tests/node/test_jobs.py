@@ -14,9 +14,8 @@ SCRIPT = "AWS-RunShellScript"
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory):
-    with running_endpoint(tmp_path_factory.mktemp("jobs") / "home", nodes="demo") as endpoint:
-        yield endpoint
+def aws(demo):
+    return demo
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,8 @@ from tests.support.endpoint import ROOT, RunningEndpoint, running_endpoint, unti
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory):
-    with running_endpoint(tmp_path_factory.mktemp("machine") / "home") as endpoint:
-        yield endpoint
+def aws(demo):
+    return demo
 
 
 def activation(aws: RunningEndpoint, **more) -> dict:

@@ -95,7 +95,8 @@ def test_from_the_fleet_to_the_plan_and_to_the_start(browser, mei, django_captur
     command.refresh_from_db()
     assert command.state == "running" and command.reason == "a test"
     assert {each.instance_row for each in command.invocations.filter(state="planned")} == set(nodes)
-    assert "0 of 2 instances have ended" in text_of(browser.get(command.get_absolute_url()))
+    page = browser.get(command.get_absolute_url()).content.decode()
+    assert "0 of 2 instances have ended" in page and ">x\ny</pre>" in page
 
 
 @pytest.mark.django_db

@@ -6,7 +6,7 @@ from typing import Any
 
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import Call
-from fleetops.endpoint.inventory import Filter, Stored, read_filters
+from fleetops.endpoint.inventory import Filter, Stored, is_type, read_filters
 from fleetops.endpoint.inventory_types import COUNTED, INSTANCE, TYPES
 from fleetops.endpoint.models import InventoryDeletion
 from fleetops.endpoint.nodes import Managed
@@ -42,7 +42,7 @@ class Inventory(Part):
             return await self._aggregated(call, parameters)
         filters = read_filters(parameters.get("Filters", []))
         type_name = next((item["TypeName"] for item in parameters.get("ResultAttributes", [])), INSTANCE)
-        if type_name.startswith("AWS:") and type_name not in TYPES:
+        if not is_type(type_name):
             raise ApiError("InvalidResultAttributeException", f"{type_name} is not a type of inventory.")
         size = parameters.get("MaxResults", DEFAULT_PAGE)
         found = await self.endpoint.inventory.find(
@@ -63,7 +63,7 @@ class Inventory(Part):
         instance_id, type_name = parameters["InstanceId"], parameters["TypeName"]
         await self.allow(call, [target_arn(call, instance_id)])
         node = self.managed(call, instance_id)
-        if type_name.startswith("AWS:") and type_name not in TYPES:
+        if not is_type(type_name):
             raise ApiError("InvalidTypeNameException", f"{type_name} is not a type of inventory.")
         given = parameters.get("Filters", [])
         # An attribute may be named alone here: the type is known.
@@ -112,7 +112,7 @@ class Inventory(Part):
     async def delete_inventory(self, call: Call, parameters: Result) -> Result:
         await self.allow(call)
         type_name = parameters["TypeName"]
-        if not type_name.startswith("Custom:"):
+        if type_name in TYPES or not is_type(type_name):
             raise ApiError("InvalidTypeNameException", "Only a custom inventory type can be deleted.")
         deletion = await self.endpoint.inventory.delete(
             (call.account_id, call.region),
