@@ -24,6 +24,9 @@ ROOMS = [
     "tests/inventory/test_selection.py",
     "tests/inventory/test_accounts.py",
     "tests/inventory/test_link_account.py",
+    "tests/library/test_services.py",
+    "tests/runcommand/test_services.py",
+    "tests/runcommand/test_dispatching.py",
 ]
 
 
