@@ -369,6 +369,8 @@ def sessions(server: Server, count: int, streaming: int, every: float, megabytes
             flooded += probe.do("echo", keys=3)
         client.answer()
         flooded = flooded[:-3]  # in the last of them the streams have ended
+        if not flooded:
+            raise SystemExit("the streams ended before an echo could be timed beside them: ask for more --megabytes")
         row[f"{streaming} stream p50"] = statistics.median(flooded) * 1e3
         row["p99"] = percentile(flooded, 0.99) * 1e3
         row["keys"] = len(flooded)

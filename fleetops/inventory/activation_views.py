@@ -13,6 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from redis.exceptions import RedisError
 
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.aws.records import ManagedInstance
 from fleetops.clock import now
 from fleetops.errors import Denied, UserError
@@ -109,6 +110,7 @@ def activation(request: HttpRequest, pk: uuid.UUID, region: str, activation_id: 
 
 @require_safe
 @permission_required(SEE)
+@acting_for(Priority.POLL)
 def live(request: HttpRequest, pk: uuid.UUID, region: str, activation_id: uuid.UUID) -> HttpResponse:
     """Who has come by it, for a page that waits."""
     found = _region(request, pk, region)

@@ -3,6 +3,7 @@
 from celery import shared_task
 from celery.exceptions import SoftTimeLimitExceeded
 
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
@@ -19,6 +20,7 @@ def read_due_shelves() -> None:
 
 @shared_task(acks_late=True, ignore_result=True, soft_time_limit=90, time_limit=100)
 @within("worker")
+@acting_for(Priority.POLL)
 def read_shelf(shelf_id: int) -> None:
     """Read the documents of one claimed region."""
     try:

@@ -75,6 +75,8 @@ def draft(
     """
     if sum(len(text.encode()) for texts in parameters.values() for text in texts) > MOST_PARAMETER_BYTES:
         raise UserError("The parameters have more than 64 KB together; put the bulk of it into the document.")
+    if any("\x00" in text for texts in parameters.values() for text in texts):
+        raise UserError("A parameter has a NUL character in it, which no document can take.")
     if not SHORTEST_TIMEOUT <= timeout_seconds <= LONGEST_TIMEOUT:
         raise UserError(f"The time-out has to be {SHORTEST_TIMEOUT:,} to {LONGEST_TIMEOUT:,} seconds.")
     reason, moment = one_line(reason), clock_now()

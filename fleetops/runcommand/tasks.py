@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
@@ -18,6 +19,7 @@ def advance_due() -> None:
 
 @shared_task(acks_late=True, ignore_result=True, soft_time_limit=90, time_limit=100)
 @within("worker")
+@acting_for(Priority.RUN)
 def advance(command_id: str) -> None:
     """Take one command one step further."""
     dispatching.advance(command_id)

@@ -30,11 +30,21 @@ def test_a_document_runs_on_what_the_filter_lets_through(admin: Page):
     targets = admin.get_by_label("Run it on")
     expect(targets).to_have_value(re.compile("pay-api"))
     expect(admin.locator("#id_targets-preview")).to_contain_text(f"{count} of ")
-    admin.get_by_label("commands", exact=True).fill('echo "hello from $(hostname)"\ncd /nowhere || exit 3')
+    admin.get_by_label("commands", exact=True).fill('sleep 8\necho "hello from $(hostname)"\ncd /nowhere || exit 3')
     admin.locator("#id_reason").fill("a story")
     admin.get_by_role("button", name="See the plan").click()
     expect(admin.locator(".fo-answer")).to_contain_text(f"It would run on {count} instance")
     admin.get_by_role("button", name=f"Run on {count} instance").click()
+
+    # What somebody types stays under their hands while the page follows.
+    search = admin.get_by_label("Filter by instance")
+    search.press_sequentially("pay")
+    for _ in range(2):
+        with admin.expect_response(lambda answer: "/live/" in answer.url):
+            pass
+    expect(search).to_have_value("pay")
+    expect(search).to_be_focused()
+    search.fill("")
 
     expect(admin.locator("#command-badge")).to_contain_text("Failed", timeout=60_000)
     expect(admin.locator("#command-answer")).to_contain_text(f"{count} failed")

@@ -387,9 +387,9 @@ def test_the_review_counts_instances_and_takes_few_queries(auditor):
     make()
     with CaptureQueriesContext(connection) as queries:
         page = auditor.get(f"{RULES}review/")
-    assert ("env=prod", 1, 1) in page.context["counts"] and ("all", 4, 2) in page.context["counts"]
+    assert ("env=prod", 1, 1) in page.context["counts"] and ("all", 5, 2) in page.context["counts"]
     assert len(queries) <= 14
-    assert "Nothing in 5 rules is too wide" in page.content.decode()
+    assert "Nothing in 6 rules is too wide" in page.content.decode()
 
 
 def test_history_comes_in_pages_and_shows_what_changed(chief):

@@ -27,6 +27,9 @@ ROOMS = [
     "tests/inventory/test_selection.py",
     "tests/inventory/test_accounts.py",
     "tests/inventory/test_link_account.py",
+    "tests/library/test_services.py",
+    "tests/runcommand/test_services.py",
+    "tests/runcommand/test_dispatching.py",
 ]
 # Computes for seconds, and asks the database nothing that the others do not.
 LEFT_OUT = "tests/calendars/test_services.py::test_ten_thousand_instances_are_asked_for_quickly"

@@ -110,6 +110,7 @@ def test_from_the_fleet_to_the_plan_and_to_the_start(browser, mei, django_captur
         ({"p_size": "xl"}, "size must be one of: s, m"),
         ({"timeout_seconds": "5"}, "greater than or equal to 30"),
         ({"p_lines": "x" * 70_000}, "more than 64 KB"),
+        ({"p_lines": "a\x00b"}, "NUL character"),
     ],
 )
 def test_what_is_wrong_is_told_beside_what_was_typed(browser, typed, words):
