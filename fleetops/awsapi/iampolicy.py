@@ -142,9 +142,9 @@ def grant(policy: Policy, caller: Caller, action: str, context: Values) -> str:
     return _strongest(way for _, effect, way in found if effect == "Allow")
 
 
-def trusts(policy: Policy, service: str, action: str) -> bool:
-    """Whether a role's trust policy lets a service do `action`."""
-    return grant(policy, Caller("", service=service), action, {}) in {"direct", "limited"}
+def trusts(policy: Policy, service: str, action: str, context: Values | None = None) -> bool:
+    """Whether a role's trust policy, or the policy of what a service calls, lets the service do `action`."""
+    return grant(policy, Caller("", service=service), action, context or {}) in {"direct", "limited"}
 
 
 @lru_cache(maxsize=4096)

@@ -95,7 +95,7 @@ def _send(account: str, region: str, rule: str, target: dict[str, Any], event: d
     if queue is None or not queue.policy:
         lets_in = False
     else:
-        lets_in = iampolicy.trusts(iampolicy.parse(queue.policy), [_SERVICE], "sqs:SendMessage", context)
+        lets_in = iampolicy.trusts(iampolicy.parse(queue.policy), _SERVICE, "sqs:SendMessage", context)
     if not lets_in:
         logger.warning("an event is not sent, the queue does not let EventBridge in rule=%s queue=%s", rule, name)
         return

@@ -16,7 +16,7 @@ EC2_MACHINES = [machine for machine in MACHINES if machine.zone]
 def listed(aws, **parameters) -> set[str]:
     pages = aws.client("ec2").get_paginator("describe_instances").paginate(**parameters)
     return {
-        next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "Name")
+        next((tag["Value"] for tag in instance.get("Tags", []) if tag["Key"] == "Name"), "")
         for page in pages
         for reservation in page["Reservations"]
         for instance in reservation["Instances"]

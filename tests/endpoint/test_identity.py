@@ -99,8 +99,11 @@ def test_a_body_changed_on_the_way_is_refused(aws):
         request.body = request.body.replace(b"50", b"49")
 
     client.meta.events.register("before-send.ssm", tamper)
-    with pytest.raises(ClientError, match="InvalidSignatureException"):
-        client.describe_instance_information(MaxResults=50)
+    try:
+        with pytest.raises(ClientError, match="InvalidSignatureException"):
+            client.describe_instance_information(MaxResults=50)
+    finally:  # other tests have the same client
+        client.meta.events.unregister("before-send.ssm", tamper)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import socket
 
 import pytest
 
@@ -36,9 +37,14 @@ def forwarding(number: int, **properties) -> dict:
 
 
 @contextlib.asynccontextmanager
-async def server(serve, host: str = "127.0.0.1"):
-    """A TCP server on a free port; `serve` gets a reader and a writer. Gives its port."""
+async def server(serve, host: str = "127.0.0.1", *, buffer: int = 0):
+    """A TCP server on a free port; `serve` gets a reader and a writer. Gives its port.
+
+    `buffer`: bytes that the kernel keeps of a connection that is not read, which are tens of megabytes otherwise.
+    """
     running = await asyncio.start_server(serve, host, 0)
+    if buffer:
+        running.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     try:
         yield running.sockets[0].getsockname()[1]
     finally:
@@ -273,11 +279,11 @@ async def test_a_port_that_does_not_read_stops_the_client_and_costs_little(gatew
                 received += len(data)
         writer.close()
 
-    async with server(slow) as number:
+    async with server(slow, buffer=64 * 1024) as number:
         client = await gateway.open(kind=ManyClient, document_content=forwarding(number))
         await client.ready()
         stream = await client.dial()
-        sending = asyncio.create_task(client.push(stream, b"z" * 6_000_000))
+        sending = asyncio.create_task(client.push(stream, b"z" * 9_000_000))
         session = node._sessions[client.session_id][0]
         await eventually(lambda: session._carrier is not None and session._carrier.waiting >= 100_000)
         await asyncio.sleep(0.5)
@@ -285,7 +291,7 @@ async def test_a_port_that_does_not_read_stops_the_client_and_costs_little(gatew
         assert not sending.done()
         release.set()
         await sending
-        await eventually(lambda: received == 6_000_000, seconds=30)
+        await eventually(lambda: received == 9_000_000, seconds=60)
 
 
 async def test_what_is_no_stream_of_connections_ends_the_session(gateway, node):

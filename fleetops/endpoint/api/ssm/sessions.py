@@ -189,7 +189,7 @@ def _described(session: Session) -> Result:
         "Status": session.state,
         "StartDate": session.started_at,
         "EndDate": session.ended_at,
-        "DocumentName": session.document_name,
+        "DocumentName": session.document_name.rpartition("/")[2],  # it may have been given by its ARN
         "Owner": session.owner_arn,
         "Reason": session.reason or None,
         "Details": session.details or None,
