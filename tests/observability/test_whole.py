@@ -20,6 +20,7 @@ from tests.support.stack import ADMIN_PASSWORD, ROOT, running_stack, until
 from tests.support.valkey import running_valkey
 
 TYPED = "kept-out-of-the-log"
+SEALED = (("outcome", "done"), ("task", "fleetops.audit.tasks.seal"))
 
 
 def free_ports() -> int:
@@ -56,6 +57,8 @@ def story(stack):
     terminal = person.terminal(session)
     terminal.until(rb"[$#] ")
     terminal.run(f"echo {TYPED[:4]}''{TYPED[4:]}", TYPED)
+    worker = addresses(stack)["worker"]
+    until(lambda: SEALED in scraped(worker).get("fleetops_task_runs_total", {}), what="the worker has sealed the trail")
     numbers = {name: scraped(url) for name, url in addresses(stack).items()}
     terminal.type("exit\r")
     terminal.until_told("ended")
@@ -194,8 +197,7 @@ def test_each_process_counts_what_it_did(story):
     assert terminal["fleetops_terminal_bytes_total"][(("direction", "out"),)] > len(TYPED)
     start = (("operation", "StartSession"), ("outcome", "ok"), ("service", "ssm"))
     assert terminal["fleetops_aws_calls_total"][start] == 1
-    done = (("outcome", "done"), ("task", "fleetops.audit.tasks.seal"))
-    assert numbers["worker"]["fleetops_task_runs_total"][done] > 0  # of all processes of its pool
+    assert numbers["worker"]["fleetops_task_runs_total"][SEALED] > 0  # of all processes of its pool
     assert any(
         dict(labels)["operation"] == "DescribeInstances" for labels in numbers["worker"]["fleetops_aws_calls_total"]
     )
