@@ -18,8 +18,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
+
+import orjson
 
 from fleetops.clock import steady
 
@@ -32,6 +34,7 @@ OUTPUT = 2  # payload: bytes that were shown; sequence: the agent's number of th
 INPUT = 3  # payload: see _USED. Sequence: our last number that bore keystrokes. Never their text
 SIZE = 4  # payload: see _SIZE. Sequence: our number that bore the size
 MARK = 5  # no payload; sequence: an agent's number that bore no output (a handshake, a flag)
+NOTE = 6  # payload: a JSON object with "type" and "text": what happened besides output; see Proxy.note
 
 # crc of all that follows it, length of the payload, kind, time (us since the session's start), sequence
 _HEAD = struct.Struct(">IIBQq")
@@ -117,6 +120,12 @@ def size_of(payload: memoryview | bytes) -> tuple[int, int]:
     """The columns and rows of a SIZE record."""
     cols, rows, _ = _SIZE.unpack(payload)
     return cols, rows
+
+
+def note_of(payload: memoryview | bytes) -> dict[str, Any]:
+    """The object of a NOTE record."""
+    found: dict[str, Any] = orjson.loads(payload)
+    return found
 
 
 def state_of(payload: memoryview | bytes) -> State:
@@ -339,6 +348,12 @@ class Journal(Segments):
     def append_size(self, cols: int, rows: int, sequence: int, acknowledged: int) -> None:
         """Note a size before it is sent; `sequence` -1 for one that is not sent yet."""
         self._append(SIZE, sequence, _SIZE.pack(cols, rows, acknowledged))
+        for wake in self.listeners:
+            wake()
+
+    def append_note(self, payload: bytes) -> None:
+        """Note what happened besides: a JSON object."""
+        self._append(NOTE, 0, payload)
         for wake in self.listeners:
             wake()
 

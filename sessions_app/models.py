@@ -9,7 +9,7 @@ from django.urls import reverse
 from fleetops.clock import now, uuid7
 from fleetops.inventory.models import Instance
 
-from .states import SessionState
+from .states import Door, SessionKind, SessionState
 
 
 class TerminalSessionQuerySet(models.QuerySet):
@@ -37,6 +37,11 @@ class TerminalSession(models.Model):
     account_id = models.CharField(max_length=12)
     region = models.CharField(max_length=32)
     reason = models.CharField(max_length=256, blank=True)
+    kind = models.CharField(max_length=8, choices=SessionKind, default=SessionKind.SHELL)
+    door = models.CharField(max_length=8, choices=Door, default=Door.BROWSER)
+    document = models.CharField(max_length=128, blank=True, help_text="session document that was asked for, by name")
+    parameters = models.JSONField(default=dict, blank=True, help_text="of the document, as StartSession takes them")
+    run_as = models.CharField(max_length=64, blank=True, help_text="OS user that was asked for; empty: the account's")
     state = models.CharField(max_length=8, choices=SessionState, default=SessionState.OPENING)
     ssm_session_id = models.CharField(max_length=96, blank=True, help_text="AWS's SessionId; empty until it answered")
     source_address = models.CharField(max_length=64, blank=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from uuid import uuid4
 
+import orjson
 from django.conf import settings
 from django.db import DatabaseError
 
@@ -220,6 +221,16 @@ class Proxy:
     def _set_status(self, status: str, text: str) -> None:
         self.status, self.status_text = status, text
         self._tell({"type": "status", "state": status, "text": text})
+
+    def note(self, kind: str, text: str, **facts: Any) -> None:
+        """Record, and tell everybody who is there, what happened to the session besides its output, in words."""
+        note = {"type": kind, "text": text, **facts}
+        try:
+            self.journal.append_note(orjson.dumps(note))
+            self._is_unsealed()
+        except JournalFull:
+            logger.warning("a note found no room session=%s type=%s", self.session.pk, kind)
+        self._tell({"type": "note", "note": note})
 
     # What people do
 

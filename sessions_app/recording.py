@@ -1,10 +1,10 @@
 """Recordings: the journal sealed into chunks, each chained by hash to the one before, and read back again.
 
-A chunk is one zstd frame of journal records: output, sizes and their times. Records of input hold only numbers, and
-even those stay out: when keys were pressed is nobody's business. The link of chunk n is the SHA-256, in hex, of these
-facts joined by newlines, numbers in decimal: the link before, n, first and last offset, first and last time, output
-bytes, the SHA-256 of the chunk. The link before the first is the session's id. The last link goes into the audit event
-of the session's end, so that who changes a recording has to change the sealed log as well.
+A chunk is one zstd frame of journal records: output, sizes, notes and their times. Records of input hold only numbers,
+and even those stay out: when keys were pressed is nobody's business. The link of chunk n is the SHA-256, in hex, of
+these facts joined by newlines, numbers in decimal: the link before, n, first and last offset, first and last time,
+output bytes, the SHA-256 of the chunk. The link before the first is the session's id. The last link goes into the audit
+event of the session's end, so that who changes a recording has to change the sealed log as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.errors import UserError
 
 from . import spool
-from .journal import MAX_PAYLOAD, OUTPUT, SIZE, STATE, Record, Segments, decode, size_of, state_of
+from .journal import MAX_PAYLOAD, NOTE, OUTPUT, SIZE, STATE, Record, Segments, decode, note_of, size_of, state_of
 from .models import RecordingChunk, TerminalSession
 from .services import LateOwner
 from .store import RecordingStore, recording_store, sync
@@ -129,7 +129,7 @@ class Sealer:
             last_time = record.time_us
             if first_time is None:
                 first_time = record.time_us
-            if record.kind in (OUTPUT, SIZE, STATE):
+            if record.kind in (OUTPUT, SIZE, STATE, NOTE):
                 batch.append(record.raw)
                 waiting += len(record.raw)
                 if record.kind == OUTPUT:
@@ -281,7 +281,9 @@ def _audited_head(session: TerminalSession) -> str | None:
 
 
 def events(chunks: Sequence[RecordingChunk]) -> Iterator[tuple[float, str, str]]:
-    """Yield (seconds since the start, "o" or "r", text or "COLSxROWS") of a recording, in bounded memory.
+    """Yield (seconds since the start, code, text) of a recording, in bounded memory.
+
+    "o" is output; "r" a size, "COLSxROWS"; "m" a note, its words: a marker, as asciicast has them.
 
     Characters whose bytes lie in two records, or two chunks, come whole. The first event is a size.
     `chunks` are all of a session, from the first on; each is checked before anything of it is given out. Raises Damaged
@@ -299,6 +301,8 @@ def events(chunks: Sequence[RecordingChunk]) -> Iterator[tuple[float, str, str]]
                         yield seconds, "o", text
                 elif record.kind == SIZE:
                     yield seconds, "r", "{}x{}".format(*size_of(record.payload))
+                elif record.kind == NOTE:
+                    yield seconds, "m", note_of(record.payload)["text"]
                 elif record.kind == STATE and is_first:
                     state = state_of(record.payload)
                     yield seconds, "r", f"{state.cols}x{state.rows}"
@@ -395,7 +399,7 @@ def _header(session: TerminalSession, cols: int, rows: int, version: int) -> byt
     return orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE)
 
 
-# Of a recording that is longer, the sizes in its first part alone are told.
+# Of a recording that is longer, the sizes and notes in its first part alone are told.
 MARKED_BYTES = 32 << 20
 MAX_MARKERS = 500
 
@@ -403,8 +407,8 @@ MAX_MARKERS = 500
 def index(session: TerminalSession, chunks: Sequence[RecordingChunk]) -> dict[str, Any]:
     """What a player has to know before it plays; times in seconds since the session's start, sizes in bytes.
 
-    `activity`: [from, to, output bytes] of each chunk. `markers`: {"time", "kind": "size", "label"}, complete unless
-    `markers_end` says up to which second they were looked for.
+    `activity`: [from, to, output bytes] of each chunk. `markers`: {"time", "kind": "size" or "note", "label"}, complete
+    unless `markers_end` says up to which second they were looked for.
     """
     markers: list[dict[str, Any]] = []
     seen = 0
@@ -412,6 +416,8 @@ def index(session: TerminalSession, chunks: Sequence[RecordingChunk]) -> dict[st
     for seconds, code, text in events(chunks):
         if code == "r":
             markers.append({"time": seconds, "kind": "size", "label": text.replace("x", " × ")})
+        elif code == "m":
+            markers.append({"time": seconds, "kind": "note", "label": text})
         else:
             seen += len(text)
         if seen > MARKED_BYTES or len(markers) >= MAX_MARKERS:

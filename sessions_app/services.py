@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from fleetops.targets import TargetFacts
 from fleetops.transitions import LostRace, move
 
 from .models import TerminalSession
-from .states import SESSION_MOVES, SessionState
+from .states import SESSION_MOVES, Door, SessionKind, SessionState
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,20 @@ class LateOwner(Exception):
 # Deeds of people
 
 
-def open_session(instance: Instance, *, actor: User, reason: str = "") -> TerminalSession:
-    """Make the row of a new session on `instance`; the terminal process starts it when the browser attaches.
+def open_session(
+    instance: Instance,
+    *,
+    actor: User,
+    reason: str = "",
+    kind: SessionKind = SessionKind.SHELL,
+    door: Door = Door.BROWSER,
+    document: str = "",
+    parameters: Mapping[str, Sequence[str]] | None = None,
+    run_as: str = "",
+) -> TerminalSession:
+    """Make the row of a new session on `instance`; the terminal process starts it when somebody attaches.
+
+    Without a `document`, a shell is run under one of ours, or the account's own preferences.
 
     Raises PolicyDenied, audited, if the policy says no; ReasonNeeded if it wants a reason; UserError if the instance
     cannot be reached now.
@@ -118,6 +130,11 @@ def open_session(instance: Instance, *, actor: User, reason: str = "") -> Termin
             source_address=context.source_address,
             mfa_at=None if context.mfa_at is None else datetime.fromtimestamp(context.mfa_at, UTC),
             role_arn=role_arn,
+            kind=kind,
+            door=door,
+            document=document,
+            parameters={name: list(values) for name, values in (parameters or {}).items()},
+            run_as=run_as,
         )
         under = {"role_arn": role_arn} if role_arn else {}
         _record("sessions.open", session, actor=actor, target=instance, reason=reason, rules=decision.rules, **under)

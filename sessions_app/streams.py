@@ -49,6 +49,8 @@ def start(session: TerminalSession) -> Stream:
         reason=f"{marker(session)} {session.reason}".strip(),
         session_name=session.user_name,
         source_identity=session.user_name,
+        document_name=session.document,
+        parameters=session.parameters,
     )
     return Stream(answer.session_id, answer.stream_url, answer.token, account)
 

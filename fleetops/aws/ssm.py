@@ -1,7 +1,7 @@
 """Systems Manager: managed instances, and the sessions opened on them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -41,8 +41,9 @@ def start_session(
     session_name: str,
     source_identity: str,
     document_name: str = "",
+    parameters: Mapping[str, Sequence[str]] | None = None,
 ) -> StartedSession:
-    """Call StartSession on `target`, once: a repeat would open a second session.
+    """Call StartSession on `target`, once: a repeat would open a second session. `parameters` are the document's.
 
     `reason` is cut to 256 characters. Raises TargetNotConnected, AccessDenied, Unavailable (whose is_outcome_unknown
     says that a session may be open all the same: look for the reason in describe_sessions) or AwsError, also where the
@@ -54,6 +55,8 @@ def start_session(
         request["Reason"] = reason[:MOST_REASON]
     if document_name:
         request["DocumentName"] = document_name
+    if parameters:
+        request["Parameters"] = {name: list(values) for name, values in parameters.items()}
     with aws_call("ssm:StartSession", where=f"{access.account_id} {region}"):
         answer = ssm.start_session(**request)
     return _started(answer, access, region, "ssm:StartSession")
