@@ -1,4 +1,4 @@
-"""The life of a terminal session. Every move that it can make stands in SESSION_MOVES, and nowhere else."""
+"""The lives of a terminal session and of a grant. Every move that they can make stands here, and nowhere else."""
 
 from django.db.models import TextChoices
 
@@ -25,7 +25,31 @@ class Door(TextChoices):
     CLI = "cli", "Command line"  # the front door: aws ssm start-session, fleetops connect
 
 
+class CommandSource(TextChoices):
+    """Who says that a command was run."""
+
+    MARKS = "marks", "Shell"  # the shell itself, by marks that bear the session's nonce
+    SCREEN = "screen", "Screen"  # read off the screen by terminal emulation
+    FORGED = "forged", "Forged mark"  # nobody whom one could believe: no command, but a notice
+
+
 SESSION_MOVES = {  # a state with no row here is final
     SessionState.OPENING: {SessionState.OPEN, SessionState.FAILED, SessionState.ENDED},
     SessionState.OPEN: {SessionState.ENDED},
+}
+
+
+class GrantState(TextChoices):
+    ASKED = "asked", "Waiting"  # its request for approval is not decided yet
+    ACTIVE = "active", "Approved"  # from starts_at to ends_at sessions may be open by it
+    DENIED = "denied", "Denied"
+    WITHDRAWN = "withdrawn", "Withdrawn"
+    EXPIRED = "expired", "Expired"  # nobody approved it in time
+    ENDED = "ended", "Ended"  # its time is over
+    REVOKED = "revoked", "Revoked"
+
+
+GRANT_MOVES = {  # a state with no row here is final
+    GrantState.ASKED: {GrantState.ACTIVE, GrantState.DENIED, GrantState.WITHDRAWN, GrantState.EXPIRED},
+    GrantState.ACTIVE: {GrantState.ENDED, GrantState.REVOKED},
 }
