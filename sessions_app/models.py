@@ -67,6 +67,7 @@ class TerminalSession(models.Model):
     owner_seen_at = models.DateTimeField(null=True)
     cols = models.PositiveSmallIntegerField(default=80)
     rows = models.PositiveSmallIntegerField(default=24)
+    people = models.JSONField(default=list, blank=True, help_text="who is there, as its owner told last: live.People")
     output_bytes = models.BigIntegerField(default=0)
     chain_head = models.CharField(max_length=64, blank=True, help_text="hash of the last sealed chunk, in hex")
     sealed_at = models.DateTimeField(null=True, help_text="when the last chunk of an ended session was sealed")
@@ -204,6 +205,27 @@ class GrantTarget(models.Model):
 
     def __str__(self) -> str:
         return self.instance_name
+
+
+class SessionMessage(models.Model):
+    """What somebody says to the people at a live session; its owner shows and records it."""
+
+    session = models.ForeignKey(TerminalSession, on_delete=models.PROTECT, related_name="messages")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    author_name = models.CharField(max_length=150)
+    text = models.CharField(max_length=500)
+    created_at = models.DateTimeField(default=now, editable=False)
+    shown_at = models.DateTimeField(null=True, help_text="when the owner had recorded it and told who was there")
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [
+            models.Index(fields=["session"], name="message_not_shown", condition=models.Q(shown_at__isnull=True))
+        ]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.author_name}: {self.text}"
 
 
 class RecordingChunk(models.Model):
