@@ -28,7 +28,7 @@ from fleetops.errors import UserError
 from fleetops.identity.models import User
 from fleetops.web.context import RequestContext, within
 
-from . import services
+from . import live, services
 from .models import TerminalSession
 from .proxy import MAX_COLS, MAX_ROWS, Proxy
 from .readers import CTRL_C, ENTER, Gone, Peer, Reader
@@ -171,7 +171,8 @@ class TerminalConsumer:
         log_in = scope["session"]  # read by now, for the user
         mfa_at, reason = log_in.get("mfa_at"), services.reason_given(log_in, scope["session_id"])
         context.second_factor = lambda user_id: mfa_at
-        session = await self._admit(scope["session_id"], user, watch=attach["watch"], reason=reason)
+        watch, join = attach["watch"], attach["join"]
+        session = await self._admit(scope["session_id"], user, watch=watch, join=join, reason=reason)
         if not session.is_live:
             await self._tell_end(peer, session)
         admitted = services.Pass(
@@ -180,11 +181,15 @@ class TerminalConsumer:
             log_in_key=log_in.session_key or "",
             log_in_hash=user.get_session_auth_hash(),
             is_own=session.user_id == user.pk,
-            watch=attach["watch"],
+            watch=watch,
+            join=join and session.user_id != user.pk,
             source_address=context.source_address,
             mfa_at=mfa_at,
-            reason=reason if attach["watch"] else session.reason,
+            reason=reason if watch or join else session.reason,
         )
+        # Said by who admitted them, also to the process that they may be relayed to.
+        mode = live.WATCH if watch else live.JOIN if admitted.join else live.OWN
+        attach["who"] = {"id": str(user.pk), "name": user.username, "mode": mode}
         with self.terminals.visitors.present(admitted) as away:
             attached = asyncio.ensure_future(self._attach(session.pk, peer, attach))
             try:
@@ -198,10 +203,10 @@ class TerminalConsumer:
                 await asyncio.gather(attached, return_exceptions=True)
             attached.result()
 
-    async def _admit(self, session_id: UUID, user: User, *, watch: bool, reason: str) -> TerminalSession:
+    async def _admit(self, session_id: UUID, user: User, *, watch: bool, join: bool, reason: str) -> TerminalSession:
         try:
             return await self.terminals.threads.database(
-                services.admit, session_id, user=user, watch=watch, reason=reason
+                services.admit, session_id, user=user, watch=watch, join=join, reason=reason
             )
         except services.NotFound as error:
             raise Closed(NOT_FOUND, str(error)) from None
@@ -228,11 +233,12 @@ class TerminalConsumer:
     async def _show(self, proxy: Proxy, peer: Peer, attach: dict[str, Any]) -> None:
         """Serve a browser from a session that this process owns. Raises Closed, Gone."""
         writable = not attach["watch"]
-        reader = Reader(proxy, peer, writable=writable)
-        proxy.add(reader)
+        person = live.Person.of(attach.get("who"), proxy.session)
+        reader = Reader(proxy, peer, writable=writable, person=person)
+        proxy.add(reader, person)
         showing: asyncio.Task[None] | None = None
         try:
-            if writable:
+            if writable and person.mode == live.OWN:  # who joins takes the size as it is, until they type
                 reader.size = (attach["cols"], attach["rows"])
                 proxy.resize(*reader.size)
             showing = asyncio.create_task(reader.show(attach["from"]))
@@ -321,6 +327,7 @@ async def _listen(proxy: Proxy, reader: Reader) -> None:
                 reader.interrupt()
             elif ENTER in message:
                 reader.asked_anew()
+            proxy.people.typed(reader.person)
             await proxy.type(message)
             continue
         control = _control(message)
@@ -329,6 +336,8 @@ async def _listen(proxy: Proxy, reader: Reader) -> None:
         elif control["type"] == "size" and reader.writable:
             reader.size = _size(control)
             proxy.resize(*reader.size)
+        elif control["type"] == "ping":  # a browser that slept asks whether its websocket still lives
+            reader.tell({"type": "pong"})
 
 
 async def _first_message(peer: Peer) -> dict[str, Any]:
@@ -350,6 +359,7 @@ async def _first_message(peer: Peer) -> dict[str, Any]:
         "rows": rows,
         "from": None if start is None else _number(start),
         "watch": control.get("watch") is True,
+        "join": control.get("join") is True and control.get("watch") is not True,
     }
 
 

@@ -38,7 +38,7 @@ from fleetops.wire import (
     payloads,
 )
 
-from . import services, streams
+from . import live, services, streams
 from .journal import Journal, JournalFull
 from .models import TerminalSession
 from .recording import Sealer
@@ -64,6 +64,7 @@ TERMINATE_DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds between tries; then it is the
 END_SECONDS = 2.0  # until browsers are told of an end that the database has not taken yet
 END_RETRY_SECONDS = 2.0
 MAX_COLS, MAX_ROWS = 1000, 500
+DATABASE_AWAY = "The database does not answer; what you type waits."
 
 _BYTES_IN, _BYTES_OUT = metrics.TERMINAL_BYTES.labels("in"), metrics.TERMINAL_BYTES.labels("out")
 
@@ -132,7 +133,7 @@ class Proxy:
         self._held_back: list[bytes] = []  # acknowledges of it
         self._is_retrying = False
         self._is_held_back = False
-        self._is_input_held = False
+        self._holds: dict[str, None] = {}  # why keystrokes wait, in words
         self._flush_is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._protocol_errors = 0
@@ -153,6 +154,10 @@ class Proxy:
         self._sealing: asyncio.Task[None] | None = None
         self._told_recorded_at = 0.0
         journal.sealed = sealer.offset
+        self._people_due: list[dict[str, Any]] = []
+        self._is_storing_people = False
+        self.people = live.People(self, tell=self._tell, keep=self._keep_people)
+        self.deadlines = live.Deadlines(self, tell=self._tell)
 
     def _new_channel(self, state_now: State | None = None) -> DataChannel:
         """A channel that goes on from the journal's numbers; `state_now` where they do not tell how far it has come."""
@@ -198,21 +203,38 @@ class Proxy:
         end = self.journal.output_end
         return max((end - listener.seen for listener in list(self.listeners)), default=0)
 
-    def add(self, listener: Listener) -> None:
+    def add(self, listener: Listener, who: live.Person | None = None) -> None:
+        """Let somebody read; without `who` it is the session's own user."""
         self.listeners.add(listener)
         self.journal.listeners.add(listener.wake)
         self.detached_at = None
-        self._tell_people()
+        self.people.came(listener, who)
+        self.deadlines.tell()
 
     def remove(self, listener: Listener) -> None:
         self.listeners.discard(listener)
         self.journal.listeners.discard(listener.wake)
         if not self.listeners:
             self.detached_at = self._loop.time()
-        self._tell_people()
+        self.people.went(listener)
 
-    def _tell_people(self) -> None:
-        self._tell({"type": "people", "count": len(self.listeners)})
+    def _keep_people(self, people: list[dict[str, Any]]) -> None:
+        self._people_due = people
+        if not self._is_storing_people:
+            self._is_storing_people = True
+            self._spawn(self._store_people())
+
+    async def _store_people(self) -> None:
+        """Keep who is there in the row, one write at a time."""
+        try:
+            stored = None
+            while stored is not self._people_due:
+                stored = self._people_due
+                await self._threads.database(live.keep_people, self.session.pk, stored)
+        except DatabaseError as error:
+            logger.warning("who is there could not be kept session=%s: %s", self.session.pk, error)
+        finally:
+            self._is_storing_people = False
 
     def _tell(self, message: dict[str, Any]) -> None:
         for listener in self.listeners:
@@ -257,13 +279,16 @@ class Proxy:
             self._is_storing_size = True
             self._spawn(self._store_size())
 
-    def hold_input(self, is_held: bool) -> None:
-        """Let keystrokes wait here while the database is away."""
-        if is_held == self._is_input_held:
+    def hold_input(self, is_held: bool, why: str = DATABASE_AWAY) -> None:
+        """Let keystrokes wait here for as long as `why` holds, or another reason does."""
+        if is_held == (why in self._holds):
             return
-        self._is_input_held = is_held
+        if is_held:
+            self._holds[why] = None
+        else:
+            del self._holds[why]
         if self.status == "open":
-            self._set_status("open", "The database does not answer; what you type waits." if is_held else "")
+            self._set_status("open", " ".join(self._holds))
         self._send_pending()
 
     async def _store_size(self) -> None:
@@ -306,9 +331,7 @@ class Proxy:
 
     def _can_send(self) -> bool:
         return (
-            self.channel.state is State.OPEN
-            and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES
-            and not self._is_input_held
+            self.channel.state is State.OPEN and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES and not self._holds
         )
 
     def _send_pending(self) -> None:
@@ -485,7 +508,7 @@ class Proxy:
 
     def _say_not_full(self) -> None:
         if self.status == "open":
-            self._set_status("open", "")
+            self._set_status("open", " ".join(self._holds))
 
     def _answer(self, event: HandshakeRequested) -> None:
         response = payloads.answer_handshake(event.request, client_version=CLIENT_VERSION)
@@ -613,7 +636,7 @@ class Proxy:
         self._flush()
         if self._unwritten or self._is_held_back:
             upstream.pause()
-        self._set_status("open", "")
+        self._set_status("open", " ".join(self._holds))
         return self._loop.time()
 
     async def _start(self) -> Stream:
@@ -765,6 +788,7 @@ class Proxy:
         moment = self._loop.time()
         if self.status != "open":
             return
+        self.deadlines.look()
         if moment - self.active_at > settings.SESSION_IDLE_SECONDS:
             self.end(f"Ended after {in_words(settings.SESSION_IDLE_SECONDS)} without input or output.", kind="idle")
         elif self.detached_at is not None and moment - self.detached_at > settings.SESSION_DETACHED_SECONDS:

@@ -7,11 +7,13 @@ not yet shown; the disk has the rest.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, Protocol
 
 import orjson
 
 from .journal import PIECE_BYTES, Cursor, Resized
+from .live import Person
 from .proxy import Proxy
 
 WINDOW_BYTES = 512 * 1024  # sent, and not yet on the browser's screen
@@ -20,6 +22,7 @@ RESTORED_BYTES = 1 << 20  # else so much of its end
 SKIP_FROM_BYTES = 256 * 1024  # what a reader may be behind before Ctrl-C makes it skip
 SKIP_TO_BYTES = 64 * 1024  # how much of the end it is shown then
 INTERRUPT_SECONDS = 1.0  # output that was under way still comes for so long after Ctrl-C
+NOTES_WAITING = 50  # that a browser has not taken; the recording has them all
 CTRL_C = 0x03
 ENTER = 0x0D
 
@@ -50,15 +53,17 @@ class Peer(Protocol):
 class Reader:
     """Shows one session to one browser."""
 
-    def __init__(self, proxy: Proxy, peer: Peer, *, writable: bool) -> None:
+    def __init__(self, proxy: Proxy, peer: Peer, *, writable: bool, person: Person) -> None:
         self.proxy = proxy
         self.peer = peer
         self.writable = writable
+        self.person = person
         self.size: tuple[int, int] | None = None  # the browser's own, as it last told
         self.seen = 0  # all output before this offset is on its screen
         self._cursor: Cursor | None = None
         self._wake = asyncio.Event()
         self._told: dict[str, dict[str, Any]] = {}  # by type: a later one takes the place of one not sent yet
+        self._notes: deque[dict[str, Any]] = deque(maxlen=NOTES_WAITING)
         self._interrupted_until = 0.0
         self._asked_anew_at: int | None = None  # output's end at the first Enter after a Ctrl-C
         self._waits_for_window = False
@@ -70,7 +75,10 @@ class Reader:
         self._wake.set()
 
     def tell(self, message: dict[str, Any]) -> None:
-        self._told[message["type"]] = message
+        if message["type"] == "note":  # each of them is news
+            self._notes.append(message)
+        else:
+            self._told[message["type"]] = message
         self._wake.set()
 
     # What the browser does
@@ -123,6 +131,7 @@ class Reader:
                     # What was asked of a terminal before this has its answer; shown again, it must not get another.
                     "end": journal.output_end,
                     "writable": self.writable,
+                    "you": {"id": self.person.id, "name": self.person.name, "mode": self.person.mode},
                 }
             )
             if proxy.status_text:
@@ -140,6 +149,8 @@ class Reader:
         proxy = self.proxy
         expected = cursor.offset
         while True:
+            while self._notes:
+                await self._say(self._notes.popleft())
             if self._told:
                 for message in list(self._told.values()):
                     self._told.pop(message["type"], None)
@@ -168,7 +179,7 @@ class Reader:
                         # A socket with room takes a message without a pause; others want their turn.
                         await asyncio.sleep(0)
                     continue
-                if self._told:
+                if self._told or self._notes:
                     continue
                 if proxy.is_over or proxy.is_let_go:
                     return

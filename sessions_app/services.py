@@ -142,9 +142,9 @@ def open_session(
     return session
 
 
-def one_line(reason: str) -> str:
+def one_line(reason: str, longest: int = 256) -> str:
     """A reason as AWS and every list want it: one line of characters that show."""
-    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
+    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:longest]
 
 
 def endable_by(user: User) -> QuerySet[TerminalSession]:
@@ -195,8 +195,19 @@ def group_of(owner: str) -> str:
     return "terminal." + hashlib.sha256(owner.encode()).hexdigest()[:32]
 
 
-def admit(session_id: UUID, *, user: User, watch: bool, reason: str = "") -> TerminalSession:
-    """Let a browser attach: the session's own user to work in it, a reviewer to watch, if the policy lets them.
+def attaching_deeds(session: TerminalSession, *, watch: bool, join: bool) -> tuple[Deed, ...]:
+    """What the policy is asked of who attaches.
+
+    Who types into another's session has to be let watch it, and open such a shell there themselves.
+    """
+    if not join:
+        return (Deed.WATCH_SESSION if watch else Deed.SHELL,)
+    return (Deed.WATCH_SESSION, Deed.SHELL, *((Deed.RUN_AS,) if session.run_as else ()))
+
+
+def admit(session_id: UUID, *, user: User, watch: bool, join: bool = False, reason: str = "") -> TerminalSession:
+    """Let a browser attach: the session's own user to work in it, a reviewer to watch or to `join` and type too, if
+    the policy lets them.
 
     Raises NotFound if this user must not know of it, Denied if they may see but not attach. Both are audited, if there
     is such a session.
@@ -207,19 +218,27 @@ def admit(session_id: UUID, *, user: User, watch: bool, reason: str = "") -> Ter
     if session.user_id != user.pk and not user.has_perm(REVIEW_PERMISSION):
         _deny_attaching(session, user, "somebody else's session")
         raise NotFound("There is no such session.")
-    if session.user_id != user.pk and not watch:
+    if session.user_id != user.pk and not (watch or join):
         _deny_attaching(session, user, "may only watch")
         raise Denied("This session belongs to somebody else: you may watch it, not type into it.")
+    join = join and session.user_id != user.pk
     if session.is_live:
-        deed = Deed.WATCH_SESSION if watch else Deed.SHELL
-        why = reason if watch else session.reason
-        _require(deed, session, actor=user, refusal="sessions.attach.refuse", reason=why)
-    if watch and session.is_live and session.owner_epoch == 0:
+        why = reason if watch or join else session.reason
+        require_attaching(session, actor=user, watch=watch, join=join, reason=why)
+    if (watch or join) and session.is_live and session.owner_epoch == 0:
         raise Denied("Nobody has opened this session's terminal yet; there is nothing to watch.")
     if session.is_live:
         with transaction.atomic():
-            _record("sessions.watch" if watch else "sessions.attach", session, actor=user)
+            _record("sessions.join" if join else "sessions.watch" if watch else "sessions.attach", session, actor=user)
     return session
+
+
+def require_attaching(session: TerminalSession, *, actor: User, watch: bool, join: bool, reason: str) -> None:
+    """Ask the policy all that `attaching_deeds` names. Raises PolicyDenied, audited; ReasonNeeded."""
+    if join and session.kind != SessionKind.SHELL:
+        raise Denied("Only shells can be joined: this session has no keyboard to share.")
+    for deed in attaching_deeds(session, watch=watch, join=join):
+        _require(deed, session, actor=actor, refusal="sessions.attach.refuse", reason=reason)
 
 
 def _deny_attaching(session: TerminalSession, user: User, reason: str) -> None:
@@ -237,6 +256,7 @@ class Pass:
     log_in_hash: str = field(repr=False)  # changes with the password
     is_own: bool  # the session is this user's
     watch: bool = False
+    join: bool = False
     # What the policy was asked with.
     source_address: str = ""
     mfa_at: float | None = None
@@ -274,13 +294,26 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
             refused[each] = Refusal("You may no longer watch sessions of others.", has_log_in=True)
         elif (session := sessions.get(each.session_id)) is not None:
             who, target = policy.actor_facts(user), _target(session)
-            deed = Deed.WATCH_SESSION if each.watch else Deed.SHELL
             here = Context(moment, each.source_address, each.mfa_at, each.reason)
-            under = None if each.watch else session.role_arn
-            answer = decide(DeedRequest(who, deed, here, target, owner=str(session.user_id), under=under), rules)
-            if answer.allowed:
+            answers = (
+                decide(
+                    DeedRequest(
+                        who,
+                        deed,
+                        here,
+                        target,
+                        owner=str(session.user_id),
+                        under=session.role_arn if deed == Deed.SHELL else None,
+                        run_as=session.run_as if deed == Deed.RUN_AS else "",
+                    ),
+                    rules,
+                )
+                for deed in attaching_deeds(session, watch=each.watch, join=each.join)
+            )
+            answer = next((each_answer for each_answer in answers if not each_answer.allowed), None)
+            if answer is None:
                 continue
-            if not each.watch and not decide(_shell(session, who, moment), rules).allowed:
+            if not (each.watch or each.join) and not decide(_shell(session, who, moment), rules).allowed:
                 continue  # its session ends, which says more
             by_rules[each] = answer
             refused[each] = Refusal(f"Taken away by the access policy. {answer.text}", has_log_in=True)
@@ -403,6 +436,7 @@ def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str,
             target=_target(session),
             owner=session.user_id,
             under=session.role_arn if deed == Deed.SHELL else None,
+            run_as=session.run_as if deed == Deed.RUN_AS else "",
             context=policy.context(actor, reason=one_line(reason)),
         )
     except policy.ReasonNeeded:

@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 from fleetops import metrics
 from fleetops.clock import ago
 
-from . import services, spool
+from . import live, services, spool
 from .journal import Journal, JournalBusy, JournalFull
 from .models import TerminalSession
 from .proxy import Proxy, in_words
@@ -262,6 +262,18 @@ class Terminals:
                 proxy.end(f"Ended by {order.end_requested_by}.", kind="person")
             elif order.taken_away:
                 proxy.end(f"Ended: {order.taken_away}.", kind="access")
+        await self._say_messages()
+
+    async def _say_messages(self) -> None:
+        """Show and record what people said to sessions of this process. Written down first, then taken for said."""
+        waiting = await self.threads.beat(live.unshown, self.owner)
+        said = [message for message in waiting if message.session_id in self.proxies]
+        for message in said:
+            self.proxies[message.session_id].note(
+                "message", f"{message.author_name}: {message.text}", user=message.author_name, message=message.text
+            )
+        if said:
+            await self.threads.beat(live.shown, said)
 
     async def _seal(self) -> None:
         while True:
