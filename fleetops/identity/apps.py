@@ -9,3 +9,4 @@ class IdentityConfig(AppConfig):
 
     def ready(self):
         vault.register("identity.SecondFactor", "sealed_secret")
+        vault.register("identity.AccessKey", "sealed_secret")

@@ -75,7 +75,7 @@ def create(
         raise UserError("The token would have ended already; choose a later end.")
     if expires_at > moment + timedelta(days=settings.TOKEN_LONGEST_DAYS, minutes=1):
         raise UserError(f"A token lasts at most {settings.TOKEN_LONGEST_DAYS} days; choose an earlier end.")
-    allowed = _networks(networks)
+    allowed = read_networks(networks)
     find, secret = (
         "".join(secrets.choice(_LETTERS) for _ in range(length)) for length in (_FIND_LENGTH, _SECRET_LENGTH)
     )
@@ -156,20 +156,25 @@ def _why_not(token: ApiToken, address: str) -> tuple[str, str] | None:
         return "revoked", f"The token “{token.name}” was revoked on {token.revoked_at:%Y-%m-%d %H:%M} UTC; {again}."
     if token.expires_at <= now():
         return "expired", f"The token “{token.name}” expired on {token.expires_at:%Y-%m-%d %H:%M} UTC; {again}."
-    if not token.user.is_active:
-        return "owner deactivated", f"{token.user.username}, who owns this token, may no longer log in."
-    if not _is_within(address, token.networks):
+    if not is_within(address, token.networks):
         return (
             "from another network",
             f"The token “{token.name}” may be used from {', '.join(token.networks)} alone, and this call comes from "
             f"{address or 'nowhere'}; {again}.",
         )
-    factor = getattr(token.user, "second_factor", None)
-    if token.user.needs_second_factor and (factor is None or factor.confirmed_at is None):
+    return why_not_owner(token.user, "token")
+
+
+def why_not_owner(owner: User, what: str) -> tuple[str, str] | None:
+    """Why nothing that acts for `owner` is let in, of which `what` is one: for the audit log, and for its bearer."""
+    if not owner.is_active:
+        return "owner deactivated", f"{owner.username}, who owns this {what}, may no longer log in."
+    factor = getattr(owner, "second_factor", None)
+    if owner.needs_second_factor and (factor is None or factor.confirmed_at is None):
         return (
             "no second factor",
-            f"A role of {token.user.username} asks for a second factor, which is not set up yet: log in to FleetOps in "
-            "a browser once.",
+            f"A role of {owner.username} asks for a second factor, which is not set up yet: log in to FleetOps in a "
+            "browser once.",
         )
     return None
 
@@ -188,7 +193,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _networks(texts: Iterable[str]) -> list[str]:
+def read_networks(texts: Iterable[str]) -> list[str]:
+    """Networks as they are kept. Raises UserError for what is none."""
     found = []
     for text in texts:
         try:
@@ -200,7 +206,8 @@ def _networks(texts: Iterable[str]) -> list[str]:
     return sorted(set(found))
 
 
-def _is_within(address: str, networks: list[str]) -> bool:
+def is_within(address: str, networks: list[str]) -> bool:
+    """Whether an address lies in one of the networks; in none of none: anywhere."""
     if not networks:
         return True
     try:
