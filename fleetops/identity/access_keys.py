@@ -1,7 +1,7 @@
 """Access keys: made, found for a signed request, revoked. They are to the aws CLI what AWS's own are.
 
-What a key lets through is AS_SCOPES, as far as its owner may have it. It counts as no second factor: where a rule of the
-access policy asks for one, the browser is the way.
+What a key lets through is AS_SCOPES, as far as its owner may have it. It counts as no second factor: where a rule of
+the access policy asks for one, the browser is the way.
 """
 
 from __future__ import annotations

@@ -170,6 +170,10 @@ class DataChannel:
     An owner that writes what it learns into a journal fetches `events`, writes, and only then sends `data_to_send`,
     where the acknowledges are. It also gives `acknowledge_stored=False`: then a message that came before its turn is
     acknowledged when it is handed out, not when it is stored, and none is lost with its owner.
+
+    `is_in_order`: what is sent arrives in order or not at all while a transport lasts, and the other end may be silent
+    about what it has already, as the plugin is. Then a new transport gets all that is not acknowledged, at once and in
+    order, and an acknowledge counts for all that is numbered below.
     """
 
     def __init__(
@@ -183,6 +187,7 @@ class DataChannel:
         max_payload: int = STREAM_PAYLOAD,
         state: State | None = None,
         acknowledge_stored: bool = True,
+        is_in_order: bool = False,
     ) -> None:
         if next_sequence < 0 or expected_sequence < 0:
             raise LocalProtocolError("sequence numbers count from 0")
@@ -197,6 +202,7 @@ class DataChannel:
         self._sends: str = MessageType.OUTPUT_STREAM_DATA if self._is_agent else MessageType.INPUT_STREAM_DATA
         self._receives: str = MessageType.INPUT_STREAM_DATA if self._is_agent else MessageType.OUTPUT_STREAM_DATA
         self._acknowledge_stored = acknowledge_stored
+        self._is_in_order = is_in_order
         self._outgoing = Outgoing(next_sequence)
         self._incoming: Incoming[tuple[Move, Event | None, bytes]] = Incoming(expected_sequence)
         self._round_trip = RoundTrip()
@@ -407,8 +413,11 @@ class DataChannel:
         self._head_since = now
         head = self._outgoing.head()
         if head is not None and head.sends:
-            self._lost_below = self.next_sequence
-            self._repeat(head, now)
+            if self._is_in_order:
+                self._repeat_all(now)
+            else:
+                self._lost_below = self.next_sequence
+                self._repeat(head, now)
         self._end_pause(now)
 
     # What the owner fetches
@@ -571,6 +580,11 @@ class DataChannel:
         sent = outgoing.get(sequence)
         if sent is not None and sent.sends:
             was_head = sequence == outgoing.head_sequence
+            if self._is_in_order and not was_head:
+                was_head = True
+                for below in range(outgoing.head_sequence, sequence):
+                    if outgoing.get(below):
+                        outgoing.remove(below)
             outgoing.remove(sequence)
             if sent.sends == 1:
                 self._round_trip.sample(now - sent.sent_at)
@@ -656,6 +670,14 @@ class DataChannel:
         self._repeated_at = now
         self._transmit(head, now)
 
+    def _repeat_all(self, now: float) -> None:
+        """Send all again that a lost transport may not have brought."""
+        self._repeated_at = now
+        for sequence in range(self._outgoing.head_sequence, self._outgoing.next_sequence):
+            sent = self._outgoing.get(sequence)
+            if sent is not None and sent.sends:
+                self._transmit(sent, now)
+
     def _repeat_at(self, head: Sent) -> float:
         """When the head is due again. The time-out doubles with each repeat: they make no measurements of their own."""
         timeout = min(MAX_TIMEOUT, self._round_trip.timeout * (1 << min(head.sends - 1, _MOST_DOUBLINGS)))
@@ -721,9 +743,9 @@ def _read_output(sequence: int, payload_type: int, payload: bytes) -> tuple[Move
             complete = payloads.HandshakeComplete.parse(payload)
             return Move.RECEIVE_COMPLETE, events.HandshakeCompleted(complete.time_ns, complete.customer_message)
         case PayloadType.FLAG:
-            return Move.RECEIVE_STREAM, events.FlagReceived(payloads.parse_flag(payload))
+            return Move.RECEIVE_STREAM, events.FlagReceived(payloads.parse_flag(payload), sequence)
         case PayloadType.EXIT_CODE:
-            return Move.RECEIVE_STREAM, events.ExitCodeReceived(payloads.parse_exit_code(payload))
+            return Move.RECEIVE_STREAM, events.ExitCodeReceived(payloads.parse_exit_code(payload), sequence)
         case PayloadType.SIZE | PayloadType.HANDSHAKE_RESPONSE | PayloadType.ENC_CHALLENGE_RESPONSE:
             raise RemoteProtocolError(f"payload type {payload_type} goes from the client to the agent")
         case PayloadType.ENC_CHALLENGE_REQUEST:
@@ -742,7 +764,7 @@ def _read_input(sequence: int, payload_type: int, payload: bytes) -> tuple[Move,
         case PayloadType.HANDSHAKE_RESPONSE:
             return Move.RECEIVE_RESPONSE, events.HandshakeResponded(payloads.HandshakeResponse.parse(payload))
         case PayloadType.FLAG:
-            return Move.RECEIVE_STREAM, events.FlagReceived(payloads.parse_flag(payload))
+            return Move.RECEIVE_STREAM, events.FlagReceived(payloads.parse_flag(payload), sequence)
         case PayloadType.HANDSHAKE_REQUEST | PayloadType.HANDSHAKE_COMPLETE | PayloadType.ENC_CHALLENGE_REQUEST:
             raise RemoteProtocolError(f"payload type {payload_type} goes from the agent to the client")
         case PayloadType.ENC_CHALLENGE_RESPONSE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
 
@@ -49,6 +49,7 @@ class FlagReceived:
     """The other end of a port session says something; see frames.Flag."""
 
     flag: int
+    sequence: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class ExitCodeReceived:
     """The command ended with this code. Client only, and only where outputs are separated."""
 
     code: int
+    sequence: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

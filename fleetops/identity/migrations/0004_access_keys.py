@@ -1,8 +1,8 @@
-
 import django.db.models.deletion
-import fleetops.clock
 from django.conf import settings
 from django.db import migrations, models
+
+import fleetops.clock
 
 
 class Migration(migrations.Migration):
