@@ -10,6 +10,7 @@ from fleetops.approvals.models import ApprovalRequest
 from fleetops.clock import now, uuid7
 from fleetops.inventory.models import Instance
 
+from .delivery.models import DeliverySettings, LogDelivery, RecordingCopy  # noqa: F401  (Django looks for them here)
 from .states import CommandSource, Door, GrantState, SessionKind, SessionState
 
 

@@ -85,6 +85,11 @@ BUDGETS: Final[Mapping[str, Budget]] = {
     "logs:DescribeLogStreams": Budget(3, 5),
     "logs:FilterLogEvents": Budget(3, 5),
     "logs:GetLogEvents": Budget(5, 10),
+    "logs:CreateLogStream": Budget(20, 50),
+    # The same of 2022: 800 a second, 1,500 in three regions.
+    "logs:PutLogEvents": Budget(50, 500),
+    # 3,500 writes and 5,500 reads a second of each prefix of a bucket. S3 user guide, "Optimizing performance".
+    "s3": Budget(50, 500),
 }
 # All others, SSM's and IAM's among them: AWS publishes no number, and accounts have seen throttles at a few calls a
 # second. Both are assumed; what is allowed is learned.

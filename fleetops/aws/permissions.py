@@ -28,6 +28,10 @@ _HYBRID_ROLES = (
     "arn:{partition}:iam::{account}:role/SSMServiceRole",
 )
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
+# Whoever has settings name other groups and buckets allows those too.
+_LOG_GROUP = "arn:{partition}:logs:{region}:{account}:log-group:/fleetops/{group}"
+_LOG_STREAM = _LOG_GROUP + ":log-stream:{stream}"
+_OBJECTS = "arn:{partition}:s3:::fleetops-{bucket}/{key}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
 _DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
 _AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
@@ -109,6 +113,70 @@ PERMISSIONS: Final = (
         "Shells",
         "finds a session whose answer was lost",
         "A session whose start was never answered may stay open unseen.",
+    ),
+    Permission(
+        "logs:PutLogEvents",
+        "Session logs",
+        "delivers transcripts and commands of sessions to CloudWatch Logs",
+        "No session is delivered to CloudWatch Logs, and strict logging lets nothing pass in time.",
+        (_LOG_STREAM,),
+        is_optional=True,
+    ),
+    Permission(
+        "logs:GetLogEvents",
+        "Session logs",
+        "looks after a lost answer whether events are there, so that none comes twice",
+        "After a lost answer the delivery of a session waits.",
+        (_LOG_STREAM,),
+        is_optional=True,
+    ),
+    Permission(
+        "logs:CreateLogStream",
+        "Session logs",
+        "makes the stream of a session",
+        "No session is delivered to CloudWatch Logs.",
+        (_LOG_GROUP,),
+        is_optional=True,
+    ),
+    Permission(
+        "logs:CreateLogGroup",
+        "Session logs",
+        "makes the log group that an account's settings name",
+        "The log group has to be made by hand.",
+        (_LOG_GROUP,),
+        is_optional=True,
+    ),
+    Permission(
+        "logs:PutRetentionPolicy",
+        "Session logs",
+        "says how long the log group keeps its events",
+        "The log group keeps its events for as long as somebody else says.",
+        (_LOG_GROUP,),
+        is_optional=True,
+    ),
+    Permission(
+        "logs:AssociateKmsKey",
+        "Session logs",
+        "has the log group encrypt under a key of KMS",
+        "A log group that is there already is encrypted as somebody else says.",
+        (_LOG_GROUP,),
+        is_optional=True,
+    ),
+    Permission(
+        "s3:PutObject",
+        "Copies of recordings",
+        "copies finished recordings to a bucket, and keeps the recordings' own pieces there if so set",
+        "No recording is copied to a bucket.",
+        (_OBJECTS,),
+        is_optional=True,
+    ),
+    Permission(
+        "s3:GetObject",
+        "Copies of recordings",
+        "reads recordings whose pieces are kept in a bucket",
+        "Recordings that are kept in a bucket cannot be replayed.",
+        (_OBJECTS,),
+        is_optional=True,
     ),
     Permission(
         "ssm:ListDocuments",
