@@ -18,9 +18,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Opener = ControlOpener | AgentOpener | ClientOpener
 
-# What `send` raises once the other end is gone: uvicorn's ClientDisconnected is an OSError; a RuntimeError is its word
-# for a message after a close frame that it sent by itself (a ping that nobody answered, a shutdown).
-GONE: Final = (OSError, RuntimeError)
+# What ASGI's `send` raises once the other end is gone: uvicorn's ClientDisconnected is an OSError; a RuntimeError is
+# its word for a message after a close frame that it sent by itself (a ping that nobody answered, a shutdown).
+_LOST: Final = (OSError, RuntimeError)
 
 OPENER_SECONDS: Final = 15.0  # the real agent gives its own calls as long
 TOKEN_SECONDS: Final = 300.0  # the life of a token that nobody used
@@ -28,7 +28,12 @@ TOKENS_EACH: Final = 8  # live tokens for one purpose; of more the oldest goes, 
 CLOSE_SECONDS: Final = 5.0  # for a close frame to leave; a peer that does not read is not waited for
 
 NORMAL: Final = 1000
+FAILED: Final = 1011  # websocket's "internal error"
 REFUSED: Final = 1008  # websocket's "policy violation"; AWS's own code is not known
+
+
+class Gone(ConnectionError):
+    """The other end is gone. A class of its own, so that an error of ours, of a disk perhaps, is not taken for it."""
 
 
 class Refused(Exception):
@@ -68,7 +73,7 @@ class Peer:
             return False
         try:
             await self._send({"type": "websocket.accept"})
-        except GONE:
+        except _LOST:
             return False
         return True
 
@@ -94,10 +99,13 @@ class Peer:
             raise Refused("the first frame is no opening message") from None
 
     async def send(self, frame: bytes) -> None:
-        """Send one binary message; waits while the peer does not read. Raises one of GONE if it is gone."""
+        """Send one binary message; waits while the peer does not read. Raises Gone."""
         if self.is_closed:
-            raise ConnectionResetError("the websocket is closed")
-        await self._send({"type": "websocket.send", "bytes": frame})
+            raise Gone("the websocket is closed")
+        try:
+            await self._send({"type": "websocket.send", "bytes": frame})
+        except _LOST as error:
+            raise Gone(str(error)) from error
 
     async def send_all(self, frames: list[bytes]) -> None:
         """Send binary messages in one go. Errors as of send; none has gone then, or the connection is lost anyway."""
@@ -105,9 +113,12 @@ class Peer:
             for frame in frames:
                 await self.send(frame)
         elif self.is_closed:
-            raise ConnectionResetError("the websocket is closed")
+            raise Gone("the websocket is closed")
         else:
-            await self._batched.send_all(frames)
+            try:
+                await self._batched.send_all(frames)
+            except _LOST as error:
+                raise Gone(str(error)) from error
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Send a close frame, once; never raises, and does not wait for a peer that does not read."""
@@ -117,7 +128,7 @@ class Peer:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason[:120]})
-        except (*GONE, TimeoutError):
+        except (*_LOST, TimeoutError):
             pass
 
 

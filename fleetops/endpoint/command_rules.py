@@ -13,6 +13,16 @@ OVER = frozenset({CommandStatus.SUCCESS, CommandStatus.CANCELLED, CommandStatus.
 DEFAULT_CONCURRENCY = "50"
 DEFAULT_ERRORS = "0"
 
+# Details of a command and of an invocation, as StatusDetails spells them: all that monitor-commands lists, and
+# Cancelling, which only the model's enumerations have. RateExceeded is LimitExceeded in a filter [SSM, CommandFilter].
+COMMAND_DETAILS = frozenset(
+    {"Pending", "InProgress", "Delayed", "Cancelling", "Success", "DeliveryTimedOut", "ExecutionTimedOut", "Failed"}
+    | {"Incomplete", "Cancelled", "RateExceeded", "AccessDenied", "NoInstancesInTag"}
+)
+INVOCATION_DETAILS = frozenset(
+    {"Pending", "InProgress", "Delayed", "Cancelling", "Success", "DeliveryTimedOut", "ExecutionTimedOut", "Failed"}
+    | {"Cancelled", "Undeliverable", "Terminated", "InvalidPlatform", "AccessDenied"}
+)
 # Details of an invocation that has ended, and the status that the API gives it. Counted as errors are but two.
 DETAILS = {
     "Success": CommandStatus.SUCCESS,
@@ -72,7 +82,7 @@ def outcome(details: Collection[str], *, max_errors: str, was_cancelled: bool) -
         return CommandStatus.FAILED, "Incomplete"
     if counts["Success"]:
         return CommandStatus.SUCCESS, "Success"
-    return CommandStatus.FAILED, "Undeliverable" if counts["Undeliverable"] else "InvalidPlatform"
+    return CommandStatus.FAILED, "Failed"  # it reached nobody
 
 
 def of_reply(document_status: str) -> str | None:

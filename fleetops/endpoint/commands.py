@@ -7,55 +7,46 @@ left to do: what no node has acknowledged is sent again under the same id, and a
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, QuerySet
 
 from fleetops import clock
-from fleetops.documents import command as command_document
 from fleetops.endpoint import command_rules as rules
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import Command, Invocation
 from fleetops.endpoint.states import COMMAND_MOVES, INVOCATION_MOVES, CommandStatus
+from fleetops.endpoint.underway import (
+    ACK_SECONDS,
+    LONGEST_TRACE,
+    RunningCommand,
+    RunningInvocation,
+    job_content,
+    kept,
+    merge,
+    step_names,
+)
 from fleetops.wire import RemoteProtocolError, payloads
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.5  # how often the time is looked at
-ACK_SECONDS: Final = 3.0  # an agent acknowledges at once; one that has just started drops jobs in silence
 SILENT_SECONDS: Final = 5.0  # a node that is away or says nothing for so long no longer holds up the ramp
 FULL_SECONDS: Final = 2.0  # until a job is sent again to an agent whose buffer was full
-LONGEST_WAIT_SECONDS: Final = 30.0  # between two tries; the wait doubles up to this
-LONGEST_EXECUTION_SECONDS: Final = 172_800  # of a step [AWS-RunShellScript, executionTimeout]
-_MOST_DIGITS: Final = 9  # of a time-out: one of more is longer than the longest in any case
 KEPT_DAYS: Final = 30  # a command's history [user guide, command history]
 _TIDY_SECONDS: Final = 3600.0
 _OF_INVOCATION: Final = ("state", "details", "trace_output", "steps", "sent_at", "taken_at", "ended_at")
 _OF_COMMAND: Final = ("state", "details")
-_LONGEST_TRACE: Final = 2500  # [SSM, InvocationTraceOutput]
-_LONGEST_WORD: Final = 1024  # of what a node says of a step beside its output: names, moments, an S3 key [S3, keys]
-_UNFINISHED = frozenset({"InProgress", "SuccessAndReboot", "PassedAndReboot"})  # statuses of a step in a reply
 _FULL = frozenset({"51401", "51402"})  # shutting down, no room: send it again
 _TAKEN = frozenset({"200", "51405"})  # taken, and taken before
-
-_STATUS_WORDS = {  # of a step in a reply, as CommandPluginStatus has them
-    "Success": "Success",
-    "Skipped": "Success",
-    "SuccessAndReboot": "InProgress",
-    "PassedAndReboot": "InProgress",
-    "Failed": "Failed",
-    "TimedOut": "TimedOut",
-    "Cancelled": "Cancelled",
-    "InProgress": "InProgress",
-}
 
 
 class Jobs(Protocol):
@@ -65,83 +56,6 @@ class Jobs(Protocol):
     def is_connected(self, key: NodeKey) -> bool: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Invocation:
-    """An invocation that has not ended, or has but lately."""
-
-    row: Invocation
-    key: NodeKey
-    has_place: bool = False  # one of those that the command's concurrency gives
-    place_at: float = 0.0  # when it got it, by the monotonic clock
-    is_sending: bool = False
-    is_told: bool = False  # the node may have the job
-    next_try_at: float = 0.0  # by the monotonic clock
-    wait_seconds: float = ACK_SECONDS
-    cancel_job_id: str = ""  # of the job that cancels it
-    cancel_is_taken: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        return self.row.state in rules.OVER
-
-    @property
-    def is_taken(self) -> bool:
-        return self.row.taken_at is not None
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Try no sooner than after `seconds`; where none is said, after twice the last wait, up to a bound."""
-        if seconds is None:
-            seconds, self.wait_seconds = self.wait_seconds, min(LONGEST_WAIT_SECONDS, self.wait_seconds * 2)
-        self.next_try_at = clock.monotonic() + seconds
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """A command that has not ended.
-
-    It counts as it goes: each of its nodes has something to say some four times, and to look at all of them each time
-    would cost the square of their number.
-    """
-
-    row: Command
-    steps: frozenset[str]  # names of the document's steps
-    invocations: dict[str, _Invocation] = field(default_factory=dict)
-    waiting: deque[_Invocation] = field(default_factory=deque)  # for a place, in order
-    ended: Counter[str] = field(default_factory=Counter)  # invocations that are over, by their details
-    is_stopped: bool = False  # too many have failed: no other node is told
-    places_taken: int = 0
-    answered: int = 0  # acknowledged by their nodes, or over
-    silent: int = 0  # hold a place, and have not been acknowledged for SILENT_SECONDS
-
-    def add(self, invocation: _Invocation) -> None:
-        self.invocations[invocation.row.instance_id] = invocation
-        if invocation.is_over:
-            self.ended[invocation.row.details] += 1
-            self.answered += 1
-            return
-        self.answered += invocation.is_taken
-        if invocation.row.sent_at is None:
-            self.waiting.append(invocation)
-        else:  # what was told to a node may be there: it holds its place, and is told again
-            invocation.is_told = True
-            self.give_place(invocation)
-
-    def give_place(self, invocation: _Invocation) -> None:
-        invocation.has_place, invocation.place_at = True, clock.monotonic()
-        self.places_taken += 1
-
-    @property
-    def is_spent(self) -> bool:
-        return rules.is_spent(self.row.max_errors, self.row.target_count, self.ended)
-
-    @property
-    def is_over(self) -> bool:
-        return self.ended.total() == len(self.invocations)
-
-    def job_id(self, invocation: _Invocation) -> str:
-        return f"aws.ssm.{self.row.command_id}.{invocation.row.instance_id}"
-
-
 class Commands:
     """All commands; those under way are here in memory, the others in the database alone."""
 
@@ -149,8 +63,9 @@ class Commands:
         self._writer = writer
         self._reader = reader
         self._jobs = jobs
-        self._running: dict[UUID, _Running] = {}
+        self._running: dict[UUID, RunningCommand] = {}
         self._by_node: dict[NodeKey, set[UUID]] = {}
+        self._coming: Counter[tuple[str, str]] = Counter()  # invocations being written down, by account and region
         self._dirty: dict[int, Invocation | Command] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._is_writing = False
@@ -177,7 +92,17 @@ class Commands:
     # What the API asks
 
     async def send(self, row: Command, invocations: list[Invocation]) -> None:
-        """Write a new command down, and begin it. An invocation that has ended already stays as it is."""
+        """Write a new command down, and begin it. An invocation that has ended already stays as it is.
+
+        One with which the account would have more invocations pending than it may is cancelled instead, whole.
+        """
+        place = (row.account_id, row.region)
+        open_ones = [one for one in invocations if one.state not in rules.OVER]
+        if len(open_ones) + self._pending(place) > settings.MOST_PENDING:
+            row.state, row.details = CommandStatus.CANCELLED, "RateExceeded"
+            for one in open_ones:
+                one.state, one.details, one.ended_at = CommandStatus.CANCELLED, "Cancelled", row.requested_at
+            open_ones = []
 
         def write() -> None:
             with transaction.atomic():
@@ -186,11 +111,23 @@ class Commands:
                     invocation.command = row
                 Invocation.objects.bulk_create(invocations)
 
-        await in_database(self._writer, write)
-        running = self._take_up(row, invocations)
+        self._coming[place] += len(open_ones)
+        try:
+            await in_database(self._writer, write)
+        finally:
+            self._coming[place] -= len(open_ones)
         logger.info("command requested command=%s targets=%d", row.command_id, row.target_count)
+        if row.state in rules.OVER:
+            logger.warning("command refused command=%s status=%s", row.command_id, row.details)
+            return
+        running = self._take_up(row, invocations)
         self._advance(running)
         await self._written()
+
+    def _pending(self, place: tuple[str, str]) -> int:
+        """How many invocations of an account and region no node has acknowledged."""
+        commands = (one for one in self._running.values() if (one.row.account_id, one.row.region) == place)
+        return self._coming[place] + sum(one.pending for one in commands)
 
     async def cancel(self, row: Command, instance_ids: Iterable[str]) -> None:
         """Cancel what has not ended, everywhere or on the nodes named; one that has ended stays as it is."""
@@ -277,9 +214,10 @@ class Commands:
         elif ack.status_code in _FULL:
             if invocation.row.state == CommandStatus.PENDING:
                 self._move(invocation, CommandStatus.DELAYED, "Delayed")
+            running.was_put_off = True
             invocation.wait(FULL_SECONDS)
         else:
-            invocation.row.trace_output = _kept(f"{ack.status_code} {ack.error_message}", _LONGEST_TRACE)
+            invocation.row.trace_output = kept(f"{ack.status_code} {ack.error_message}", LONGEST_TRACE)
             self._end(running, invocation, "Failed")
         self._advance(running)
         await self._written()
@@ -305,7 +243,7 @@ class Commands:
             await self._late(key, reply.job_id, content)
             return
         self._take(running, invocation)
-        if _merge(invocation.row, content, running.steps):
+        if merge(invocation.row, content, running.steps):
             self._dirt(invocation.row)
         details = rules.of_reply(content.document_status)
         if details is not None:
@@ -330,22 +268,22 @@ class Commands:
                 instance_id=key[2],
             )
             row = rows.first()
-            if row is not None and _merge(row, content, _step_names(row.command)):
+            if row is not None and merge(row, content, step_names(row.command)):
                 row.save(update_fields=["steps", "trace_output"])
 
         await in_database(self._writer, write)
 
     # How a command goes on
 
-    def _take_up(self, row: Command, invocations: list[Invocation]) -> _Running:
-        running = self._running[row.command_id] = _Running(row, _step_names(row))
+    def _take_up(self, row: Command, invocations: list[Invocation]) -> RunningCommand:
+        running = self._running[row.command_id] = RunningCommand(row, step_names(row))
         for invocation in invocations:
             key = (row.account_id, row.region, invocation.instance_id)
-            running.add(_Invocation(invocation, key))
+            running.add(RunningInvocation(invocation, key))
             self._by_node.setdefault(key, set()).add(row.command_id)
         return running
 
-    def _advance(self, running: _Running) -> None:
+    def _advance(self, running: RunningCommand) -> None:
         """Give away the places that are free, end what is over. Safe to call at any moment."""
         if running.is_spent and not running.is_stopped:
             running.is_stopped = True
@@ -356,6 +294,9 @@ class Commands:
             self._finish(running)
             return
         row = running.row
+        if row.state == CommandStatus.IN_PROGRESS and row.details != running.progress:
+            row.details = running.progress
+            self._dirt(row)
         places = rules.may_be_under_way(row.max_concurrency, row.target_count, running.answered + running.silent)
         while running.waiting and running.places_taken < places:
             invocation = running.waiting.popleft()
@@ -363,7 +304,7 @@ class Commands:
                 running.give_place(invocation)
                 self._tell_if_due(running, invocation)
 
-    def _tell_if_due(self, running: _Running, invocation: _Invocation) -> None:
+    def _tell_if_due(self, running: RunningCommand, invocation: RunningInvocation) -> None:
         """Begin to tell a node what it does not have yet, if it is there and the time for it has come."""
         if invocation.is_over or invocation.is_sending or not invocation.has_place:
             return
@@ -374,7 +315,7 @@ class Commands:
             invocation.is_sending = True
             self._in_background(self._tell(running, invocation))
 
-    async def _tell(self, running: _Running, invocation: _Invocation) -> None:
+    async def _tell(self, running: RunningCommand, invocation: RunningInvocation) -> None:
         """Send a node its job, or the job that cancels it; that it is told is in the database first."""
         try:
             if invocation.is_over:
@@ -399,7 +340,7 @@ class Commands:
         finally:
             invocation.is_sending = False
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, running: RunningCommand) -> None:
         row = running.row
         del self._running[row.command_id]
         for invocation in running.invocations.values():
@@ -432,7 +373,7 @@ class Commands:
             except Exception:  # the outermost loop of the watch: the next round looks again
                 logger.exception("commands not looked at")
 
-    def _look_at_the_time(self, running: _Running, now: datetime) -> None:
+    def _look_at_the_time(self, running: RunningCommand, now: datetime) -> None:
         """End what was not delivered in time, and what has not ended in time; tell again what was not heard."""
         row = running.row
         delivery = timedelta(seconds=row.timeout_seconds)
@@ -458,7 +399,7 @@ class Commands:
 
     # Small things
 
-    def _of_job(self, key: NodeKey, job_id: str) -> tuple[_Running | None, _Invocation | None]:
+    def _of_job(self, key: NodeKey, job_id: str) -> tuple[RunningCommand | None, RunningInvocation | None]:
         """The invocation that a node speaks of; none if it is another node's, or has ended with its command."""
         command_id = _command_of(job_id)
         running = self._running.get(command_id) if command_id is not None else None
@@ -468,29 +409,31 @@ class Commands:
             return None, None
         return running, running.invocations.get(key[2])
 
-    def _take(self, running: _Running, invocation: _Invocation) -> None:
+    def _take(self, running: RunningCommand, invocation: RunningInvocation) -> None:
         """Its node has it."""
         if not invocation.is_taken:
             invocation.row.taken_at = clock.now()
             running.answered += 1
             self._dirt(invocation.row)
 
-    def _end(self, running: _Running, invocation: _Invocation, details: str) -> None:
+    def _end(self, running: RunningCommand, invocation: RunningInvocation, details: str) -> None:
         running.places_taken -= invocation.has_place
         running.answered += not invocation.is_taken
         running.ended[details] += 1
         invocation.row.ended_at = clock.now()
         self._move(invocation, rules.DETAILS[details], details)
 
-    def _move(self, invocation: _Invocation, state: CommandStatus, details: str) -> None:
+    def _move(self, invocation: RunningInvocation, state: CommandStatus, details: str) -> None:
         row = invocation.row
         assert state in INVOCATION_MOVES[CommandStatus(row.state)], (row.state, state)
+        assert details in rules.INVOCATION_DETAILS, details
         row.state, row.details = state, details
         self._dirt(row)
 
-    def _move_command(self, running: _Running, state: CommandStatus, details: str) -> None:
+    def _move_command(self, running: RunningCommand, state: CommandStatus, details: str) -> None:
         row = running.row
         assert state in COMMAND_MOVES[CommandStatus(row.state)], (row.state, state)
+        assert details in rules.COMMAND_DETAILS, details
         row.state, row.details = state, details
         self._dirt(row)
 
@@ -541,76 +484,6 @@ class Commands:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("a command failed in the background", exc_info=error)
-
-
-def execution_seconds(content: Mapping[str, Any], parameters: Mapping[str, Any]) -> int:
-    """How long a document's steps may run in all, by their timeoutSeconds: 3,600 each where none is said."""
-    document = command_document.parse(content)
-    total = 0
-    for step in document.steps:
-        inputs = command_document.prepared(step, parameters).inputs
-        for one in inputs if isinstance(inputs, list) else [inputs]:
-            given = one.get("timeoutSeconds") if isinstance(one, Mapping) else None
-            text = str(given)[:_MOST_DIGITS] if isinstance(given, int | str) else ""
-            seconds = int(text) if text.isascii() and text.isdigit() else command_document.DEFAULT_TIMEOUT_SECONDS
-            total += min(seconds, LONGEST_EXECUTION_SECONDS)
-    return total
-
-
-def job_content(row: Command) -> str:
-    """What a node is told of a command. The agent itself puts command and node behind the prefix of its output."""
-    output = row.output
-    return payloads.send_command_content(
-        command_id=str(row.command_id),
-        document_name=row.document_name,
-        document_content=row.document_content,
-        parameters=row.parameters,
-        output_s3_bucket_name=output.get("bucket", ""),
-        output_s3_key_prefix=output.get("prefix", "") if output.get("bucket") else "",
-        cloudwatch_log_group_name=output.get("log_group", ""),
-        cloudwatch_output_enabled=bool(output.get("to_logs")),
-    )
-
-
-def step_status(step: Mapping[str, Any]) -> str:
-    """A step's status in a reply as CommandPluginStatus has it."""
-    return _STATUS_WORDS.get(str(step.get("status", "")), "Pending")
-
-
-def _step_names(row: Command) -> frozenset[str]:
-    return frozenset(step.name for step in command_document.parse(row.document_content).steps)
-
-
-def _merge(row: Invocation, content: payloads.ReplyContent, names: frozenset[str]) -> bool:
-    """Take in the results of the steps called `names`; a result that is final is not replaced. True if any is new."""
-    changed = False
-    for name, step in (content.runtime_status or {}).items():
-        known = row.steps.get(name)
-        if name not in names or (known is not None and known["status"] not in _UNFINISHED):
-            continue
-        row.steps[name] = {
-            "status": _kept(step.status, _LONGEST_WORD),
-            "code": step.code,
-            "plugin": _kept(step.name, _LONGEST_WORD),
-            "output": _kept(step.output, 2500),
-            "stdout": _kept(step.standard_output, 24_000),
-            "stderr": _kept(step.standard_error, 24_000),
-            "started_at": _kept(step.start_date_time, _LONGEST_WORD),
-            "ended_at": _kept(step.end_date_time, _LONGEST_WORD),
-            "bucket": _kept(step.output_s3_bucket_name, _LONGEST_WORD),
-            "prefix": _kept(step.output_s3_key_prefix, _LONGEST_WORD),
-        }
-        changed = True
-    trace = _kept(content.trace_output, _LONGEST_TRACE)
-    if trace and trace != row.trace_output:
-        row.trace_output = trace
-        changed = True
-    return changed
-
-
-def _kept(text: str, longest: int) -> str:
-    """What a node says, as every database takes it: PostgreSQL has neither zeros nor halves of characters."""
-    return text[:longest].replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def _save(rows: list[Invocation | Command]) -> None:

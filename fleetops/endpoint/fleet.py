@@ -58,8 +58,7 @@ class Fleet:
                 )
         specs: list[NodeSpec] = []
         for account, region in sorted(self._demo):
-            facts = await self._facts(account, region)
-            self._endpoint.nodes.set_ec2(account, region, facts.values())
+            facts = await self._take_over(account, region)
             specs += self._specs(account, region, facts)
             await self._give(account, region, facts)
         if self._host is not None:
@@ -78,10 +77,16 @@ class Fleet:
         self._regions.update(regions)
         async with self._lock:
             for account, name in regions:
-                facts = await self._facts(account, name)
-                self._endpoint.nodes.set_ec2(account, name, facts.values())
+                facts = await self._take_over(account, name)
                 if (account, name) in self._demo:
                     await self._give(account, name, facts)
+
+    async def _take_over(self, account_id: str, region: str) -> dict[str, dict]:
+        """Take over what EC2 says of a region: a machine that is gone for good gets no command any more."""
+        facts = await self._facts(account_id, region)
+        for node in self._endpoint.nodes.set_ec2(account_id, region, facts.values()):
+            await self._endpoint.commands.node_gone(node)
+        return facts
 
     async def _facts(self, account_id: str, region: str) -> dict[str, dict]:
         found = await self._endpoint.moto.result(ask="instance_facts", account=account_id, region=region)

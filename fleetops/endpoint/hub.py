@@ -31,11 +31,12 @@ from fleetops.wire.controlchannel import ControlChannel, ControlRole
 from fleetops.wire.frames import milliseconds
 
 from .channels import (
-    GONE,
+    FAILED,
     NORMAL,
     OPENER_SECONDS,
     REFUSED,
     TOKEN_SECONDS,
+    Gone,
     Peer,
     Purpose,
     Receive,
@@ -131,14 +132,14 @@ class _Control:
         self.is_lost = False  # what it says could not be written down: nobody sends the acknowledge
 
     async def flush(self) -> None:
-        """Send what the channel has queued. Raises one of GONE, or TimeoutError if the agent does not read."""
+        """Send what the channel has queued. Raises Gone, or TimeoutError if the agent does not read."""
         async with self.lock:
             await self.flush_locked()
 
     async def flush_locked(self) -> None:
         """`flush` for one who holds the lock."""
         if self.is_lost:
-            raise ConnectionResetError
+            raise Gone
         async with asyncio.timeout(CONTROL_SEND_SECONDS):
             for frame in self.channel.data_to_send():
                 await self.peer.send(frame)
@@ -242,7 +243,7 @@ class Hub:
         )
         try:
             await control.flush()
-        except (*GONE, TimeoutError):
+        except (Gone, TimeoutError):
             del self._sessions[task.session_id]
             self._drop(task.key, control)
             await control.peer.close(NORMAL, "the agent does not read its control channel")
@@ -278,7 +279,7 @@ class Hub:
         control.channel.send_job(job, now=clock.steady())
         try:
             await control.flush()
-        except (*GONE, TimeoutError):
+        except (Gone, TimeoutError):
             return False
         return True
 
@@ -305,6 +306,7 @@ class Hub:
         if before is not None:
             await before.peer.close(NORMAL, "another connection has taken this one's place")
         logger.info("node connected instance=%s version=%s", key[2], opener.agent_version)
+        code = NORMAL
         try:
             await self._store.node_connected(key, opener.agent_version, opener.platform_type)
             for session_id in self._owed.pop(key, ()):
@@ -321,13 +323,17 @@ class Hub:
                         raise
                     await control.flush_locked()
                 await asyncio.sleep(0)
-        except (*GONE, TimeoutError):
+        except (Gone, TimeoutError):
             pass
+        except Exception:  # the outermost loop of this connection; the node comes back, and says again what was lost
+            level = logging.DEBUG if self._is_closing else logging.ERROR
+            logger.log(level, "control channel failed instance=%s", key[2], exc_info=True)
+            code = FAILED
         finally:
             if self._drop(key, control):
                 logger.log(logging.DEBUG if self._is_closing else logging.INFO, "node disconnected instance=%s", key[2])
                 await self._store.node_disconnected(key)
-        await peer.close()
+        await peer.close(code)
 
     async def data_websocket(
         self, scope: Any, receive: Receive, send: Send, session_id: str, key: NodeKey | None
@@ -447,7 +453,7 @@ class Hub:
             try:
                 await control.flush()
                 return
-            except (*GONE, TimeoutError):
+            except (Gone, TimeoutError):
                 pass
         self._owed.setdefault(key, deque(maxlen=OWED_EACH)).append(session_id)
 
@@ -532,7 +538,7 @@ async def _send(peer: Peer | None, frame: bytes) -> None:
     try:
         async with asyncio.timeout(FAREWELL_SECONDS):
             await peer.send(frame)
-    except (*GONE, TimeoutError):
+    except (Gone, TimeoutError):
         pass
 
 

@@ -177,13 +177,17 @@ class Nodes:
         node.tags = tags
         await self._save([node])
 
-    def set_ec2(self, account_id: str, region: str, facts: Iterable[dict[str, Any]]) -> None:
-        """Take over what EC2 says of a region's instances: state and tags."""
+    def set_ec2(self, account_id: str, region: str, facts: Iterable[dict[str, Any]]) -> list[NodeKey]:
+        """Take over what EC2 says of a region's instances: state and tags. Those that have gone for good since."""
+        gone = []
         for fact in facts:
             key = (account_id, region, fact["instance_id"])
             node = self._nodes.setdefault(key, Managed(key))
+            if fact["state"] == "terminated" != node.ec2_state:
+                gone.append(key)
             node.ec2_state = fact["state"]
             node.tags = fact["tags"]
+        return gone
 
     def channel_opened(self, key: NodeKey, now: datetime) -> None:
         if self.is_gone(key):

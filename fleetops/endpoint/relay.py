@@ -27,7 +27,7 @@ from fleetops.wire import (
 )
 from fleetops.wire.frames import FIN, SYN, milliseconds
 
-from .channels import GONE, NORMAL, Peer
+from .channels import NORMAL, Gone, Peer
 
 # Bytes of frames that wait in one direction for an end that is away; when it is reached, the other end is not read.
 # To the client: what our own node may have unacknowledged (512 KiB), so that a client that comes back finds all of it.
@@ -76,7 +76,7 @@ class Lane:
             try:
                 await peer.send_all(frames)
                 return
-            except GONE:
+            except Gone:
                 self.detach(peer)
             except asyncio.CancelledError:
                 self.keep(frames)
@@ -103,7 +103,7 @@ class Lane:
                 frame = self._waiting[0]
                 try:
                     await peer.send(frame)
-                except GONE:
+                except Gone:
                     self.detach(peer)
                     return
                 if self._pauses_after >= 0 and peek(frame).payload_type == self._pauses_after:
@@ -206,7 +206,7 @@ class Relay:
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 await self.agent.peer.send(_publication(message_type))
-        except (*GONE, TimeoutError):
+        except (Gone, TimeoutError):
             pass  # its own loop notices that it is gone; one that does not read hears nothing anyway
 
     async def _take_place(self, end: End, other: End, peer: Peer) -> None:

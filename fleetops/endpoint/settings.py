@@ -61,6 +61,9 @@ PING_SECONDS = env_int("FLEETOPS_ENDPOINT_PING_SECONDS", 330, low=5)
 HEARTBEAT_FLUSH_SECONDS = env_int("FLEETOPS_ENDPOINT_HEARTBEAT_FLUSH_SECONDS", 10, low=1)
 # How long GetMessages waits: the agent's client gives up after 20 s, and sleeps after an answer that took under 1 s.
 POLL_SECONDS = env_int("FLEETOPS_ENDPOINT_POLL_SECONDS", 15, low=1, high=19)
+# Invocations of an account and region that no node has acknowledged yet; with a command that goes beyond, none of its
+# nodes is told (RateExceeded). AWS names no number: ours is ten commands to a fleet of ten thousand that is away.
+MOST_PENDING = env_int("FLEETOPS_ENDPOINT_PENDING_INVOCATIONS", 100_000, low=1)
 # CloudTrail's event history reaches back 90 days; events of reads are kept for a shorter time, there are so many.
 TRAIL_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_DAYS", 90, low=1)
 TRAIL_READ_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_READ_DAYS", 14, low=1)

@@ -436,6 +436,21 @@ async def test_an_unknown_session_is_ended_at_a_node_that_still_has_it(gateway, 
     assert event.session_id == "admin-forgotten"
 
 
+async def test_an_answer_that_cannot_be_written_down_ends_the_connection_and_is_logged(gateway, agent, caplog):
+    gateway.store.refused = 1
+    reply = payloads.AgentJobReply(f"aws.ssm.{uuid4()}.{NODE}", "{}", "aws.ssm.sendCommand")
+    agent.control.reply_job(reply, now=clock.steady())
+    for frame in agent.control.data_to_send():
+        await agent.socket.send(frame)
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(5):
+            await agent.socket.recv()
+    assert closed.value.rcvd.code == 1011
+    (record,) = [record for record in caplog.records if "control channel failed" in record.message]
+    assert NODE in record.message and "the store is away" in str(record.exc_info[1])
+    await eventually(lambda: not gateway.hub.is_connected(node_key(NODE)))
+
+
 def test_the_real_agents_times_are_the_defaults():
     assert (Patience().opener, Patience().token, Patience().first_dial) == (15.0, 300.0, 30.0)
     assert QUICK.first_dial < Patience().first_dial

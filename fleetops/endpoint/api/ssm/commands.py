@@ -15,11 +15,11 @@ from fleetops.documents import command as command_document
 from fleetops.documents.parameters import check_parameters
 from fleetops.endpoint import command_rules as rules
 from fleetops.endpoint.calls import Call
-from fleetops.endpoint.commands import execution_seconds, job_content, step_status
 from fleetops.endpoint.documents import StoredDocument
 from fleetops.endpoint.models import Command, Invocation
 from fleetops.endpoint.nodes import Managed
 from fleetops.endpoint.states import CommandStatus
+from fleetops.endpoint.underway import execution_seconds, job_content, step_status
 from fleetops.wire import MAX_PAYLOAD, payloads
 
 from .shared import DEFAULT_PAGE, Part, Result, read_number, target_arn, token
@@ -304,7 +304,7 @@ def _filtered(filters: list[dict[str, str]], prefix: str) -> Q:
             wanted &= Q(**{f"{prefix}requested_at__{'gt' if key == 'InvokedAfter' else 'lt'}": moment})
         elif key == "Status":
             # The status, or its details, which say more: DeliveryTimedOut and so on.
-            wanted &= Q(state=value) | Q(details=value)
+            wanted &= Q(state=value) | Q(details="RateExceeded" if value == "LimitExceeded" else value)
         elif key == "DocumentName":
             wanted &= Q(**{f"{prefix}document_name": value})
         elif value in _STAGES:
