@@ -255,6 +255,7 @@ def test_completion_and_preview_answer_as_json(client_as, fleet):
 def test_a_filter_that_matches_nothing_names_the_part_that_costs_most(client_as, fleet):
     page = client_as("viewer").get(f"{FLEET}?q=api+tag:env=prod+status:stopped")
     assert "Nothing matches this filter" in text_of(page)
+    assert b'id="fleet-age"' in page.content  # the page that asks what changed puts the age there
     assert "Without status is stopped , 1 instance matches." in text_of(page)
     assert "/fleet/?q=api+and+env%3Dprod" in page.content.decode()
 
