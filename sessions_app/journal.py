@@ -35,6 +35,8 @@ INPUT = 3  # payload: see _USED. Sequence: our last number that bore keystrokes.
 SIZE = 4  # payload: see _SIZE. Sequence: our number that bore the size
 MARK = 5  # no payload; sequence: an agent's number that bore no output (a handshake, a flag)
 NOTE = 6  # payload: a JSON object with "type" and "text": what happened besides output; see Proxy.note
+FRAME = 7  # payload: see Framed. Not shown, and not in recordings
+PASSED = 8  # payload: bytes of a forwarded port; sequence as of OUTPUT. Not shown, and not in recordings
 
 # crc of all that follows it, length of the payload, kind, time (us since the session's start), sequence
 _HEAD = struct.Struct(">IIBQq")
@@ -51,6 +53,21 @@ class JournalBusy(Exception):
 
 class JournalFull(Exception):
     """There is no room for the record: the disk or the quota is full. Nothing was written."""
+
+
+class Framed(bytes):
+    """A message of the agent that bears no output: its payload type (one byte), then its payload.
+
+    Type OUTPUT or STDERR without a payload: what is shown from here on is of that type.
+    """
+
+    kind = FRAME
+
+
+class Passed(bytes):
+    """Bytes of a forwarded port."""
+
+    kind = PASSED
 
 
 class Record(NamedTuple):
@@ -82,7 +99,7 @@ class State:
 
     def apply(self, kind: int, sequence: int, payload: memoryview | bytes) -> None:
         """Take in one record."""
-        if kind in (OUTPUT, MARK):
+        if kind in (OUTPUT, MARK, FRAME, PASSED):
             self.output_sequence = max(self.output_sequence, sequence)
         elif kind == INPUT:
             self.input_sequence = max(self.input_sequence, sequence)
@@ -321,19 +338,24 @@ class Journal(Segments):
     def append_output(self, outputs: Sequence[tuple[bytes, int]]) -> None:
         """Append what came in one go: (bytes, the agent's number) each. One write, then readers are woken.
 
+        Bytes are output, unless they say that they are Framed or Passed.
+
         Raises JournalFull if nothing could be written.
         """
         time_us = self.time_us()
         buffers: list[bytes] = []
         size = output = 0
         for data, sequence in outputs:
-            buffers.append(_head(OUTPUT, time_us, sequence, data))
+            if isinstance(data, (Framed, Passed)):
+                buffers.append(_head(data.kind, time_us, sequence, data))
+            else:
+                buffers.append(_head(OUTPUT, time_us, sequence, data))
+                output += len(data)
             buffers.append(data)
             size += HEAD_BYTES + len(data)
-            output += len(data)
         self._write(buffers, size)
         self.output_end += output
-        self.state.output_sequence = outputs[-1][1]
+        self.state.output_sequence = max(self.state.output_sequence, outputs[-1][1])
         for wake in self.listeners:
             wake()
 

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from fleetops.approvals.models import ApprovalRequest
 from fleetops.clock import now, uuid7
+from fleetops.identity.models import AccessKey, ApiToken
 from fleetops.inventory.models import Instance
 
 from .delivery.models import DeliverySettings, LogDelivery, RecordingCopy  # noqa: F401  (Django looks for them here)
@@ -72,6 +73,11 @@ class TerminalSession(models.Model):
     output_bytes = models.BigIntegerField(default=0)
     chain_head = models.CharField(max_length=64, blank=True, help_text="hash of the last sealed chunk, in hex")
     sealed_at = models.DateTimeField(null=True, help_text="when the last chunk of an ended session was sealed")
+    # Of a command, and of a forward; known once it has ended.
+    exit_code = models.IntegerField(null=True, blank=True)
+    bytes_to_instance = models.BigIntegerField(null=True, blank=True)
+    bytes_from_instance = models.BigIntegerField(null=True, blank=True)
+    connections = models.PositiveIntegerField(null=True, blank=True)
     commands_done_at = models.DateTimeField(null=True, help_text="when the command log had all of an ended session")
 
     objects = TerminalSessionQuerySet.as_manager()
@@ -227,6 +233,26 @@ class SessionMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.author_name}: {self.text}"
+
+
+class StreamToken(models.Model):
+    """The word that lets a client of the command line into a session's stream, once and soon. Only a digest is kept."""
+
+    digest = models.CharField(max_length=64, primary_key=True, help_text="SHA-256, in hex")
+    session = models.ForeignKey(TerminalSession, on_delete=models.CASCADE, related_name="+")
+    # By what its bearer may be there; what is revoked takes it along.
+    access_key = models.ForeignKey(AccessKey, on_delete=models.CASCADE, null=True, related_name="+")
+    api_token = models.ForeignKey(ApiToken, on_delete=models.CASCADE, null=True, related_name="+")
+    source_address = models.CharField(max_length=64, blank=True)
+    is_ours = models.BooleanField(default=False, help_text="for `fleetops connect`, which takes longer messages")
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["expires_at"], name="streamtoken_end")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"stream of {self.session_id}"
 
 
 class RecordingChunk(models.Model):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 import orjson
@@ -21,7 +22,7 @@ from django.db import DatabaseError
 from fleetops import metrics
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
-from fleetops.clock import now, steady
+from fleetops.clock import is_shifted, now, steady
 from fleetops.errors import Denied, UserError
 from fleetops.web.context import RequestContext, current
 from fleetops.wire import (
@@ -38,15 +39,19 @@ from fleetops.wire import (
     payloads,
 )
 
-from . import live, services, streams
+from . import grants, live, services, streams
+from .carried import STREAM_ENDS, carried, write_facts
 from .journal import Journal, JournalFull
 from .models import TerminalSession
 from .recording import Sealer
 from .services import LateOwner
-from .states import SessionState
+from .states import Door, SessionKind, SessionState
 from .streams import Stream
 from .threads import Threads
 from .upstream import CLIENT_VERSION, Upstream, UpstreamLost, dial
+
+if TYPE_CHECKING:
+    from .frontdoor.channel import ClientEnd
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,7 @@ SEAL_APART_SECONDS = 0.25
 TERMINATE_DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds between tries; then it is the worker's, see upkeep.confirm_ends
 END_SECONDS = 2.0  # until browsers are told of an end that the database has not taken yet
 END_RETRY_SECONDS = 2.0
+CLIENT_AWAY_SECONDS = 120  # a plugin that lost its websocket gives up in less
 MAX_COLS, MAX_ROWS = 1000, 500
 DATABASE_AWAY = "The database does not answer; what you type waits."
 
@@ -118,16 +124,22 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         state = journal.state
         self.cols, self.rows = state.cols, state.rows
-        self.channel = self._new_channel()
+        self.exit_code: int | None = None  # of a command, once it is known
+        self.client: ClientEnd | None = None  # the plugin, or `fleetops connect`, that has or had the session
+        self.carried = carried(self, journal)  # what a command or a forward has that a shell has not
+        self._is_forward = session.kind == SessionKind.FORWARD
+        self.channel = self._new_channel(self.carried and self.carried.channel_state())
         # Numbers that the owner before us may have used and never sent: the agent would wait for them for ever.
         # Now, before anything is typed that takes the next ones.
-        self.channel.fill(range(state.acknowledged + 1, state.input_sequence + 1), self.cols, self.rows, now=steady())
+        if not self._is_forward:  # whose client has them still
+            unsure = range(state.acknowledged + 1, state.input_sequence + 1)
+            self.channel.fill(unsure, self.cols, self.rows, now=steady())
         self._upstream: Upstream | None = None
         self._lost: asyncio.Event = asyncio.Event()
         self._pending = bytearray()  # keystrokes
         self._room = asyncio.Event()
         self._room.set()
-        self._size_is_due = True  # the agent does not know the size yet
+        self._size_is_due = not self._is_forward  # the agent does not know the size yet
         self._is_storing_size = False
         self._unwritten: list[tuple[bytes, int]] = []  # output that found the journal full; upstream is paused
         self._held_back: list[bytes] = []  # acknowledges of it
@@ -147,6 +159,9 @@ class Proxy:
         self._live: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         moment = self._loop.time()
+        # However the system's clock is set, a grant lasts no longer. A shifted clock goes at a rate of its own.
+        deadline, is_real = session.deadline_at, not is_shifted()
+        self._ends_by = steady() + (deadline - now()).total_seconds() if deadline and is_real else math.inf
         self.active_at = moment  # last input or output
         self.detached_at: float | None = moment  # since when no browser is here
         self.sealed_at = moment
@@ -166,7 +181,7 @@ class Proxy:
             Role.CLIENT,
             new_id=uuid4,
             session_id=self.session.ssm_session_id,
-            next_sequence=state.input_sequence + 1,
+            next_sequence=self.carried.next_sequence if self.carried else state.input_sequence + 1,
             expected_sequence=state.output_sequence + 1,
             state=state_now,
             acknowledge_stored=False,
@@ -268,11 +283,11 @@ class Proxy:
 
     def resize(self, cols: int, rows: int) -> None:
         """Set the terminal's size; the last one wins."""
-        if self._over is not None or self._is_let_go or (cols, rows) == (self.cols, self.rows):
+        if self._over is not None or self._is_let_go or self._is_forward or (cols, rows) == (self.cols, self.rows):
             return
         self.cols, self.rows = cols, rows
         self._size_is_due = True
-        if not self._can_send():
+        if not self.can_send:
             self._note_size(-1)
         self._send_pending()
         if not self._is_storing_size:
@@ -303,9 +318,16 @@ class Proxy:
 
     def nudge(self) -> None:
         """Make full-screen programs draw themselves anew: a size that differs by a row, then the right one."""
-        if self._over is None and self._can_send() and self.rows > 1:
+        if self._over is None and self.can_send and self.rows > 1 and not self._is_forward:
             self._send_size(self.cols, self.rows - 1)
             self._loop.call_later(0.1, self._unnudge)
+
+    def flush_soon(self) -> None:
+        """Send what the channel has been given past `type`."""
+        self.active_at = self._loop.time()
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
 
     def _unnudge(self) -> None:
         self._size_is_due = True
@@ -329,14 +351,16 @@ class Proxy:
 
     # Sending
 
-    def _can_send(self) -> bool:
+    @property
+    def can_send(self) -> bool:
+        """Whether the agent may be sent more now."""
         return (
             self.channel.state is State.OPEN and self.channel.unacknowledged_bytes < UNDER_WAY_BYTES and not self._holds
         )
 
     def _send_pending(self) -> None:
         """Send the size if it is due, then what was typed, as far as the channel takes it."""
-        if not self._can_send() or self._over is not None:
+        if not self.can_send or self._over is not None:
             return
         try:
             if self._size_is_due:
@@ -420,11 +444,13 @@ class Proxy:
         closed: ChannelClosed | None = None
         is_acknowledged = False
         for event in channel.events():
-            if isinstance(event, OutputReceived):
+            if self.carried is not None:
+                outputs += self.carried.take(event)
+            elif isinstance(event, OutputReceived):
                 outputs.append((event.data, event.sequence))
-            elif isinstance(event, Acknowledged):
+            if isinstance(event, Acknowledged):
                 is_acknowledged = True
-            elif isinstance(event, HandshakeRequested):
+            elif isinstance(event, HandshakeRequested) and not self._is_forward:  # whose client answers
                 self._answer(event)
             elif isinstance(event, HandshakeCompleted):
                 if event.customer_message:
@@ -439,6 +465,9 @@ class Proxy:
             self._unwritten += outputs
             _BYTES_OUT.inc(sum(len(data) for data, _ in outputs))
         self._write_down()
+        if self.carried is not None:
+            self.carried.acknowledged(channel.acknowledged_through)
+            self.carried.measure(self.client)
         if (is_acknowledged and self._pending) or self._size_is_due:
             self._send_pending()
         if not self._flush_is_due:
@@ -446,7 +475,8 @@ class Proxy:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
         if closed is not None:
-            self.end(closed.output.strip() or "The shell has ended.", terminate=False, kind="shell")
+            text = closed.output.strip() or STREAM_ENDS[SessionKind(self.session.kind)]
+            self.end(text, terminate=False, kind="shell")
 
     def _write_down(self) -> None:
         """Append what was received; on a full journal read no more until there is room."""
@@ -485,8 +515,16 @@ class Proxy:
 
     def _writable(self) -> None:
         """Read upstream again, if nothing else holds it back."""
-        if self._upstream is not None and self._upstream.can_write and not self._unwritten and not self._is_held_back:
+        is_held = self._is_held_back or (self.carried is not None and self.carried.is_behind)
+        if self._upstream is not None and self._upstream.can_write and not self._unwritten and not is_held:
             self._upstream.resume()
+
+    def pause_reading(self, is_paused: bool) -> None:
+        """Read nothing from the agent while the client of a forward is too far behind."""
+        if not is_paused:
+            self._writable()
+        elif self._upstream is not None:
+            self._upstream.pause()
 
     def hold_back(self, is_full: bool) -> None:
         """Read nothing from the agent while the spool is over its quota."""
@@ -572,6 +610,8 @@ class Proxy:
             self._timer.cancel()
         self._drop_upstream()
         self._room.set()
+        if self.carried is not None:
+            self.carried.ended()
         self.journal.close()
         for listener in list(self.listeners):
             listener.wake()
@@ -634,7 +674,7 @@ class Proxy:
         self.channel.reconnected(now=steady())
         self._send_pending()
         self._flush()
-        if self._unwritten or self._is_held_back:
+        if self._unwritten or self._is_held_back or (self.carried is not None and self.carried.is_behind):
             upstream.pause()
         self._set_status("open", " ".join(self._holds))
         return self._loop.time()
@@ -648,9 +688,12 @@ class Proxy:
             stream = await self._threads.aws(streams.start, session)
             session.ssm_session_id = stream.session_id
             metrics.TERMINAL_OPENED.inc()
+            if settings.MESSAGE_OF_THE_DAY:
+                self.note("motd", settings.MESSAGE_OF_THE_DAY)
             self._access = stream.access
             # A shell without a handshake takes its size before its first prompt, which then has the right width.
-            self.channel = self._new_channel(State.OPEN if stream.is_embedded else None)
+            is_open = stream.is_embedded and self.carried is None
+            self.channel = self._new_channel(State.OPEN if is_open else None)
             try:
                 await self._threads.database(services.started, session, ssm_session_id=stream.session_id)
             except LateOwner:
@@ -728,6 +771,9 @@ class Proxy:
         session = self.session
         while True:
             try:
+                if self.carried is not None:
+                    facts = self.carried.facts(self.exit_code)
+                    await self._threads.database(write_facts, session.pk, facts)
                 await self._threads.database(
                     services.ended,
                     session,
@@ -791,13 +837,25 @@ class Proxy:
         self.deadlines.look()
         if moment - self.active_at > settings.SESSION_IDLE_SECONDS:
             self.end(f"Ended after {in_words(settings.SESSION_IDLE_SECONDS)} without input or output.", kind="idle")
-        elif self.detached_at is not None and moment - self.detached_at > settings.SESSION_DETACHED_SECONDS:
-            self.end(f"Ended after {in_words(settings.SESSION_DETACHED_SECONDS)} without a browser.", kind="detached")
+        elif self.detached_at is not None and moment - self.detached_at > self._longest_detached():
+            what = "browser" if self.session.door == Door.BROWSER else "client"
+            self.end(f"Ended after {in_words(self._longest_detached())} without a {what}.", kind="detached")
         elif (
             self.session.started_at is not None
             and (now() - self.session.started_at).total_seconds() > settings.SESSION_LONGEST_SECONDS
         ):
             self.end(f"Ended: a session lasts at most {in_words(settings.SESSION_LONGEST_SECONDS)}.", kind="longest")
+
+    def _longest_detached(self) -> float:
+        """Seconds. A shell can be gone on with in a browser; nobody else can take up a forward or a command."""
+        longest: float = settings.SESSION_DETACHED_SECONDS
+        return longest if self.carried is None else min(longest, CLIENT_AWAY_SECONDS)
+
+    def check_deadline(self) -> None:
+        """End the session with its grant. Called four times a second; it asks nobody, so nothing can keep it."""
+        deadline = self.session.deadline_at
+        if deadline is not None and (now() >= deadline or steady() >= self._ends_by):
+            self.end(f"Ended: {grants.at_its_end(deadline)}.", kind="grant")
 
     def seal_if_due(self) -> None:
         """Seal a chunk if there is enough, or for long enough. Called four times a second."""
