@@ -72,5 +72,10 @@ app.conf.beat_schedule = {
     "audit.seal": {"task": "fleetops.audit.tasks.seal", "schedule": 1.0, "options": {"expires": 10}},
     "audit.verify": {"task": "fleetops.audit.tasks.verify", "schedule": 3600.0, "options": {"expires": 600}},
     "sessions.ship_chunks": {"task": "sessions_app.tasks.ship_chunks", "schedule": 5.0, "options": {"expires": 20}},
+    "sessions.settle_grants": {
+        "task": "sessions_app.tasks.settle_grants",
+        "schedule": 5.0,
+        "options": {"expires": 20},
+    },
     "sessions.tidy": {"task": "sessions_app.tasks.tidy", "schedule": 10.0, "options": {"expires": 30}},
 }

@@ -292,8 +292,11 @@ SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
 # Fractions of a minute are for who wants to see it happen; 0.02 is about a second, as often as it is looked.
 SESSION_IDLE_SECONDS = env_number("FLEETOPS_SESSION_IDLE_MINUTES", 20, low=0.02, high=60) * 60
 SESSION_LONGEST_SECONDS = env_number("FLEETOPS_SESSION_LONGEST_MINUTES", 720, low=0.02, high=1440) * 60
+GRANT_LONGEST_MINUTES = env_int("FLEETOPS_GRANT_LONGEST_MINUTES", 480, low=5, high=10080)
 # How long a session without any browser is kept before it is ended.
 SESSION_DETACHED_SECONDS = env_number("FLEETOPS_SESSION_DETACHED_MINUTES", 30, low=0.02, high=1440) * 60
+# Shown above each new shell, and kept in its recording.
+MESSAGE_OF_THE_DAY = " ".join(env_str("FLEETOPS_MESSAGE_OF_THE_DAY").split())[:500]
 # Without the database nobody can be checked: keystrokes wait after so long, and sessions end. Never later than this.
 DATABASE_HOLD_SECONDS = env_number("FLEETOPS_DATABASE_HOLD_SECONDS", 5, low=1, high=5)
 DATABASE_GONE_SECONDS = env_number("FLEETOPS_DATABASE_GONE_SECONDS", 60, low=2, high=60)

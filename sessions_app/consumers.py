@@ -24,6 +24,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from fleetops.batches import batched
+from fleetops.clock import now
 from fleetops.errors import UserError
 from fleetops.identity.models import User
 from fleetops.web.context import RequestContext, within
@@ -185,6 +186,7 @@ class TerminalConsumer:
             join=join and session.user_id != user.pk,
             source_address=context.source_address,
             mfa_at=mfa_at,
+            since=now(),
             reason=reason if watch or join else session.reason,
         )
         # Said by who admitted them, also to the process that they may be relayed to.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
 from django.contrib.sessions.models import Session as LogIn
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -26,12 +23,13 @@ from fleetops.inventory.models import Account, Instance
 from fleetops.inventory.readiness import readiness_of
 from fleetops.inventory.selection import facts_of
 from fleetops.policy import services as policy
-from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, RuleFacts, decide
-from fleetops.targets import TargetFacts
+from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, RuleFacts, decide_session
 from fleetops.transitions import LostRace, move
 
+from . import grants, questions
 from .models import TerminalSession
-from .states import SESSION_MOVES, Door, SessionKind, SessionState
+from .states import SESSION_MOVES, Door, GrantState, SessionKind, SessionState
+from .wake import notify_owner
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +89,20 @@ def open_session(
     if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
         deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance", **where)
         raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
+    destination = questions.destination_asked(document, parameters or {}) if kind == SessionKind.FORWARD else ""
     context = policy.context(actor, reason=reason)
+    asked = questions.opening(
+        policy.actor_facts(actor),
+        facts_of(instance),
+        context,
+        kind=kind,
+        document=document,
+        run_as=run_as,
+        destination=destination,
+    )
+    grant, asked = grants.with_grant(asked, actor=actor, instance=instance, kind=kind)
     try:
-        decision = policy.require(actor, Deed.SHELL, target=facts_of(instance), context=context)
+        decision = policy.require_request(asked)
     except policy.ReasonNeeded:
         raise
     except policy.PolicyDenied as denied:
@@ -126,18 +135,30 @@ def open_session(
             instance_name=str(instance),
             account_id=instance.account.account_id,
             region=instance.region.name,
-            reason=reason,
+            reason=asked.context.reason,
             source_address=context.source_address,
-            mfa_at=None if context.mfa_at is None else datetime.fromtimestamp(context.mfa_at, UTC),
+            mfa_at=questions.moment_of(context.mfa_at),
             role_arn=role_arn,
+            grant=grant,
+            deadline_at=None if grant is None else grant.ends_at,
+            needs_moderator=decision.obligations.needs_moderator,
             kind=kind,
             door=door,
             document=document,
             parameters={name: list(values) for name, values in (parameters or {}).items()},
-            run_as=run_as,
+            run_as=run_as or decision.obligations.shell_user,
         )
-        under = {"role_arn": role_arn} if role_arn else {}
-        _record("sessions.open", session, actor=actor, target=instance, reason=reason, rules=decision.rules, **under)
+        facts = {
+            "role_arn": role_arn,
+            "run_as": session.run_as,
+            "document": document,
+            "destination": destination,
+            "grant": "" if grant is None else str(grant.pk),
+        }
+        told = {name: value for name, value in facts.items() if value}
+        _record(
+            "sessions.open", session, actor=actor, target=instance, reason=session.reason, rules=decision.rules, **told
+        )
     logger.info("session opened session=%s instance=%s user=%s", session.pk, session.instance_id, actor.username)
     return session
 
@@ -177,32 +198,14 @@ def request_end(session: TerminalSession, *, actor: User, reason: str = "") -> N
             ended(session, reason=f"Ended by {actor.username} before it began.", actor=actor, sealed=True)
 
 
-def notify_owner(session_id: UUID) -> None:
-    """Wake the owner of a session, so that it reads what was asked. Best effort: it looks each second anyway."""
-    owner = TerminalSession.objects.filter(pk=session_id).values_list("owner", flat=True).first()
-    if not owner:
-        return
-    try:
-        async_to_sync(get_channel_layer().group_send)(
-            group_of(owner), {"type": "session.look", "session": str(session_id)}
-        )
-    except OSError:  # the broker is away
-        logger.warning("the owner could not be woken session=%s", session_id)
-
-
-def group_of(owner: str) -> str:
-    """The channel-layer group of one terminal process. Its token is not in it."""
-    return "terminal." + hashlib.sha256(owner.encode()).hexdigest()[:32]
-
-
-def attaching_deeds(session: TerminalSession, *, watch: bool, join: bool) -> tuple[Deed, ...]:
+def attaching_deeds(*, watch: bool, join: bool) -> tuple[Deed, ...]:
     """What the policy is asked of who attaches.
 
     Who types into another's session has to be let watch it, and open such a shell there themselves.
     """
-    if not join:
-        return (Deed.WATCH_SESSION if watch else Deed.SHELL,)
-    return (Deed.WATCH_SESSION, Deed.SHELL, *((Deed.RUN_AS,) if session.run_as else ()))
+    if join:
+        return (Deed.WATCH_SESSION, Deed.SHELL)
+    return (Deed.WATCH_SESSION if watch else Deed.SHELL,)
 
 
 def admit(session_id: UUID, *, user: User, watch: bool, join: bool = False, reason: str = "") -> TerminalSession:
@@ -237,8 +240,15 @@ def require_attaching(session: TerminalSession, *, actor: User, watch: bool, joi
     """Ask the policy all that `attaching_deeds` names. Raises PolicyDenied, audited; ReasonNeeded."""
     if join and session.kind != SessionKind.SHELL:
         raise Denied("Only shells can be joined: this session has no keyboard to share.")
-    for deed in attaching_deeds(session, watch=watch, join=join):
+    for deed in attaching_deeds(watch=watch, join=join):
         _require(deed, session, actor=actor, refusal="sessions.attach.refuse", reason=reason)
+
+
+def may_attach(session: TerminalSession, user: User, *, watch: bool, join: bool, reason: str = "") -> bool:
+    """Whether that is worth a button; nothing is audited."""
+    here, who, rules = policy.context(user, reason=one_line(reason)), policy.actor_facts(user), policy.rules()
+    deeds = attaching_deeds(watch=watch, join=join)
+    return all(decide_session(_asked(deed, session, who, here), rules).may_try for deed in deeds)
 
 
 def _deny_attaching(session: TerminalSession, user: User, reason: str) -> None:
@@ -261,6 +271,7 @@ class Pass:
     source_address: str = ""
     mfa_at: float | None = None
     reason: str = ""
+    since: datetime | None = None  # when it was let in
 
 
 @dataclass(frozen=True)
@@ -293,27 +304,17 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
         elif not each.is_own and each.user_id not in reviewers:
             refused[each] = Refusal("You may no longer watch sessions of others.", has_log_in=True)
         elif (session := sessions.get(each.session_id)) is not None:
-            who, target = policy.actor_facts(user), _target(session)
-            here = Context(moment, each.source_address, each.mfa_at, each.reason)
+            who = policy.actor_facts(user)
+            here = Context(moment, each.source_address, each.mfa_at, each.reason, began_at=each.since)
             answers = (
-                decide(
-                    DeedRequest(
-                        who,
-                        deed,
-                        here,
-                        target,
-                        owner=str(session.user_id),
-                        under=session.role_arn if deed == Deed.SHELL else None,
-                        run_as=session.run_as if deed == Deed.RUN_AS else "",
-                    ),
-                    rules,
-                )
-                for deed in attaching_deeds(session, watch=each.watch, join=each.join)
+                decide_session(_asked(deed, session, who, here), rules)
+                for deed in attaching_deeds(watch=each.watch, join=each.join)
             )
             answer = next((each_answer for each_answer in answers if not each_answer.allowed), None)
             if answer is None:
                 continue
-            if not (each.watch or each.join) and not decide(_shell(session, who, moment), rules).allowed:
+            as_opened = questions.as_opened(session, who, moment)
+            if not (each.watch or each.join) and not decide_session(as_opened, rules).allowed:
                 continue  # its session ends, which says more
             by_rules[each] = answer
             refused[each] = Refusal(f"Taken away by the access policy. {answer.text}", has_log_in=True)
@@ -394,7 +395,7 @@ def recheck_reader(session: TerminalSession, *, actor: User, stands: bool, reaso
         answer = policy.decision(
             user,
             Deed.READ_RECORDING,
-            target=_target(session),
+            target=questions.target_of(session),
             owner=session.user_id,
             context=policy.context(user, reason=one_line(reason)),
         )
@@ -410,35 +411,18 @@ def recheck_reader(session: TerminalSession, *, actor: User, stands: bool, reaso
 
 
 def _with_facts(sessions) -> QuerySet[TerminalSession]:
-    """With the rows that `_target` reads."""
-    return sessions.select_related("instance_row__account", "instance_row__region")
-
-
-def _target(session: TerminalSession) -> TargetFacts | None:
-    """The instance that it is on; None if its account is no longer linked, so that nothing is known of it."""
-    return None if session.instance_row is None else facts_of(session.instance_row)
-
-
-def _shell(session: TerminalSession, who: policy.ActorFacts, moment: datetime) -> DeedRequest:
-    """Whether its user could open it now, as they did: from there, with that second factor, for that reason,
-    under that role."""
-    mfa_at = None if session.mfa_at is None else session.mfa_at.timestamp()
-    here = Context(moment, session.source_address, mfa_at, session.reason)
-    return DeedRequest(who, Deed.SHELL, here, _target(session), under=session.role_arn)
+    """With the rows that the policy is asked about."""
+    return sessions.select_related("instance_row__account", "instance_row__region", "grant")
 
 
 def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str, reason: str) -> None:
-    """Ask the policy of a deed on a session. Raises PolicyDenied, audited as `refusal`; ReasonNeeded, which is not."""
+    """Ask the policy of a deed on a session; SHELL stands for having it, whatever its kind.
+
+    Raises PolicyDenied, audited as `refusal`; ReasonNeeded, which is not.
+    """
+    here = policy.context(actor, reason=one_line(reason))
     try:
-        policy.require(
-            actor,
-            deed,
-            target=_target(session),
-            owner=session.user_id,
-            under=session.role_arn if deed == Deed.SHELL else None,
-            run_as=session.run_as if deed == Deed.RUN_AS else "",
-            context=policy.context(actor, reason=one_line(reason)),
-        )
+        policy.require_request(_asked(deed, session, policy.actor_facts(actor), here))
     except policy.ReasonNeeded:
         raise
     except policy.PolicyDenied as denied:
@@ -453,6 +437,12 @@ def _require(deed: Deed, session: TerminalSession, *, actor: User, refusal: str,
             region=session.region,
         )
         raise
+
+
+def _asked(deed: Deed, session: TerminalSession, who: policy.ActorFacts, here: Context) -> DeedRequest:
+    if deed == Deed.SHELL:
+        return questions.going_on(session, who, here)
+    return DeedRequest(who, deed, here, questions.target_of(session), owner=str(session.user_id))
 
 
 # Deeds of owners
@@ -515,7 +505,9 @@ def _taken_away(session: TerminalSession, rules: Sequence[RuleFacts], moment: da
     """Why its user may no longer have the session, in words; empty if they may."""
     if not session.user.is_active:
         return f"the account of {session.user_name} may no longer log in"
-    answer = decide(_shell(session, policy.actor_facts(session.user), moment), rules)
+    if session.grant is not None and (over := grants.why_over(session.grant, moment)):
+        return over
+    answer = decide_session(questions.as_opened(session, policy.actor_facts(session.user), moment), rules)
     return "" if answer.allowed else f"the access policy takes it away. {answer.text.removesuffix('.')}"
 
 
@@ -662,12 +654,20 @@ def held_elsewhere(host: str, *, owner: str) -> list[UUID]:
 
 
 def lost_hosts() -> list[TerminalSession]:
-    """Live sessions whose owner has been silent for so long that its host must be gone."""
-    gone = ago(HOST_GONE_SECONDS)
+    """Live sessions whose owner has been silent for so long that its host must be gone.
+
+    Where the grant of one is over, nobody waits for its host: it ends as soon as its owner is taken for dead.
+    """
+    gone, silent = ago(HOST_GONE_SECONDS), ago(OWNER_STALE_SECONDS)
+    is_over = Q(deadline_at__lte=now()) | Q(grant__state=GrantState.REVOKED)
     return list(
         TerminalSession.objects.live()
         .exclude(owner_host="")
-        .filter(Q(owner_seen_at__lt=gone) | Q(owner_seen_at=None, created_at__lt=gone))
+        .filter(
+            Q(owner_seen_at__lt=gone)
+            | Q(owner_seen_at=None, created_at__lt=gone)
+            | (is_over & (Q(owner_seen_at__lt=silent) | Q(owner_seen_at=None)))
+        )
         .select_related("user")[:100]
     )
 

@@ -5,7 +5,7 @@ from celery import shared_task
 from fleetops.aws.governor import Priority, acting_for
 from fleetops.web.context import within
 
-from . import upkeep
+from . import grants, upkeep
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -21,3 +21,10 @@ def ship_chunks() -> None:
 def tidy() -> None:
     """End and seal sessions whose owner is gone for good, and clear the spool."""
     upkeep.tidy()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+def settle_grants() -> None:
+    """Write down which grants have begun and ended; sessions do not wait for it."""
+    grants.settle_due()

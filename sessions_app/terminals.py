@@ -28,6 +28,7 @@ from .recording import Sealer
 from .services import LateOwner
 from .threads import Threads
 from .visitors import Visitors
+from .wake import group_of
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +281,7 @@ class Terminals:
             await asyncio.sleep(SEAL_LOOK_SECONDS)
             self._check_database()
             for proxy in list(self.proxies.values()):
+                proxy.check_deadline()
                 proxy.seal_if_due()
 
     async def _listen(self) -> None:
@@ -288,7 +290,7 @@ class Terminals:
             try:
                 layer = get_channel_layer()
                 channel = await layer.new_channel()
-                await layer.group_add(services.group_of(self.owner), channel)
+                await layer.group_add(group_of(self.owner), channel)
                 while True:
                     message = await layer.receive(channel)
                     if message.get("type") == "session.look":

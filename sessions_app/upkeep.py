@@ -14,7 +14,7 @@ from fleetops.aws.errors import Unavailable
 from fleetops.clock import now, steady
 from fleetops.errors import UserError
 
-from . import services, spool, streams
+from . import grants, services, spool, streams
 from .journal import Journal, JournalBusy
 from .models import RecordingChunk, TerminalSession
 from .recording import Sealer
@@ -84,9 +84,12 @@ def _end_lost(session: TerminalSession) -> None:
         services.claim(session, owner="", host=session.owner_host)
         if journal is not None:
             _seal_all(session, journal)
+        over = grants.why_over(session.grant, now()) if session.grant is not None else ""
         services.ended(
             session,
-            reason="The process that held the session did not come back."
+            reason=f"Ended: {over}."
+            if over
+            else "The process that held the session did not come back."
             if is_here
             else "The host that held the session is gone. What it had recorded until then is kept.",
             actor="worker",

@@ -49,6 +49,9 @@ class RuleSerializer(serializers.ModelSerializer):
     deeds = serializers.ListField(child=serializers.CharField(), read_only=True)
     documents = serializers.ListField(child=serializers.CharField(), read_only=True)
     run_as = serializers.ListField(child=serializers.CharField(), read_only=True, help_text="OS users")
+    session_documents = serializers.ListField(child=serializers.CharField(), read_only=True)
+    destinations = serializers.ListField(child=serializers.CharField(), read_only=True, help_text="host:port")
+    approvers = serializers.SlugRelatedField("name", many=True, read_only=True, help_text="roles that may approve")
     days = serializers.ListField(child=serializers.IntegerField(), read_only=True, help_text="0 is Monday")
     networks = serializers.ListField(child=serializers.CharField(), read_only=True)
     url = serializers.SerializerMethodField(help_text="its page")
@@ -95,6 +98,15 @@ class RuleAsked(Asked):
     run_as = serializers.ListField(
         child=serializers.RegexField(ONE_WORD, max_length=64), required=False, help_text="OS users, with *"
     )
+    shell_user = serializers.CharField(
+        max_length=64, required=False, allow_blank=True, help_text="OS user that its shells run as"
+    )
+    session_documents = serializers.ListField(
+        child=serializers.RegexField(ONE_WORD, max_length=256), required=False, help_text="that open shells; with *"
+    )
+    destinations = serializers.ListField(
+        child=serializers.RegexField(ONE_WORD, max_length=300), required=False, help_text="host:port, with *"
+    )
     days = serializers.ListField(
         child=serializers.IntegerField(min_value=0, max_value=6), required=False, help_text="0 is Monday"
     )
@@ -103,7 +115,17 @@ class RuleAsked(Asked):
     zone = serializers.CharField(max_length=64, required=False, allow_blank=True, help_text="IANA name")
     networks = serializers.ListField(child=serializers.CharField(max_length=64), required=False, help_text="CIDR")
     needs_mfa = serializers.BooleanField(required=False)
+    mfa_minutes = serializers.IntegerField(
+        min_value=0, max_value=services.MOST_MFA_MINUTES, required=False, help_text="its age at most; 0: any"
+    )
     needs_reason = serializers.BooleanField(required=False)
+    needs_moderator = serializers.BooleanField(required=False, help_text="input waits for somebody to watch")
+    approvers = serializers.ListField(
+        child=serializers.CharField(max_length=150), required=False, max_length=MOST_PEOPLE, help_text="roles"
+    )
+    grant_minutes = serializers.IntegerField(
+        min_value=0, max_value=services.MOST_GRANT_MINUTES, required=False, help_text="longest grant; 0: any"
+    )
     approvals = serializers.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False)
     role_arn = serializers.CharField(max_length=256, required=False, allow_blank=True)
     valid_from = serializers.DateTimeField(required=False, allow_null=True)
@@ -114,6 +136,9 @@ class RuleAsked(Asked):
 
     def validate_groups(self, names: list[str]) -> list[Group]:
         return _named(Group.objects.filter(name__in=names), "name", names, "role")
+
+    def validate_approvers(self, names: list[str]) -> list[Group]:
+        return self.validate_groups(names)
 
 
 class ChangeRuleSerializer(RuleAsked):
@@ -161,7 +186,7 @@ class Rules(ApiView, generics.ListAPIView):
         return super().get(request, *args, **kwargs)
 
     def get_queryset(self):
-        found = Rule.objects.prefetch_related("users", "groups")
+        found = Rule.objects.prefetch_related("users", "groups", "approvers")
         for word in self.request.query_params.get("q", "").replace("\x00", "").split()[:12]:
             found = found.filter(Q(name__icontains=word) | Q(note__icontains=word) | Q(targets__icontains=word))
         if effect := choice_in(self.request, "effect", Effect.values):
@@ -209,7 +234,7 @@ class OneRule(ApiView):
         given = ChangeRuleSerializer.of(request, partial=True)
         version, confirmed = given.pop("version"), given.pop("confirm_all", rule.targets == "all")
         fields = {name: getattr(rule, name) for name in services.FIELDS}
-        fields |= {"users": list(rule.users.all()), "groups": list(rule.groups.all())}
+        fields |= {name: list(getattr(rule, name).all()) for name in ("users", "groups", "approvers")}
         services.change_rule(rule, actor=request.user, version=version, confirmed=confirmed, **(fields | given))
         return Response(_shown(request, _rule(pk)))
 
@@ -305,6 +330,8 @@ class AnswerSerializer(serializers.Serializer):
         help_text="what the nearest allow lacks: hours, network, mfa, reason, approval",
     )
     role_arn = serializers.CharField(source="decision.obligations.role_arn", help_text="IAM role of the session")
+    shell_user = serializers.CharField(source="decision.obligations.shell_user", help_text="OS user that it gives")
+    needs_moderator = serializers.BooleanField(source="decision.obligations.needs_moderator")
     cannot_see = serializers.CharField(help_text="why the pages do not get them there; empty if they do")
     hidden = serializers.CharField(help_text="how they get there, if no list of theirs shows it")
     others = serializers.IntegerField(allow_null=True, help_text="how many others may; null: not counted")
@@ -332,6 +359,7 @@ class Simulate(ApiView):
             OpenApiParameter("owner", str, enum=["other", "own"], description="Whose the session is."),
             OpenApiParameter("document", str),
             OpenApiParameter("run_as", str, description="The OS user."),
+            OpenApiParameter("destination", str, description="Of a forwarded port, as db.internal:5432."),
             OpenApiParameter("has_mfa", bool, description="They logged in with a second factor."),
             OpenApiParameter("has_reason", bool, description="They say why."),
             OpenApiParameter("approvals", int, description="So many others approved it."),
@@ -357,7 +385,7 @@ class Simulate(ApiView):
 
 
 def _rule(pk) -> Rule:
-    return get_object_or_404(Rule.objects.prefetch_related("users", "groups"), pk=pk)
+    return get_object_or_404(Rule.objects.prefetch_related("users", "groups", "approvers"), pk=pk)
 
 
 def _shown(request, rule: Rule) -> dict:

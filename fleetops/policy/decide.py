@@ -4,8 +4,12 @@ What the rules mean, all of it:
 
 - A rule is *in force* if it is enabled and the moment lies within its validity.
 - It *applies* if it is in force, names the deed, names the person (everybody, the user, or a group they are in), and
-  holds what is acted on: its targets match the instance, its documents the document, its OS users the OS user, and the
-  session is whose it says.
+  holds what is acted on: its targets match the instance, its documents the document, its OS users the OS user, its
+  destinations where a port is forwarded to, and the session is whose it says.
+- Of documents that open shells an allow that names none holds for the plain shell and for those of AWS and FleetOps;
+  the account's own may bring an OS user and commands of their own, so they have to be named. The plain shell's name
+  is SSM-SessionManagerRunShell.
+- An allow may give its shells an OS user. It then holds for who asks for that one, or for none.
 - A **deny** applies within its hours and from its networks alone, if it has any. One that applies decides: denied. Deny
   wins over every allow, however narrow.
 - An **allow** that applies grants if all its conditions are met: hours, network, second factor, reason, approvals. One
@@ -16,7 +20,9 @@ What the rules mean, all of it:
 - What is not known counts against the person: an allow holds for an unknown instance only if it is for `all`, and from
   an unknown address only if it names no network; a deny holds in both cases. So does one whose expression can no longer
   be read, or hangs on tags that have not been read yet; an allow of that kind does not hold.
-- A shell that is open goes on only by an allow that gives the IAM role which it is open under.
+- How old a second factor may be is asked when something begins: what was open by then goes on.
+- A shell that is open goes on only by an allow that gives the IAM role which it is open under, and the OS user if it
+  gives one; and, if the allow wants a moderator, only if it was opened with one.
 
 Rules have no order: nothing here looks at where one stands.
 """
@@ -24,7 +30,7 @@ Rules have no order: nothing here looks at where one stands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, time, tzinfo
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -69,6 +75,9 @@ OF_SESSIONS: Final = frozenset({Deed.READ_RECORDING, Deed.WATCH_SESSION, Deed.EN
 # Deeds that take a document, or an OS user.
 WITH_DOCUMENT: Final = frozenset({Deed.RUN_DOCUMENT, Deed.ASSOCIATE})
 WITH_USER: Final = frozenset({Deed.RUN_AS})
+PLAIN_SHELL: Final = "SSM-SessionManagerRunShell"
+# Nobody in an account can make one that is called like AWS's; FleetOps's are named by what is in them.
+_KNOWN_DOCUMENTS: Final = (PLAIN_SHELL, "AWS-*", "FleetOps-*")
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 Network = IPv4Network | IPv6Network
@@ -134,11 +143,18 @@ class RuleFacts:
     whose: str = "any"  # of sessions: any, own, others
     documents: tuple[str, ...] = ()  # with * for any run of characters
     run_as: tuple[str, ...] = ()
+    shell_user: str = ""  # OS user that its shells run as
+    session_documents: tuple[str, ...] = ()  # that open shells; with *
+    destinations: tuple[str, ...] = ()  # of forwarded ports, host:port; with *
     hours: Hours | None = None
     networks: tuple[Network, ...] = ()
     needs_mfa: bool = False
+    mfa_minutes: int = 0  # how old the second factor may be; 0: of any age
     needs_reason: bool = False
+    needs_moderator: bool = False
     approvals: int = 0
+    approvers: tuple[str, ...] = ()  # roles whose members may approve; none: administrators
+    grant_minutes: int = 0  # longest grant; 0: as the installation has it
     role_arn: str = ""
     enabled: bool = True
     valid_from: datetime | None = None
@@ -152,7 +168,16 @@ class RuleFacts:
     @property
     def demands(self) -> int:
         """How many conditions an allow sets."""
-        return sum((self.hours is not None, bool(self.networks), self.needs_mfa, self.needs_reason)) + self.approvals
+        conditions = (
+            self.hours is not None,
+            bool(self.networks),
+            self.needs_mfa,
+            bool(self.mfa_minutes),
+            self.needs_reason,
+            self.needs_moderator,
+            bool(self.shell_user),
+        )
+        return sum(conditions) + self.approvals
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +199,7 @@ class Context:
     mfa_at: float | None = None  # Unix seconds of the second factor in this log-in; None without one
     reason: str = ""
     approvals: int = 0  # people who approved this very deed
+    began_at: datetime | None = None  # of what goes on: when it began. The second factor's age is judged there
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +214,8 @@ class DeedRequest:
     run_as: str = ""
     owner: str = ""  # id of the user whose session it is
     under: str | None = None  # of a shell that is open: ARN of its IAM role, empty for the account's own
+    destination: str = ""  # of a forwarded port, as destination_of writes it
+    is_moderated: bool = False  # of a shell that is open: its input waits for a moderator
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +240,11 @@ class Obligations:
     approvals: int = 0
     role_arn: str = ""
     run_as: tuple[str, ...] = ()
+    shell_user: str = ""
+    mfa_minutes: int = 0
+    needs_moderator: bool = False
+    approvers: tuple[str, ...] = ()
+    grant_minutes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +275,16 @@ class Decision:
         return self.allowed or self.wants_only_a_reason
 
     @property
+    def may_ask(self) -> bool:
+        """It would be allowed once others have approved it, and the person brings what they can bring alone."""
+        return not self.allowed and "approval" in self.unmet and {*self.unmet} <= {"approval", "reason", "mfa"}
+
+    @property
+    def wants_second_factor(self) -> bool:
+        """A second factor, or a new one, is among what lacks, and the rest can be had."""
+        return not self.allowed and "mfa" in self.unmet and {*self.unmet} <= {"approval", "reason", "mfa"}
+
+    @property
     def wants_only_a_reason(self) -> bool:
         """It would be allowed if the person said why."""
         return not self.allowed and self.unmet == ("reason",)
@@ -262,10 +305,10 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
         return Decision(False, (Reason("inactive", f"The account of {request.actor.name} may no longer log in."),))
     denying: list[RuleFacts] = []
     allowing: list[tuple[RuleFacts, tuple[str, ...]]] = []
-    other_role = False
+    others: list[RuleFacts] = []  # that allow it in another way than it is open
     for rule in rules:
         if miss := _miss(rule, request):
-            other_role = other_role or miss == "under"
+            others += [rule] if miss == "under" else []
             continue
         if rule.is_deny:
             denying.append(rule)
@@ -273,13 +316,13 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
             allowing.append((rule, _unmet(rule, request.context)))
     if denying:
         return Decision(False, tuple(_denial(rule, request) for rule in sorted(denying, key=_order)))
-    granting = sorted((rule for rule, unmet in allowing if not unmet), key=_least)
+    granting = sorted((rule for rule, unmet in allowing if not unmet), key=lambda rule: _nearest(rule, request))
     if granting:
         rule = granting[0]
         return Decision(True, (Reason("allowed", f"Rule “{rule.name}” allows it.", rule.id, rule.name),), _asks(rule))
     if allowing:
         # Nearest is what a person can mend by a word.
-        allowing.sort(key=lambda pair: (pair[1] != ("reason",), len(pair[1]), pair[1], _least(pair[0])))
+        allowing.sort(key=lambda pair: (pair[1] != ("reason",), len(pair[1]), pair[1], _nearest(pair[0], request)))
         nearest, unmet = allowing[0]
         reasons = tuple(
             Reason(
@@ -292,10 +335,50 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
         )
         return Decision(False, reasons, _asks(nearest), unmet)
     text = f"No rule allows {request.actor.name} to {deed_on(request)}"
-    if other_role:
-        return Decision(False, (Reason("role", f"{text} under {_role(request.under)} any more. Open it anew."),))
+    if others:
+        is_other_role = all(rule.role_arn != request.under for rule in others)
+        way = f"under {_role(request.under)}" if is_other_role else "as it was opened"
+        return Decision(False, (Reason("role", f"{text} {way} any more. Open it anew."),))
     doubt = "" if request.target is None or request.target.tags_known else " Its tags have not been read yet."
     return Decision(False, (Reason("none", f"{text}.{doubt}"),))
+
+
+def decide_session(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
+    """Decide on a session, to be opened or open: on its deed and, if it is a shell, on its OS user.
+
+    Who asks for an OS user needs RUN_AS besides, unless the rule that lets them have the shell gives just that one.
+    """
+    shell = decide(request, rules)
+    if request.deed != Deed.SHELL or not request.run_as:
+        return shell
+    if shell.allowed and shell.obligations.shell_user == request.run_as:
+        return shell
+    if not shell.allowed and not shell.unmet:
+        return shell
+    user = decide(replace(request, deed=Deed.RUN_AS, under=None), rules)
+    if shell.allowed and user.allowed:
+        return Decision(True, shell.reasons + user.reasons, _both(shell.obligations, user.obligations))
+    if not user.allowed and not user.unmet:
+        return user
+    lacking = [answer for answer in (shell, user) if not answer.allowed]
+    unmet = tuple(each for each in UNMET if any(each in answer.unmet for answer in lacking))
+    reasons = tuple(reason for answer in lacking for reason in answer.reasons)
+    return Decision(False, reasons, _both(shell.obligations, user.obligations), unmet)
+
+
+def destination_of(host: str, port: str) -> str:
+    """Where a port is forwarded to, as rules are compared with it: "db.internal:5432". This instance is localhost."""
+    name = host.strip().rstrip(".").lower() or "localhost"
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        return f"{name}:{port}"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    # On Linux the unspecified address connects to the machine itself, as loopback does.
+    if address.is_loopback or address.is_unspecified:
+        return f"localhost:{port}"
+    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
 
 
 def explain(request: DeedRequest, rules: Iterable[RuleFacts]) -> list[Contribution]:
@@ -336,6 +419,8 @@ def deed_on(request: DeedRequest) -> str:
         words += f" ({request.run_as})"
     if request.document:
         words += f" ({request.document})"
+    if request.destination:
+        words += f" to {request.destination}"
     return words if request.target is None else f"{words} on {_named(request.target)}"
 
 
@@ -359,13 +444,35 @@ def _miss(rule: RuleFacts, request: DeedRequest) -> str:
         return "document"
     if request.deed in WITH_USER and not _holds_text(rule.run_as, request.run_as, deny):
         return "run_as"
+    if request.deed == Deed.SHELL and (miss := _shell_miss(rule, request)):
+        return miss
+    if request.deed == Deed.FORWARD and not _holds_text(rule.destinations, request.destination, deny):
+        return "destination"
     if deny and rule.hours is not None and rule.hours.hold(request.context.at) is False:
         return "hours"
     if deny and rule.networks and _is_from(rule.networks, request.context.source_address) is False:
         return "network"
-    if not deny and request.under is not None and rule.role_arn != request.under:
+    if not deny and request.under is not None and not _goes_on(rule, request):
         return "under"
     return ""
+
+
+def _shell_miss(rule: RuleFacts, request: DeedRequest) -> str:
+    documents = rule.session_documents or (() if rule.is_deny else _KNOWN_DOCUMENTS)
+    if not _holds_text(documents, request.document or PLAIN_SHELL, rule.is_deny):
+        return "session_document"
+    if rule.shell_user and request.run_as and rule.shell_user != request.run_as:
+        return "shell_user"
+    return ""
+
+
+def _goes_on(rule: RuleFacts, request: DeedRequest) -> bool:
+    """Whether a session that is open is as this allow would open it."""
+    return (
+        rule.role_arn == request.under
+        and (not rule.shell_user or rule.shell_user == request.run_as or request.deed != Deed.SHELL)
+        and (not rule.needs_moderator or request.is_moderated or request.deed != Deed.SHELL)
+    )
 
 
 def _holds_target(rule: RuleFacts, target: TargetFacts | None) -> bool:
@@ -402,6 +509,8 @@ def says_something(reason: str) -> bool:
 
 # --- what an allow lacks ---------------------------------------------------------------------------------------------
 
+UNMET: Final = ("hours", "network", "mfa", "approval", "reason")
+
 
 def _unmet(rule: RuleFacts, context: Context) -> tuple[str, ...]:
     found = []
@@ -409,13 +518,20 @@ def _unmet(rule: RuleFacts, context: Context) -> tuple[str, ...]:
         found.append("hours")
     if rule.networks and not _is_from(rule.networks, context.source_address):
         found.append("network")
-    if rule.needs_mfa and context.mfa_at is None:
+    if rule.needs_mfa and not _has_factor(rule, context):
         found.append("mfa")
     if rule.approvals > context.approvals:
         found.append("approval")
     if rule.needs_reason and not says_something(context.reason):
         found.append("reason")
     return tuple(found)
+
+
+def _has_factor(rule: RuleFacts, context: Context) -> bool:
+    if context.mfa_at is None:
+        return False
+    age = (context.began_at or context.at).timestamp() - context.mfa_at
+    return not rule.mfa_minutes or age <= rule.mfa_minutes * 60
 
 
 def _lacks(rule: RuleFacts, context: Context, unmet: tuple[str, ...]) -> str:
@@ -428,7 +544,8 @@ def _lacks(rule: RuleFacts, context: Context, unmet: tuple[str, ...]) -> str:
                 whence = f" (this comes from {context.source_address})" if context.source_address else ""
                 parts.append(f"holds only from {', '.join(map(str, rule.networks))}{whence}")
             case "mfa":
-                parts.append("needs a log-in with a second factor")
+                fresh = f" of the last {rule.mfa_minutes} minutes" if rule.mfa_minutes else ""
+                parts.append(f"needs a log-in with a second factor{fresh}")
             case "approval":
                 people = "1 other person" if rule.approvals == 1 else f"{rule.approvals} other people"
                 parts.append(f"needs a request that {people} approved")
@@ -438,15 +555,45 @@ def _lacks(rule: RuleFacts, context: Context, unmet: tuple[str, ...]) -> str:
 
 
 def _asks(rule: RuleFacts) -> Obligations:
-    return Obligations(rule.needs_reason, rule.needs_mfa, rule.approvals, rule.role_arn, rule.run_as)
+    return Obligations(
+        needs_reason=rule.needs_reason,
+        needs_mfa=rule.needs_mfa,
+        approvals=rule.approvals,
+        role_arn=rule.role_arn,
+        run_as=rule.run_as,
+        shell_user=rule.shell_user,
+        mfa_minutes=rule.mfa_minutes,
+        needs_moderator=rule.needs_moderator,
+        approvers=rule.approvers,
+        grant_minutes=rule.grant_minutes,
+    )
+
+
+def _both(shell: Obligations, user: Obligations) -> Obligations:
+    """What two rules demand together; who may approve is said by the one that wants more approvals."""
+    asking = shell if shell.approvals >= user.approvals else user
+    limits = [each.grant_minutes for each in (shell, user) if each.grant_minutes and each.approvals]
+    return replace(
+        shell,
+        needs_reason=shell.needs_reason or user.needs_reason,
+        needs_mfa=shell.needs_mfa or user.needs_mfa,
+        mfa_minutes=min(filter(None, (shell.mfa_minutes, user.mfa_minutes)), default=0),
+        needs_moderator=shell.needs_moderator or user.needs_moderator,
+        approvals=asking.approvals,
+        approvers=asking.approvers,
+        grant_minutes=min(limits, default=0),
+        run_as=user.run_as,
+    )
 
 
 def _order(rule: RuleFacts) -> tuple[str, str]:
     return rule.name, rule.id
 
 
-def _least(rule: RuleFacts) -> tuple[int, str, str]:
-    return rule.demands, rule.name, rule.id
+def _nearest(rule: RuleFacts, request: DeedRequest) -> tuple[bool, int, str, str]:
+    """Sorts first what gives the OS user that is asked for, then what asks for least."""
+    gives_another = request.deed == Deed.SHELL and bool(request.run_as) and rule.shell_user != request.run_as
+    return gives_another, rule.demands, rule.name, rule.id
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -502,9 +649,26 @@ def _miss_text(rule: RuleFacts, request: DeedRequest, miss: str) -> str:
             return f"Is only about the documents {', '.join(rule.documents) or 'that it names: none'}."
         case "run_as":
             return f"Is only about the OS users {', '.join(rule.run_as) or 'that it names: none'}."
+        case "session_document":
+            return f"Is only about {_documents(rule)}."
+        case "shell_user":
+            return f"Opens shells as {rule.shell_user}."
+        case "destination":
+            return f"Is only about ports at {', '.join(rule.destinations) or 'the places that it names: none'}."
         case "hours":
             return f"Denies only {rule.hours}."
         case "under":
-            return f"Opens shells under {_role(rule.role_arn)}."
+            return f"Opens shells {_ways(rule)}."
         case _:
             return f"Denies only from {', '.join(map(str, rule.networks))}."
+
+
+def _documents(rule: RuleFacts) -> str:
+    if not rule.session_documents:
+        return "the plain shell and the session documents of AWS and FleetOps"
+    return f"the session documents {', '.join(rule.session_documents)}"
+
+
+def _ways(rule: RuleFacts) -> str:
+    user = f" as {rule.shell_user}" if rule.shell_user else ""
+    return f"under {_role(rule.role_arn)}{user}{' with a moderator' if rule.needs_moderator else ''}"

@@ -14,7 +14,7 @@ from fleetops.identity.models import User
 from fleetops.identity.roles import ROLE_TEXTS
 
 from . import services
-from .decide import DEED_WORDS
+from .decide import DEED_WORDS, destination_of
 from .models import Effect, Rule, Whose
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -47,14 +47,21 @@ class RuleForm(forms.Form):
     confirm_all = forms.BooleanField(required=False)
     documents = WordsField(max_length=2000, required=False)
     run_as = WordsField(max_length=2000, required=False)
+    shell_user = forms.CharField(max_length=64, required=False)
+    session_documents = WordsField(max_length=2000, required=False)
+    destinations = WordsField(max_length=4000, required=False)
     days = forms.TypedMultipleChoiceField(choices=list(enumerate(DAYS)), coerce=int, required=False)
     starts_at = forms.TimeField(required=False)
     ends_at = forms.TimeField(required=False)
     zone = forms.CharField(max_length=64, required=False, initial="UTC")
     networks = WordsField(max_length=2000, required=False)
     needs_mfa = forms.BooleanField(required=False)
+    mfa_minutes = forms.IntegerField(min_value=0, max_value=services.MOST_MFA_MINUTES, required=False)
     needs_reason = forms.BooleanField(required=False)
+    needs_moderator = forms.BooleanField(required=False)
     approvals = forms.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False, initial=0)
+    approvers = forms.ModelMultipleChoiceField(Group.objects.none(), required=False)
+    grant_minutes = forms.IntegerField(min_value=0, max_value=services.MOST_GRANT_MINUTES, required=False)
     role_arn = forms.CharField(max_length=256, required=False)
     valid_from = forms.DateTimeField(required=False)
     valid_until = forms.DateTimeField(required=False)
@@ -63,13 +70,15 @@ class RuleForm(forms.Form):
     def __init__(self, data: Mapping | None = None, *, rule: Rule | None = None) -> None:
         super().__init__(data, initial=_initial(rule) if rule else None)
         self.fields["users"].queryset = User.objects.order_by("username")
-        self.fields["groups"].queryset = Group.objects.order_by("name")
+        for name in ("groups", "approvers"):
+            self.fields[name].queryset = Group.objects.order_by("name")
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
-        cleaned["approvals"] = cleaned.get("approvals") or 0
+        for name in ("approvals", "mfa_minutes", "grant_minutes"):
+            cleaned[name] = cleaned.get(name) or 0
         fields = {name: cleaned[name] for name in services.FIELDS if name in cleaned}
-        fields["users"], fields["groups"] = list(fields.get("users", ())), list(fields.get("groups", ()))
+        fields |= {name: list(fields.get(name, ())) for name in ("users", "groups", "approvers")}
         for name, text in services.problems(fields, confirmed=cleaned["confirm_all"]).items():
             if name not in self.errors:
                 self.add_error(name, text)
@@ -87,8 +96,9 @@ class RuleForm(forms.Form):
 
 
 def _initial(rule: Rule) -> dict[str, Any]:
-    initial = {name: getattr(rule, name) for name in services.FIELDS if name not in {"users", "groups"}}
-    people = {"users": [user.pk for user in rule.users.all()], "groups": [group.pk for group in rule.groups.all()]}
+    named = ("users", "groups", "approvers")
+    initial = {name: getattr(rule, name) for name in services.FIELDS if name not in named}
+    people = {name: [row.pk for row in getattr(rule, name).all()] for name in named}
     # As browsers take times and moments.
     for name in ("starts_at", "ends_at"):
         initial[name] = initial[name] and f"{initial[name]:%H:%M}"
@@ -113,9 +123,17 @@ class SimulateForm(forms.Form):
     owner = forms.ChoiceField(choices=[("other", "somebody else's"), ("own", "their own")], required=False)
     document = forms.CharField(max_length=256, required=False)
     run_as = forms.CharField(max_length=64, required=False)
+    destination = forms.CharField(max_length=300, required=False)
     has_mfa = forms.BooleanField(required=False)
     has_reason = forms.BooleanField(required=False)
     approvals = forms.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False)
+
+    def clean_destination(self) -> str:
+        given = self.cleaned_data["destination"].strip()
+        host, _, port = given.rpartition(":")
+        if given and not port.isdecimal():
+            raise forms.ValidationError("Write host and port, as db.internal:5432.")
+        return destination_of(host, port) if given else ""
 
     def clean_person(self) -> User:
         name = self.cleaned_data["person"].strip()

@@ -15,6 +15,8 @@ from .services import facts_of
 UNUSED_AFTER = timedelta(days=90)
 # Deeds that reach into an instance: open to everybody everywhere they are worth a second look.
 _REACHING = frozenset(DEED_WORDS) - OF_SESSIONS
+# What an approved request can open.
+GRANTED = frozenset({Deed.SHELL, Deed.RUN_AS, Deed.FORWARD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,20 @@ def conditions(facts: RuleFacts, deed: Deed | None = None) -> list[str]:
     if facts.networks:
         found.append(f"from {', '.join(map(str, facts.networks))}")
     if facts.needs_mfa:
-        found.append("second factor")
+        found.append(f"second factor of {facts.mfa_minutes} min" if facts.mfa_minutes else "second factor")
     if facts.needs_reason:
         found.append("reason")
     if facts.approvals:
         found.append(f"approved by {facts.approvals}")
+    is_of_shells = Deed.SHELL in facts.deeds and deed in {None, Deed.SHELL}
+    if facts.needs_moderator and is_of_shells:
+        found.append("moderator present")
+    if facts.shell_user and is_of_shells:
+        found.append(f"shells as {facts.shell_user}")
+    if facts.session_documents and is_of_shells:
+        found.append(f"by {', '.join(facts.session_documents)}")
+    if facts.destinations and deed in {None, Deed.FORWARD}:
+        found.append(f"to {', '.join(facts.destinations)}")
     if facts.run_as and (deed is None or deed in WITH_USER):
         found.append(f"as {', '.join(facts.run_as)}")
     if facts.documents and (deed is None or deed in WITH_DOCUMENT):
@@ -130,9 +141,9 @@ def flags(rules: Sequence[Rule], *, at: datetime) -> list[Flag]:
             found.append(
                 Flag(rule, "warn", "Root", "It lets people be root without second factor, reason or approval.")
             )
-        if facts.approvals:
-            text = "Approved requests come with grants: until then nobody can meet this condition."
-            found.append(Flag(rule, "hold", "Cannot be met yet", text))
+        if facts.approvals and not facts.deeds & GRANTED:
+            text = "Grants are for shells, OS users and forwarded ports: nobody can meet this condition elsewhere."
+            found.append(Flag(rule, "hold", "Cannot be met", text))
         seen = rule.last_used_at or rule.created_at
         if at - seen > UNUSED_AFTER:
             text = f"No door was decided by it in {UNUSED_AFTER.days} days."

@@ -62,13 +62,15 @@ def ask(asked: Mapping[str, Any], *, by: User) -> Answer | list[fleet.Found]:
         person,
         deed,
         target=target,
-        document=asked["document"] if deed in WITH_DOCUMENT else "",
-        run_as=asked["run_as"] if deed in WITH_USER else "",
+        document=asked["document"] if deed in WITH_DOCUMENT | {Deed.SHELL} else "",
+        run_as=asked["run_as"] if deed in WITH_USER | {Deed.SHELL} else "",
         owner=owner,
+        destination=asked["destination"] if deed == Deed.FORWARD else "",
         context=context,
     )
     others = None
-    if deed not in OF_SESSIONS | WITH_DOCUMENT | WITH_USER:
+    is_plain = not asked["document"] and not asked["run_as"]
+    if is_plain and deed not in OF_SESSIONS | WITH_DOCUMENT | WITH_USER | {Deed.FORWARD}:
         everybody = services.who_may(deed, target=target, context=context)
         others = sum(other.allowed for user, other in everybody if user.pk != person.pk)
     return Answer(

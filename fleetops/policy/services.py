@@ -38,6 +38,7 @@ from .decide import (
     Network,
     RuleFacts,
     decide,
+    decide_session,
     deed_on,
     explain,
 )
@@ -52,7 +53,12 @@ USE_NOTED_SECONDS = 60
 MOST_APPROVALS = 9
 MOST_NAME_CHARACTERS = 100
 ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\x21-\x7e]+")
-MOST_NAMES = 50  # of documents, OS users or networks in one rule
+MOST_NAMES = 50  # of documents, OS users, destinations or networks in one rule
+MOST_MFA_MINUTES = 1440
+MOST_GRANT_MINUTES = 7 * 1440
+# host:port, with * in either; a host is a name, an IPv4 address or an IPv6 address in brackets.
+DESTINATION = re.compile(r"(?:[A-Za-z0-9._*-]{1,253}|\[[0-9A-Fa-f:.*]{1,45}\]):(?:[0-9]{1,5}|\*)")
+OS_USER = re.compile(r"[A-Za-z0-9._@$\\-]{1,64}")
 
 
 class PolicyDenied(Denied):
@@ -90,14 +96,14 @@ _used: dict[str, float] = {}  # rule → when this process last wrote down that 
 
 
 def rules() -> tuple[RuleFacts, ...]:
-    """All rules, as they decide. One query; five after a change."""
+    """All rules, as they decide. One query; six after a change."""
     global _kept
     read = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
     kept = _kept
     if read is not None and kept.stamp == read:
         return kept.rules
     while True:
-        found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups"))
+        found = tuple(facts_of(rule) for rule in Rule.objects.prefetch_related("users", "groups", "approvers"))
         # Rules and whom they name are read one after the other: between two changes they might not belong together.
         later = PolicyState.objects.filter(pk=1).values_list("stamp", flat=True).first()
         if later == read:
@@ -132,11 +138,18 @@ def facts_of(rule: Rule) -> RuleFacts:
         whose=rule.whose,
         documents=tuple(rule.documents),
         run_as=tuple(rule.run_as),
+        shell_user=rule.shell_user,
+        session_documents=tuple(rule.session_documents),
+        destinations=tuple(rule.destinations),
         hours=rule.hours,
         networks=networks,
         needs_mfa=rule.needs_mfa,
+        mfa_minutes=rule.mfa_minutes,
         needs_reason=rule.needs_reason,
+        needs_moderator=rule.needs_moderator,
         approvals=rule.approvals,
+        approvers=tuple(sorted(group.name for group in rule.approvers.all())),
+        grant_minutes=rule.grant_minutes,
         role_arn=rule.role_arn,
         enabled=rule.enabled,
         valid_from=rule.valid_from,
@@ -188,7 +201,6 @@ def require(
     document: str = "",
     run_as: str = "",
     owner: UUID | str = "",
-    under: str | None = None,
     context: Context,
 ) -> Decision:
     """Let `actor` through a door, or raise PolicyDenied, which the caller audits by its own `….refuse`.
@@ -196,8 +208,12 @@ def require(
     Raises ReasonNeeded if saying why would do. Two queries, and now and then an update of when a rule last decided; so
     call it outside of transactions that might be rolled back.
     """
-    request = _request(actor, deed, target, document, run_as, owner, context, under)
-    answer = decide(request, rules())
+    return require_request(_request(actor, deed, target, document, run_as, owner, context))
+
+
+def require_request(request: DeedRequest) -> Decision:
+    """The same of a question that stands already: a session's, with its OS user, destination and role."""
+    answer = decide_session(request, rules())
     if answer.wants_only_a_reason:
         raise ReasonNeeded(request, answer)
     note_use(answer.rule_ids)
@@ -214,11 +230,12 @@ def simulate(
     document: str = "",
     run_as: str = "",
     owner: UUID | str = "",
+    destination: str = "",
     context: Context,
 ) -> tuple[Decision, list[Contribution]]:
     """The decision, and what each rule says to it."""
-    request, found = _request(actor, deed, target, document, run_as, owner, context), rules()
-    return decide(request, found), explain(request, found)
+    request, found = _request(actor, deed, target, document, run_as, owner, context, destination), rules()
+    return decide_session(request, found), explain(request, found)
 
 
 def who_may(
@@ -242,9 +259,10 @@ def _request(
     run_as: str,
     owner: UUID | str,
     context: Context,
-    under: str | None = None,
+    destination: str = "",
 ) -> DeedRequest:
-    return DeedRequest(actor_facts(actor), deed, context, target, document, run_as, str(owner), under)
+    who = actor_facts(actor)
+    return DeedRequest(who, deed, context, target, document, run_as, str(owner), destination=destination)
 
 
 def note_use(rule_ids: Iterable[str]) -> None:
@@ -261,6 +279,17 @@ def note_use(rule_ids: Iterable[str]) -> None:
 
 # --- changing --------------------------------------------------------------------------------------------------------
 
+# What an allow alone may ask for, or give.
+_OF_ALLOWS = (
+    "needs_mfa",
+    "needs_reason",
+    "needs_moderator",
+    "approvals",
+    "approvers",
+    "grant_minutes",
+    "role_arn",
+    "shell_user",
+)
 # What a rule consists of, and what each is where nothing is said.
 FIELDS: Mapping[str, Any] = {
     "name": "",
@@ -274,19 +303,26 @@ FIELDS: Mapping[str, Any] = {
     "targets": "",
     "documents": (),
     "run_as": (),
+    "shell_user": "",
+    "session_documents": (),
+    "destinations": (),
     "days": (),
     "starts_at": None,
     "ends_at": None,
     "zone": "",
     "networks": (),
     "needs_mfa": False,
+    "mfa_minutes": 0,
     "needs_reason": False,
+    "needs_moderator": False,
     "approvals": 0,
+    "approvers": (),
+    "grant_minutes": 0,
     "role_arn": "",
     "valid_from": None,
     "valid_until": None,
 }
-_PEOPLE = ("users", "groups")
+_PEOPLE = ("users", "groups", "approvers")
 
 
 class RuleProblems(UserError):
@@ -320,9 +356,13 @@ def problems(fields: Mapping[str, Any], *, confirmed: bool) -> dict[str, str]:
             found["run_as"] = "Name the OS users that may be used, or write * for any, root too."
         if WITH_DOCUMENT & set(deeds) and not given["documents"]:
             found["documents"] = "Name the documents that may be run, or write * for any."
-    elif given["needs_mfa"] or given["needs_reason"] or given["approvals"] or given["role_arn"]:
-        found["effect"] = "A deny denies: it asks for no second factor, reason, approval or role. Take them out."
-    return found | _time_problems(given) | _other_problems(given)
+        if Deed.FORWARD in deeds and not given["destinations"]:
+            found["destinations"] = "Name where ports may be forwarded to, as localhost:* or *:443; *:* is anywhere."
+    elif any(given[name] for name in _OF_ALLOWS):
+        found["effect"] = (
+            "A deny denies: it asks for no second factor, reason, moderator, approval or role. Take them out."
+        )
+    return found | _time_problems(given) | _session_problems(given) | _other_problems(given)
 
 
 def _expression_problem(text: str, confirmed: bool) -> dict[str, str]:
@@ -340,6 +380,31 @@ def _expression_problem(text: str, confirmed: bool) -> dict[str, str]:
     elif expression.matches_nothing:
         return {"targets": f"“{text.strip()}” can hold for no instance at all. Change it."}
     return {}
+
+
+def _session_problems(given: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    deeds = set(given["deeds"])
+    for each in given["destinations"]:
+        if not DESTINATION.fullmatch(each):
+            found["destinations"] = (
+                f"{each} is no host and port. Write db.internal:5432, localhost:* or *:443."
+            )
+    if given["shell_user"] and (Deed.SHELL not in deeds or not OS_USER.fullmatch(given["shell_user"])):
+        found["shell_user"] = "Name one OS user, for a rule that lets people open shells: app, or deploy."
+    if given["session_documents"] and Deed.SHELL not in deeds:
+        found["session_documents"] = "Session documents can be named where shells are opened alone."
+    if given["needs_moderator"] and Deed.SHELL not in deeds:
+        found["needs_moderator"] = "Somebody can watch a shell alone."
+    if given["mfa_minutes"] and not given["needs_mfa"]:
+        found["mfa_minutes"] = "Ask for a second factor too, or leave its age open."
+    if not 0 <= given["mfa_minutes"] <= MOST_MFA_MINUTES:
+        found["mfa_minutes"] = f"From 1 to {MOST_MFA_MINUTES} minutes; 0 for any age."
+    if not 0 <= given["grant_minutes"] <= MOST_GRANT_MINUTES:
+        found["grant_minutes"] = f"From 1 to {MOST_GRANT_MINUTES} minutes; 0 for as long as the installation lets."
+    if (given["approvers"] or given["grant_minutes"]) and not given["approvals"]:
+        found["approvals"] = "Say how many have to approve, or name nobody who may."
+    return found
 
 
 def _time_problems(given: Mapping[str, Any]) -> dict[str, str]:
@@ -365,7 +430,7 @@ def _other_problems(given: Mapping[str, Any]) -> dict[str, str]:
             ip_network(each)
         except ValueError:
             found["networks"] = f"{each} is no network. Write one like 10.20.0.0/16 or 2001:db8::/32."
-    for name in ("documents", "run_as", "networks"):
+    for name in ("documents", "run_as", "networks", "session_documents", "destinations"):
         if len(given[name]) > MOST_NAMES:
             found[name] = f"At most {MOST_NAMES} in one rule. Use a * or make a second rule."
     if not 0 <= given["approvals"] <= MOST_APPROVALS:
@@ -451,11 +516,18 @@ def snapshot(rule: Rule) -> dict[str, Any]:
         "targets": rule.targets,
         "documents": list(rule.documents),
         "run_as": list(rule.run_as),
+        "shell_user": rule.shell_user,
+        "session_documents": list(rule.session_documents),
+        "destinations": list(rule.destinations),
         "hours": str(rule.hours or ""),
         "networks": list(rule.networks),
         "needs_mfa": rule.needs_mfa,
+        "mfa_minutes": rule.mfa_minutes,
         "needs_reason": rule.needs_reason,
+        "needs_moderator": rule.needs_moderator,
         "approvals": rule.approvals,
+        "approvers": sorted(group.name for group in rule.approvers.all()),
+        "grant_minutes": rule.grant_minutes,
         "role_arn": rule.role_arn,
         "valid_from": rule.valid_from.isoformat() if rule.valid_from else "",
         "valid_until": rule.valid_until.isoformat() if rule.valid_until else "",
@@ -481,7 +553,8 @@ def _checked(fields: Mapping[str, Any], confirmed: bool) -> dict[str, Any]:
     given["networks"] = [str(_plain(ip_network(each))) for each in given["networks"]]
     if not given["days"]:
         given |= {"starts_at": None, "ends_at": None, "zone": ""}
-    for name in ("deeds", "documents", "run_as", "days"):
+    given["destinations"] = [each.lower() for each in given["destinations"]]
+    for name in ("deeds", "documents", "run_as", "session_documents", "destinations", "days"):
         given[name] = sorted(set(given[name]))
     given["name"], given["note"] = " ".join(given["name"].split()), given["note"].strip()
     return given
@@ -525,6 +598,7 @@ def _write(rule: Rule, given: Mapping[str, Any], actor: User | str) -> dict[str,
     rule.save()
     rule.users.set(given["users"])
     rule.groups.set(given["groups"])
+    rule.approvers.set(given["approvers"])
     return snapshot(rule)
 
 

@@ -7,7 +7,9 @@ from dataclasses import fields
 from uuid import UUID
 
 from django.contrib import messages
+from django.contrib.auth.models import Group
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -24,6 +26,7 @@ from .services import CHANGE_PERMISSION, VIEW_PERMISSION
 
 ROWS = 100
 REVISIONS = 50
+VOTE_PERMISSION = "approvals.vote_approvalrequest"
 FIRST_REVISIONS = 10
 # Groups of deeds, as the form and the matrix show them.
 DEED_GROUPS = (
@@ -32,10 +35,15 @@ DEED_GROUPS = (
     ("Sessions and recordings", (Deed.READ_RECORDING, Deed.WATCH_SESSION, Deed.END_SESSION)),
 )
 # What a door asks for today; the others are decided by the same rules once their pages are there.
-ASKED_NOW = frozenset({Deed.SHELL, *OF_SESSIONS})
+ASKED_NOW = frozenset({Deed.SHELL, Deed.RUN_AS, Deed.FORWARD, Deed.TRANSFER, Deed.RUN_DOCUMENT, *OF_SESSIONS})
 STATES = (("", "Any state"), ("on", "In force"), ("off", "Not in force"))
 FIELD_WORDS = {
     "run_as": "OS users",
+    "shell_user": "shells as the OS user",
+    "session_documents": "session documents",
+    "mfa_minutes": "minutes of the second factor",
+    "needs_moderator": "needs a moderator",
+    "grant_minutes": "minutes of a grant",
     "whose": "whose sessions",
     "needs_mfa": "needs a second factor",
     "needs_reason": "needs a reason",
@@ -80,7 +88,7 @@ def rules(request: HttpRequest) -> HttpResponse:
         name: request.GET.get(name, "").replace("\x00", "")[:100].strip() for name in ("q", "effect", "deed", "state")
     }
     moment = now()
-    every = [RuleRow(rule, moment) for rule in Rule.objects.prefetch_related("users", "groups")]
+    every = [RuleRow(rule, moment) for rule in Rule.objects.prefetch_related("users", "groups", "approvers")]
     rows = [row for row in every if _matches(row, asked)]
     page = Paginator(rows, ROWS).get_page(request.GET.get("page"))
     counts = Counter(row.state[1] == "In force" for row in every)
@@ -139,7 +147,7 @@ def create(request: HttpRequest) -> HttpResponse:
 @permission_required(VIEW_PERMISSION)
 def rule(request: HttpRequest, pk: UUID) -> HttpResponse:
     """One rule with its history; a POST changes it, for whoever may."""
-    found = get_object_or_404(Rule.objects.prefetch_related("users", "groups"), pk=pk)
+    found = get_object_or_404(Rule.objects.prefetch_related("users", "groups", "approvers"), pk=pk)
     form = RuleForm(request.POST or None, rule=found)
     if request.method == "POST":
         return _change(request, found, form)
@@ -173,7 +181,8 @@ def _add(form: RuleForm, problems: services.RuleProblems) -> None:
 
 
 def _form_page(request: HttpRequest, form: RuleForm, found: Rule | None = None, *, status: int = 200) -> HttpResponse:
-    chosen = {name: {str(value) for value in form[name].value() or ()} for name in ("deeds", "groups", "users", "days")}
+    listed = ("deeds", "groups", "users", "days", "approvers")
+    chosen = {name: {str(value) for value in form[name].value() or ()} for name in listed}
     revisions = RuleRevision.objects.filter(rule_id=found.pk)[:FIRST_REVISIONS] if found else ()
     context = {
         "form": form,
@@ -186,6 +195,7 @@ def _form_page(request: HttpRequest, form: RuleForm, found: Rule | None = None, 
             for title, deeds in DEED_GROUPS
         ],
         "picks": [find(request.POST.get(f"find_{name}", ""), chosen[name]) for name, find in picks.PICKS.items()],
+        "approvers": [(str(each.pk), group_title(each), str(each.pk) in chosen["approvers"]) for each in _approving()],
         "days": [(number, name, str(number) in chosen["days"]) for number, name in enumerate(DAYS)],
         "effects": Effect.choices,
         "whoses": Whose.choices,
@@ -193,6 +203,14 @@ def _form_page(request: HttpRequest, form: RuleForm, found: Rule | None = None, 
         "revisions": [_revision(each) for each in revisions],
     }
     return render(request, "policy/rule.html", context | _shared(request, "rules"), status=status)
+
+
+def _approving() -> QuerySet[Group]:
+    """Groups whose members may approve something, by a role of theirs or as the group itself."""
+    app, codename = VOTE_PERMISSION.split(".")
+    return Group.objects.filter(permissions__content_type__app_label=app, permissions__codename=codename).order_by(
+        "name"
+    )
 
 
 @require_safe
@@ -269,7 +287,7 @@ def _without(request: HttpRequest, name: str) -> str:
 def review(request: HttpRequest) -> HttpResponse:
     """Who may do what where, by group, and the rules that deserve a look."""
     moment = now()
-    every = list(Rule.objects.prefetch_related("users", "groups"))
+    every = list(Rule.objects.prefetch_related("users", "groups", "approvers"))
     title = request.GET.get("deeds", DEED_GROUPS[0][0])
     deeds = dict(DEED_GROUPS).get(title, DEED_GROUPS[0][1])
     lines = overview.matrix(every, deeds, at=moment)
