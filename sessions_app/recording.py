@@ -12,7 +12,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import logging
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from fleetops.errors import UserError
 from . import spool
 from .journal import MAX_PAYLOAD, NOTE, OUTPUT, SIZE, STATE, Record, Segments, decode, note_of, size_of, state_of
 from .models import RecordingChunk, TerminalSession
+from .plaintext import PlainText, without_overwritten
 from .services import LateOwner
 from .store import RecordingStore, recording_store, sync
 
@@ -445,31 +445,6 @@ MAX_HITS = 200
 MAX_LINE = 4096  # characters; a longer line is searched in pieces
 SNIPPET = 160  # characters told of a hit
 
-# What a terminal obeys and does not show: CSI; OSC, DCS, SOS, PM, APC to their end; other escapes; control characters.
-_UNSEEN = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"
-    r"|\x1b[\]PX^_][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)"
-    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
-    r"|[\x00-\x07\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f]"
-)
-_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]{0,4096}\x1b?|[ -/]*)?\Z")
-
-
-class PlainText:
-    """Takes the escape sequences out of text that comes in pieces."""
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def feed(self, text: str) -> str:
-        text = self._rest + text
-        if unfinished := _UNFINISHED.search(text):
-            self._rest = text[unfinished.start() :]
-            text = text[: unfinished.start()]
-        else:
-            self._rest = ""
-        return _UNSEEN.sub("", text)
-
 
 def search(chunks: Sequence[RecordingChunk], wanted: str, *, most: int = MAX_HITS) -> tuple[list[dict[str, Any]], bool]:
     """Find `wanted` in what was shown, line by line, without regard to case.
@@ -483,7 +458,7 @@ def search(chunks: Sequence[RecordingChunk], wanted: str, *, most: int = MAX_HIT
     line, began = "", 0.0
 
     def look() -> None:
-        shown = _without_overwritten(line)
+        shown = without_overwritten(line)
         place = shown.casefold().find(needle)
         if place >= 0:
             start = max(0, place - SNIPPET // 3)
@@ -506,17 +481,3 @@ def search(chunks: Sequence[RecordingChunk], wanted: str, *, most: int = MAX_HIT
                 return hits, True
     look()
     return hits, False
-
-
-def _without_overwritten(line: str) -> str:
-    """What is left of a line once backspaces and carriage returns did their work, about as a terminal shows it."""
-    line = line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
-    if "\b" not in line:
-        return line
-    shown: list[str] = []
-    for character in line:
-        if character != "\b":
-            shown.append(character)
-        elif shown:
-            shown.pop()
-    return "".join(shown)

@@ -90,6 +90,7 @@ class LogDelivery(models.Model):
     started_us = models.BigIntegerField(default=0, help_text="the journal's start, microseconds since 1970 UTC")
     command_number = models.PositiveIntegerField(default=0, help_text="last command whose start is delivered")
     open_commands = models.JSONField(default=list, help_text="numbers of commands whose ends are not delivered")
+    ended_count = models.PositiveIntegerField(default=0, help_text="commands whose ends are delivered")
     # A put that is under way, or whose outcome nobody knows: {"source", "numbers": [first, …, last] or [first, last] of
     # a recording, "from_ms", "to_ms", "place": the recording's place behind it}. It is written before AWS is called.
     sending = models.JSONField(null=True)
