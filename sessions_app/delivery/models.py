@@ -87,6 +87,7 @@ class LogDelivery(models.Model):
     skip = models.PositiveIntegerField(default=0)
     read_through = models.PositiveIntegerField(default=0, help_text="last chunk whose whole lines are all delivered")
     number = models.PositiveIntegerField(default=0, help_text="last event of the recording that is delivered")
+    is_end_told = models.BooleanField(default=False, help_text="the recording's last event is delivered")
     started_us = models.BigIntegerField(default=0, help_text="the journal's start, microseconds since 1970 UTC")
     command_number = models.PositiveIntegerField(default=0, help_text="last command whose start is delivered")
     open_commands = models.JSONField(default=list, help_text="numbers of commands whose ends are not delivered")
