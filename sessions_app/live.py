@@ -23,6 +23,7 @@ from fleetops.identity.models import User
 
 from . import services
 from .models import SessionMessage, TerminalSession
+from .states import SessionKind
 
 OWN, JOIN, WATCH = "own", "join", "watch"
 MODES = (OWN, JOIN, WATCH)
@@ -228,6 +229,13 @@ class Deadlines:
 def require_joining(session: TerminalSession, *, actor: User, reason: str = "") -> None:
     """Let `actor` type into another's session. Raises PolicyDenied, audited; ReasonNeeded; Denied if it is no shell."""
     services.require_attaching(session, actor=actor, watch=False, join=True, reason=reason)
+
+
+def may_join(session: TerminalSession, user: User, *, reason: str = "") -> bool:
+    """Whether a button to join is worth showing: nothing is audited."""
+    if session.kind != SessionKind.SHELL or not session.is_live or session.owner_epoch == 0:
+        return False
+    return services.may_attach(session, user, watch=False, join=True, reason=reason)
 
 
 def send_message(session: TerminalSession, *, actor: User, text: str, reason: str = "") -> SessionMessage:

@@ -18,6 +18,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.audit.record import deny, record
 from fleetops.clock import ago, now, real_now
 from fleetops.errors import Denied, UserError
+from fleetops.identity import access_keys
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
 from fleetops.inventory.readiness import readiness_of
@@ -272,6 +273,7 @@ class Pass:
     mfa_at: float | None = None
     reason: str = ""
     since: datetime | None = None  # when it was let in
+    bearer: str = ""  # in place of a log-in: the key or token of a client of the command line
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,7 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
     users = User.objects.prefetch_related("groups").in_bulk({each.user_id for each in wanted})
     log_ins = LogIn.objects.filter(session_key__in={each.log_in_key for each in wanted}, expire_date__gt=real_now())
     standing = set(log_ins.values_list("session_key", flat=True))
+    bearers = access_keys.standing({each.bearer for each in wanted if each.bearer})
     reviewers = set(_allowed(REVIEW_PERMISSION).filter(pk__in=users).values_list("pk", flat=True))
     sessions = _with_facts(TerminalSession.objects).in_bulk({each.session_id for each in wanted})
     rules, moment = policy.rules(), now()
@@ -299,7 +302,11 @@ def recheck(passes: Iterable[Pass]) -> dict[Pass, Refusal]:
     by_rules: dict[Pass, Decision] = {}
     for each in wanted:
         user = users.get(each.user_id)
-        if user is None or each.log_in_key not in standing or user.get_session_auth_hash() != each.log_in_hash:
+        if each.bearer and (user is None or each.bearer not in bearers):
+            refused[each] = Refusal("The key with which you came no longer holds.", has_log_in=False)
+        elif not each.bearer and (
+            user is None or each.log_in_key not in standing or user.get_session_auth_hash() != each.log_in_hash
+        ):
             refused[each] = Refusal("Your log-in has ended. Log in again to go on.", has_log_in=False)
         elif not each.is_own and each.user_id not in reviewers:
             refused[each] = Refusal("You may no longer watch sessions of others.", has_log_in=True)

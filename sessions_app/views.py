@@ -12,16 +12,19 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance
 from fleetops.policy.services import ReasonNeeded
 
 from . import downloads, recording, services
+from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
 PAGE_SIZE = 100
 MOST_WORDS = 12  # of a search; each is looked for in four columns
 PANEL_SIZE = 10
+PURPOSES = ("replay", "terminal", "join", "message", "end")  # for which the policy may want a reason
 LIVE = "live"
 PAST = "past"
 
@@ -96,7 +99,8 @@ def open_session(request):
     """Open a session on the instance whose id is in the form's `instance`, and go to its terminal.
 
     An optional `reason` says why; where the policy wants one, the answer is a page that asks for it
-    (`sessions/reason.html`). Who may not is told so, and it is audited.
+    (`sessions/reason.html`). Who may not is told so, and it is audited. With `Accept: application/json` the answer is
+    {"id"}, or {"problem", "needs_reason"}.
     """
     try:
         instance = get_object_or_404(
@@ -105,23 +109,30 @@ def open_session(request):
         )
     except ValidationError:
         return HttpResponseBadRequest("“instance” is no instance's id.")
+    is_json = request.headers.get("Accept") == "application/json"
     try:
         session = services.open_session(instance, actor=request.user, reason=request.POST.get("reason", ""))
     except ReasonNeeded as needed:
+        if is_json:
+            return JsonResponse({"problem": str(needed), "needs_reason": True}, status=400)
         context = {"instance": instance, "needed": needed, "purpose": "open", "is_missing": "reason" in request.POST}
         return render(request, "sessions/reason.html", context, status=400 if context["is_missing"] else 200)
-    return redirect("sessions:terminal", pk=session.pk)
+    except UserError as error:
+        if not is_json:
+            raise
+        return JsonResponse({"problem": str(error), "needs_reason": False}, status=409)
+    return JsonResponse({"id": str(session.pk)}) if is_json else redirect("sessions:terminal", pk=session.pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def reason(request, pk):
     """Ask why somebody wants to see or end a session, where the policy wants to know, and go on there.
 
-    `for` says what: "replay", "terminal" or "end". Template `sessions/reason.html`.
+    `for` says what, one of PURPOSES. Template `sessions/reason.html`.
     """
     purpose = (request.POST if request.method == "POST" else request.GET).get("for", "replay")
-    if purpose not in {"replay", "terminal", "end"}:
-        return HttpResponseBadRequest("“for” is none of replay, terminal, end.")
+    if purpose not in PURPOSES:
+        return HttpResponseBadRequest(f"“for” is none of {', '.join(PURPOSES)}.")
     is_end = purpose == "end"
     visible = services.endable_by(request.user) if is_end else TerminalSession.objects.visible_to(request.user)
     session = get_object_or_404(visible, pk=pk)
@@ -133,6 +144,8 @@ def reason(request, pk):
         services.request_end(session, actor=request.user, reason=text)
         return redirect("sessions:replay", pk=session.pk)
     services.give_reason(request.session, session.pk, text)
+    if purpose == "join":
+        return redirect(f"{reverse('sessions:terminal', args=[session.pk])}?join=1")
     return redirect(f"sessions:{purpose}", pk=session.pk)
 
 
@@ -151,21 +164,18 @@ def _reason(request, session: TerminalSession) -> str:
 
 @require_safe
 def terminal(request, pk):
-    """The terminal of a session: of one's own to work in, of anybody's to watch.
+    """The terminal of a session: of one's own to work in, of anybody's to watch, or with `?join=1` to type in as well.
 
-    Context: `session`, `account_name`, `watch` (True if this user may only watch). Template `sessions/terminal.html`.
-    A session that is over leads to its replay.
+    Context: see live_views.terminal_context. Template `sessions/terminal.html`. A session that is over leads to its
+    replay.
     """
     session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
     if not session.is_live:
         return redirect("sessions:replay", pk=session.pk)
-    watch = session.user_id != request.user.pk
-    if watch:
-        try:
-            services.require_watching(session, actor=request.user, reason=_reason(request, session))
-        except ReasonNeeded:
-            return _ask_why(request, session, "terminal")
-    context = {"session": session, "account_name": _account_name(session), "watch": watch}
+    try:
+        context = terminal_context(request, session)
+    except ReasonNeeded:
+        return _ask_why(request, session, "join" if request.GET.get("join") == "1" else "terminal")
     response = render(request, "sessions/terminal.html", context)
     # The one page that opens a websocket, and the one place that it may open it to.
     response._csp_update = {"connect-src": [_terminal_address(request)]}  # django-csp's own attribute

@@ -170,6 +170,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
     "sessions:terminal": page(REVIEW, 200, 404),
+    "sessions:pane": page(REVIEW, 200, 404),
+    "sessions:message": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # says nothing
     "sessions:reason": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # without one
     "sessions:end": deed(ADMINISTER, 302, 404, auditor=403),
     "sessions:replay": page(REVIEW, 200, 404),

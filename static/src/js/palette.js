@@ -58,6 +58,13 @@ function item(glyph, name, query, { id = "", hint = [], act, detail }) {
 const options = () => list.querySelectorAll(".fo-palette-item");
 const go = (url) => (event) => (event?.ctrlKey || event?.metaKey ? window.open(url, "_blank", "noopener") : location.assign(url));
 
+/** A window of terminals opens it in a tab of its own; everywhere else it is a page. */
+function connectTo(instance) {
+  const isElsewhere = document.dispatchEvent(new CustomEvent("fleetops:connect", { cancelable: true, detail: instance }));
+  if (isElsewhere) post(instance.connect_url, instance.pk ? { instance: instance.pk } : {});
+  else dialog.close();
+}
+
 function choose(n) {
   const all = options();
   active = Math.max(0, Math.min(all.length - 1, n));
@@ -74,7 +81,7 @@ function show() {
   const query = input.value.trim();
   const found = instances.slice(0, MOST).map((instance) => {
     const open = go(instance.url);
-    const connect = instance.connect_url ? () => post(instance.connect_url, instance.pk ? { instance: instance.pk } : {}) : null;
+    const connect = instance.connect_url ? () => connectTo(instance) : null;
     return item(connect ? "terminal" : "server", instance.name, query, {
       id: instance.instance_id ?? instance.id,
       hint: connect ? ["Connect", make("kbd", {}, "Enter")] : [instance.status ?? ""],

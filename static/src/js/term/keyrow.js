@@ -31,10 +31,10 @@ export function modified(text, { ctrl = false, alt = false }) {
 }
 
 export class KeyRow {
-  /** `type(text)` sends; `paste` is what a paste does. */
-  constructor(terminal, row, { type, paste }) {
-    this.terminal = terminal;
+  /** `terminal()` is the one that has the keys; `type(text)` sends; `paste` is what a paste does. */
+  constructor(row, { terminal, type, paste }) {
     this.row = row;
+    this.terminal = terminal;
     this.type = type;
     this.held = { ctrl: false, alt: false };
     // A press must not take the focus from the terminal: the phone's keyboard would go away.
@@ -70,7 +70,7 @@ export class KeyRow {
 
   send({ key, text }) {
     if (text) return this.type(this.typed(text));
-    this.type(sequence(key, { ...this.held, application: this.terminal.modes.applicationCursorKeysMode }));
+    this.type(sequence(key, { ...this.held, application: this.terminal().modes.applicationCursorKeysMode }));
     this.letGo();
   }
 
@@ -97,6 +97,6 @@ export class KeyRow {
     if (modifier) this.hold(modifier, !this.held[modifier]);
     else if ((key || text) && !this.repeated) this.send({ key, text });
     this.repeated = false;
-    if (event.detail) this.terminal.focus(); // by hand; who came by keyboard stays in the row
+    if (event.detail) this.terminal().focus(); // by hand; who came by keyboard stays in the row
   }
 }

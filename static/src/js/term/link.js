@@ -9,14 +9,17 @@ const SEEN_MS = 200; // and else after that long
 const FRAME_BYTES = 32 * 1024; // of input; the server takes 64 KiB
 const LONGEST_WAIT_MS = 5000;
 const SIZE_MS = 60; // while a window is being dragged only every so often
+const LOOK_MS = 1000;
+const SLEPT_MS = 10_000; // a second that took so long was spent asleep
+const PONG_MS = 2000;
 const STEADY_MS = 3000; // a link that lasted as long was a good one; before that, trying again gets slower
 const FINAL = { 4400: "fault", 4401: "login", 4403: "refused", 4404: "unknown", 4409: "over" };
 const FAULTS = 4; // answers 4500 in a row after which a person decides
 
 export class Link {
-  /** handlers: onOutput(bytes, shown), onMessage(message), onState(state, {reason, seconds}). */
-  constructor(url, size, watch, handlers) {
-    Object.assign(this, { url, size, watch, handlers });
+  /** `wish`: {watch, join}. handlers: onOutput(bytes, shown), onMessage(message), onState(state, {reason, seconds}). */
+  constructor(url, size, wish, handlers) {
+    Object.assign(this, { url, size, wish, handlers });
     this.received = null; // null: nothing yet, the screen and scroll-back are wanted
     this.shown = 0;
     this.toldSeen = 0;
@@ -27,6 +30,20 @@ export class Link {
     addEventListener("online", () => this.hurry());
     addEventListener("offline", () => this.socket && this.lost({ code: 1006 }));
     document.addEventListener("visibilitychange", () => document.hidden || this.hurry());
+    this.lookedAt = Date.now();
+    setInterval(() => this.look(), LOOK_MS);
+  }
+
+  /** A computer that slept has a websocket that is dead and does not say so. Ask it, and do not wait for long. */
+  look() {
+    const slept = Date.now() - this.lookedAt > SLEPT_MS;
+    this.lookedAt = Date.now();
+    if (!slept || this.ended) return;
+    if (this.timer) return this.connect();
+    if (!this.isOpen) return;
+    const socket = this.socket;
+    socket.send('{"type":"ping"}');
+    this.pong = setTimeout(() => socket === this.socket && this.lost({ code: 1006 }), PONG_MS);
   }
 
   get isOpen() {
@@ -42,7 +59,7 @@ export class Link {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       const { cols, rows } = this.size();
-      socket.send(JSON.stringify({ type: "attach", cols, rows, from: this.received, watch: this.watch }));
+      socket.send(JSON.stringify({ type: "attach", cols, rows, from: this.received, ...this.wish }));
       this.sentSize = `${cols}x${rows}`;
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.output(data));
@@ -51,6 +68,7 @@ export class Link {
 
   drop() {
     clearTimeout(this.steady);
+    clearTimeout(this.pong);
     const socket = this.socket;
     this.socket = null;
     if (!socket) return;
@@ -66,6 +84,7 @@ export class Link {
       this.handlers.onState("connected", {});
     }
     if (message.type === "ended") this.ended = true;
+    if (message.type === "pong") return clearTimeout(this.pong);
     this.handlers.onMessage(message);
   }
 

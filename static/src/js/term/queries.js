@@ -1,9 +1,13 @@
 /* Questions that programs ask the terminal (where is the cursor, what are you, which colour). Only one screen may
    answer each, and only while it is asked: not when history is shown again, and not from a recording. */
 
-/** Answers pass only while `mayAnswer()` holds. */
-export function guardQueries(terminal, mayAnswer) {
-  const silence = () => !mayAnswer();
+/** Answers pass only while `mayAnswer()` holds; `onAnswer()` is called right before one. */
+export function guardQueries(terminal, mayAnswer, onAnswer) {
+  const silence = () => {
+    if (!mayAnswer()) return true;
+    onAnswer();
+    return false;
+  };
   const { parser } = terminal;
   for (const id of [
     { final: "n" }, { prefix: "?", final: "n" }, // DSR
