@@ -28,6 +28,7 @@ from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, RuleFac
 from fleetops.transitions import LostRace, move
 
 from . import grants, questions
+from .delivery import services as delivery
 from .models import TerminalSession
 from .states import SESSION_MOVES, Door, GrantState, SessionKind, SessionState
 from .wake import notify_owner
@@ -149,6 +150,7 @@ def open_session(
             parameters={name: list(values) for name, values in (parameters or {}).items()},
             run_as=run_as or decision.obligations.shell_user,
         )
+        delivery.begin(session, instance.account, has_terminal=kind != SessionKind.FORWARD)
         facts = {
             "role_arn": role_arn,
             "run_as": session.run_as,
