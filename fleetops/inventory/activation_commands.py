@@ -130,6 +130,7 @@ class Site:
             "Ssm": where,
             "Mgs": where | {"Region": self.region},
             "Kms": where,
+            "S3": where,
             "Agent": {"Region": self.region, "SelfUpdate": False},
         }
         return json.dumps(told, indent=2)

@@ -18,7 +18,7 @@ def names(home) -> list[str]:
 
 def test_the_certificate_names_loopback_and_the_host(tmp_path):
     ensure_certificates(tmp_path, "fleet.example.com", NOW)
-    assert names(tmp_path) == ["localhost", "127.0.0.1", "::1", "fleet.example.com"]
+    assert names(tmp_path) == ["localhost", "*.localhost", "127.0.0.1", "::1", "fleet.example.com"]
     for name in ("ca.key", "server.key", "server.pem"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     server = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
