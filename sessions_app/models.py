@@ -255,6 +255,29 @@ class StreamToken(models.Model):
         return f"stream of {self.session_id}"
 
 
+class TokenDenial(models.Model):
+    """AWS credentials of a role that were issued before a moment are denied there, by an inline policy of the role."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account_id = models.CharField(max_length=12)
+    role_arn = models.CharField(max_length=256)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
+    user_name = models.CharField(max_length=150, blank=True, help_text="whose tokens; empty: everybody's")
+    denied_before = models.DateTimeField()
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(default=now, editable=False)
+    removed_at = models.DateTimeField(null=True)
+    removed_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["role_arn", "-denied_before"], name="token_denial_role")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.user_name or 'everybody'} under {self.role_arn}"
+
+
 class RecordingChunk(models.Model):
     """A sealed piece of a recording: where it lies in the journal, and its link of the hash chain."""
 

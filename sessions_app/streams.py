@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from fleetops.aws import ssm
 from fleetops.aws.clients import AccountAccess
+from fleetops.aws.errors import AccessDenied
+from fleetops.clock import now
 
+from . import tokens
 from .models import TerminalSession
 from .services import account_of
 
@@ -61,7 +64,8 @@ def _under_its_role(account: AccountAccess, session: TerminalSession) -> Account
     It is assumed by the account's base credentials. TerminateSession goes under the account's own role all the same: a
     session has to end, whatever its role may do.
     """
-    return replace(account, role_arn=session.role_arn) if session.role_arn else account
+    role_arn = session.role_arn or account.role_arn
+    return replace(account, role_arn=role_arn, issued_after=tokens.issued_after(session, role_arn))
 
 
 def resume(session: TerminalSession) -> Stream:
@@ -102,10 +106,19 @@ def terminate(session: TerminalSession, access: AccountAccess | None = None) -> 
 
 
 def _terminate(access: AccountAccess, session: TerminalSession, session_id: str) -> None:
-    ssm.terminate_session(
-        access,
-        session.region,
-        session_id=session_id,
-        session_name=session.user_name,
-        source_identity=session.user_name,
-    )
+    def terminate_as(way: AccountAccess) -> None:
+        ssm.terminate_session(
+            way,
+            session.region,
+            session_id=session_id,
+            session_name=session.user_name,
+            source_identity=session.user_name,
+        )
+
+    try:
+        terminate_as(access)
+    except AccessDenied:
+        if not access.role_arn:
+            raise
+        # Older tokens of this person may be denied by now, see tokens.py, and the kept ones are; new ones are not.
+        terminate_as(replace(access, issued_after=now().isoformat()))

@@ -57,6 +57,7 @@ class AccountAccess:
     connect_timeout_seconds: int = 5
     read_timeout_seconds: int = 20
     cache_dir: str = ""  # where the CA is written for botocore; empty: the temporary directory
+    issued_after: str = ""  # AWS denies what was issued before: credentials that were kept until then are not used
 
 
 _lock = threading.Lock()

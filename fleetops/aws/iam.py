@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .clients import AccountAccess, client
-from .errors import aws_call
+from .errors import AwsError, aws_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,33 @@ def simulate(
             for one in of_resources
         ] or [Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])]
     return verdicts
+
+
+def put_role_policy(
+    access: AccountAccess, region: str, *, role_arn: str, policy_name: str, document: str, session_name: str
+) -> None:
+    """Give the role an inline policy, or another text of it. Raises AwsError."""
+    role = client("iam", access, region, session_name=session_name)
+    with aws_call("iam:PutRolePolicy", where=role_arn):
+        role.put_role_policy(RoleName=role_name(role_arn), PolicyName=policy_name, PolicyDocument=document)
+
+
+def delete_role_policy(
+    access: AccountAccess, region: str, *, role_arn: str, policy_name: str, session_name: str
+) -> None:
+    """Take an inline policy away; one that is not there is no error. Raises AwsError."""
+    role = client("iam", access, region, session_name=session_name)
+    try:
+        with aws_call("iam:DeleteRolePolicy", where=role_arn):
+            role.delete_role_policy(RoleName=role_name(role_arn), PolicyName=policy_name)
+    except AwsError as error:
+        if error.code != "NoSuchEntity":
+            raise
+
+
+def role_name(role_arn: str) -> str:
+    """The name in a role's ARN; a path before it is not part of it."""
+    return role_arn.rpartition("/")[2]
 
 
 def principal_of(caller_arn: str) -> str:

@@ -346,6 +346,26 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
 )
+# In none of the policies that are made here: whoever holds these over a role can give it anything. An account adds
+# them by hand, for roles of people's sessions and not for FleetOps's own; without them FleetOps says that it may not.
+BY_HAND: Final = (
+    Permission(
+        "iam:PutRolePolicy",
+        "Sessions",
+        "denies older credentials of the role that sessions are opened under, when a grant is revoked",
+        "Revoking a grant closes its terminals; credentials that were issued before stay good for up to an hour.",
+        ("{role}",),
+        is_optional=True,
+    ),
+    Permission(
+        "iam:DeleteRolePolicy",
+        "Sessions",
+        "takes that denial away again",
+        "A denial of older credentials has to be taken away in the IAM console.",
+        ("{role}",),
+        is_optional=True,
+    ),
+)
 # Never called: AWS asks for them at another call, of whoever makes that.
 ASKED_WITHIN: Final = frozenset({"iam:PassRole"})
 # Made, and never denied: AWS answers it to whoever signs right.

@@ -101,7 +101,7 @@ def calls_in_the_code() -> dict[str, str]:
 
 
 def listed() -> set[str]:
-    return {permission.action for permission in permissions.PERMISSIONS}
+    return {permission.action for permission in permissions.PERMISSIONS + permissions.BY_HAND}
 
 
 # --- the list and the code ---
