@@ -116,6 +116,59 @@ def test_start_session_hands_the_plugin_its_stream_and_terminate_session_ends_it
     assert ("Terminated", answer["SessionId"]) in {(item["Status"], item["SessionId"]) for item in history}
 
 
+def run_command(fleet, *words: str) -> dict:
+    """What an `aws ssm` call prints, which has to succeed."""
+    done = aws(fleet, "ssm", *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if done.stdout else {}
+
+
+def test_a_command_is_sent_waited_for_and_read(fleet):
+    node = fleet.instance_id("pay-api-eu1a-01")
+    sent = run_command(
+        fleet,
+        *("send-command", "--document-name", "AWS-RunShellScript", "--instance-ids", node, "--comment", "look"),
+        *("--parameters", 'commands=["echo out","echo err >&2"]', "--timeout-seconds", "60"),
+    )["Command"]
+    assert (sent["Status"], sent["InstanceIds"], sent["TargetCount"]) == ("Pending", [node], 1)
+    where = ["--command-id", sent["CommandId"], "--instance-id", node]
+    assert run_command(fleet, "wait", "command-executed", *where) == {}
+    got = run_command(fleet, "get-command-invocation", *where)
+    assert (got["Status"], got["StatusDetails"], got["ResponseCode"]) == ("Success", "Success", 0)
+    assert (got["StandardOutputContent"], got["StandardErrorContent"]) == ("out\n", "err\n")
+    (listed,) = run_command(fleet, "list-command-invocations", "--command-id", sent["CommandId"], "--details")[
+        "CommandInvocations"
+    ]
+    assert (listed["InstanceId"], listed["Comment"]) == (node, "look")
+    (plugin,) = listed["CommandPlugins"]
+    assert (plugin["Name"], plugin["Status"], plugin["ResponseCode"]) == ("aws:runShellScript", "Success", 0)
+    assert plugin["Output"].startswith("out\n")
+    (command,) = run_command(fleet, "list-commands", "--command-id", sent["CommandId"])["Commands"]
+    assert (command["StatusDetails"], command["CompletedCount"]) == ("Success", 1)
+
+
+def test_a_command_that_fails_ends_the_wait_and_one_that_lasts_is_cancelled(fleet):
+    node = fleet.instance_id("pay-api-eu1a-01")
+    shell = ["send-command", "--document-name", "AWS-RunShellScript", "--instance-ids", node, "--parameters"]
+    failing = run_command(fleet, *shell, "commands=exit 3")["Command"]["CommandId"]
+    ssm = fleet.client("ssm")
+
+    def status(command_id: str) -> str:
+        return ssm.list_commands(CommandId=command_id)["Commands"][0]["StatusDetails"]
+
+    until(lambda: status(failing) == "Failed", what="the command has failed")
+    waited = aws(fleet, "ssm", "wait", "command-executed", "--command-id", failing, "--instance-id", node)
+    assert waited.returncode == 255 and "terminal failure state" in waited.stderr
+    got = run_command(fleet, "get-command-invocation", "--command-id", failing, "--instance-id", node)
+    assert (got["Status"], got["ResponseCode"]) == ("Failed", 3)
+    lasting = run_command(fleet, *shell, "commands=sleep 300")["Command"]["CommandId"]
+    until(lambda: status(lasting) == "InProgress", what="the node has the command")
+    assert run_command(fleet, "cancel-command", "--command-id", lasting) == {}
+    until(lambda: status(lasting) == "Cancelled", what="the command is cancelled")
+    unknown = aws(fleet, "ssm", "cancel-command", "--command-id", "0" * 8 + "-0000-0000-0000-" + "0" * 12)
+    assert unknown.returncode != 0 and "InvalidCommandId" in unknown.stderr
+
+
 def test_a_target_that_is_not_there_is_told(fleet, plugin):
     stopped = fleet.instance_id("pg-report-eu1a-1")
     refused = aws(fleet, "ssm", "start-session", "--target", stopped, path=str(plugin))
