@@ -1,4 +1,4 @@
-"""The terminal process's ASGI application: terminal websockets, nothing else."""
+"""The terminal process's ASGI application: terminals' websockets, and the CLI's door below /aws/."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import UUID
 from channels.auth import AuthMiddlewareStack
 
 from .consumers import NOT_FOUND, TerminalConsumer
+from .frontdoor import api, stream
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ class TerminalApplication:
     def __init__(self) -> None:
         self.consumer = TerminalConsumer()
         self._authenticated = AuthMiddlewareStack(self.consumer)
+        self._front_door = api.FrontDoor(self.consumer)
+        self._client_stream = stream.ClientStream(self.consumer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -35,10 +38,14 @@ class TerminalApplication:
                 # The session middleware wraps it, to set cookies that no terminal needs, at a price for each message.
                 scope["send"] = send
                 await self._authenticated(scope, receive, send)
+            elif found := stream.PATH.fullmatch(scope["path"]):
+                await self._client_stream(scope, receive, send, UUID(found["session"]))
             else:
                 await receive()
                 await send({"type": "websocket.accept"})
                 await send({"type": "websocket.close", "code": NOT_FOUND, "reason": "There is nothing here."})
+        elif scope["type"] == "http" and scope["path"] in api.PATHS:
+            await self._front_door(scope, receive, send)
         elif scope["type"] == "http":
             await _answer_http(scope, send)
         elif scope["type"] == "lifespan":
@@ -63,7 +70,7 @@ class TerminalApplication:
 
 
 async def _answer_http(scope: Scope, send: Send) -> None:
-    body = b"This port takes terminals' websockets only.\n"
+    body = b"This port takes terminals' websockets, and the aws CLI at /aws/.\n"
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 404, "headers": headers})
     await send({"type": "http.response.body", "body": body if scope.get("method") != "HEAD" else b""})

@@ -122,7 +122,7 @@ class Carried:
 
     # A forward's client
 
-    async def answer(self, response: payloads.HandshakeResponse) -> None:
+    def answer(self, response: payloads.HandshakeResponse) -> None:
         """Pass the client's answer to the handshake on."""
         proxy = self._proxy
         if proxy.channel.state is State.HANDSHAKING:

@@ -73,6 +73,7 @@ class AsgiPeer:
         self._receive = receive
         self._send = send
         self._batched = batched(receive)
+        self._is_gone = False  # behind what was received last
 
     async def send_text(self, text: str) -> None:
         await self._put({"type": "websocket.send", "text": text})
@@ -92,16 +93,43 @@ class AsgiPeer:
         except (OSError, RuntimeError) as error:  # uvicorn's words for a socket that is gone, or was closed by it
             raise Gone from error
 
+    async def send_many(self, frames: list[bytes]) -> None:
+        """Send several binary messages, in one write where that can be."""
+        if self._batched is None:
+            for frame in frames:
+                await self.send_bytes(frame)
+        elif frames:
+            try:
+                await self._batched.send_all(frames)
+            except (OSError, RuntimeError) as error:
+                raise Gone from error
+
     async def receive(self) -> str | bytes:
-        message = await self._receive()
-        if message["type"] != "websocket.receive":
+        return _data_of(await self._receive())
+
+    async def receive_many(self) -> list[str | bytes]:
+        """All messages that are here, at least one."""
+        if self._batched is None:
+            return [await self.receive()]
+        if self._is_gone:
             raise Gone
-        data = message.get("bytes")
-        return data if data is not None else message.get("text") or ""
+        messages = await self._batched.receive_all()
+        self._is_gone = messages[-1]["type"] != "websocket.receive"
+        found = [_data_of(message) for message in messages if message["type"] == "websocket.receive"]
+        if not found:
+            raise Gone
+        return found
 
     async def close(self, code: int, reason: str = "") -> None:
         with contextlib.suppress(OSError, RuntimeError):
             await self._send({"type": "websocket.close", "code": code, "reason": _short(reason)})
+
+
+def _data_of(message: MutableMapping[str, Any]) -> str | bytes:
+    if message["type"] != "websocket.receive":
+        raise Gone
+    data = message.get("bytes")
+    return data if data is not None else message.get("text") or ""
 
 
 class RelayPeer:
@@ -115,6 +143,13 @@ class RelayPeer:
 
     async def send_bytes(self, data: bytes) -> None:
         await self._put(data)
+
+    async def send_many(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            await self._put(frame)
+
+    async def receive_many(self) -> list[str | bytes]:
+        return [await self.receive()]
 
     async def _put(self, message: str | bytes) -> None:
         try:
@@ -137,6 +172,8 @@ class TerminalConsumer:
 
     def __init__(self) -> None:
         self.terminals = Terminals(self.serve_relayed)
+        # Serves clients of the command line, in place of browsers: see frontdoor.stream.
+        self.serve_client: Callable[[Proxy, RelayPeer, dict[str, Any]], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One browser's websocket, below Channels' authentication.
@@ -268,7 +305,10 @@ class TerminalConsumer:
             proxy = self.terminals.proxies.get(UUID(hello["session"]))
             if proxy is None or proxy.is_let_go:
                 raise Closed(RESTARTING, "The session has moved; coming back.")
-            await self._show(proxy, peer, hello["attach"])
+            if "client" in hello["attach"] and self.serve_client is not None:
+                await self.serve_client(proxy, peer, hello["attach"])
+            else:
+                await self._show(proxy, peer, hello["attach"])
         except Closed as closed:
             await peer.close(closed.code, closed.reason)
         except Gone:

@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from django.conf import settings
 from django.core.cache import cache
@@ -24,7 +23,7 @@ from fleetops.audit.record import deny, record
 from fleetops.clock import now, uuid7
 from fleetops.errors import UserError
 
-from .models import AccessKey, User
+from .models import AccessKey, ApiToken, User
 from .tokens import REFUSAL_WRITTEN_SECONDS, USE_WRITTEN_EVERY, is_within, read_networks, why_not_owner
 
 logger = logging.getLogger(__name__)
@@ -37,12 +36,15 @@ MOST_KEYS = 20  # usable ones of one user
 AS_SCOPES = ("fleet:read", "sessions:read", "sessions:open", "sessions:end")
 
 
-class KeyRefused(Exception):
-    """The key does not let its bearer in; the text says why. `is_known`: there is, or was, such a key."""
+_KINDS = {"revoked": "unknown_key", "expired": "expired"}
 
-    def __init__(self, reason: str, *, is_known: bool) -> None:
+
+class KeyRefused(Exception):
+    """The key does not let its bearer in; the text says why. `kind`: as awsapi.errors knows it."""
+
+    def __init__(self, reason: str, *, kind: str) -> None:
         super().__init__(reason)
-        self.is_known = is_known
+        self.kind = kind
 
 
 def create(
@@ -106,7 +108,7 @@ def find(key_id: str) -> tuple[AccessKey, str]:
     if KEY_ID.fullmatch(key_id):
         key = AccessKey.objects.select_related("user", "user__second_factor").filter(key_id=key_id).first()
     if key is None:
-        raise KeyRefused("The security token included in the request is invalid.", is_known=False)
+        raise KeyRefused("The security token included in the request is invalid.", kind="unknown_key")
     return key, vault.open_sealed(key.sealed_secret, context=vault.context_of(key, "sealed_secret")).decode()
 
 
@@ -118,7 +120,7 @@ def let_in(key: AccessKey, *, address: str) -> None:
     if reason := _why_not(key, address):
         words, text_for_bearer = reason
         _record_refusal(key, words)
-        raise KeyRefused(text_for_bearer, is_known=True)
+        raise KeyRefused(text_for_bearer, kind=_KINDS.get(words, "denied"))
     key.user.limit_to(list(AS_SCOPES))
     moment = now()
     if key.last_used_at is None or key.last_used_at < moment - USE_WRITTEN_EVERY:
@@ -131,11 +133,20 @@ def refused_signature(key: AccessKey, *, reason: str) -> None:
     _record_refusal(key, reason)
 
 
-def standing(ids: Collection[UUID]) -> set[UUID]:
-    """Those of the keys that still hold. One query; none without ids."""
-    if not ids:
-        return set()
-    return set(AccessKey.objects.usable().filter(pk__in=ids).values_list("pk", flat=True))
+def bearer_name(bearer: AccessKey | ApiToken) -> str:
+    """What `standing` knows a key or a token by: "key:<id>", "token:<id>"."""
+    return f"{'key' if isinstance(bearer, AccessKey) else 'token'}:{bearer.pk}"
+
+
+def standing(names: Collection[str]) -> set[str]:
+    """Those of the keys and tokens that still hold, by their bearer_name. At most two queries; none without names."""
+    found: set[str] = set()
+    for kind, model in (("key", AccessKey), ("token", ApiToken)):
+        ids = [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
+        if ids:
+            usable = model.objects.usable().filter(pk__in=ids, user__is_active=True)
+            found |= {f"{kind}:{pk}" for pk in usable.values_list("pk", flat=True)}
+    return found
 
 
 def _why_not(key: AccessKey, address: str) -> tuple[str, str] | None:
