@@ -80,8 +80,15 @@ def may_deny(user: User) -> bool:
 
 
 def deny_older(grant: Grant, *, actor: User) -> list[Outcome]:
-    """Deny the tokens of the grant's user that were issued until now, under each role that it was used with."""
+    """Deny the tokens of the grant's user that were issued until now, under each role that it was used with.
+
+    Raises Denied, audited.
+    """
     places = _places(grant)
+    if not may_deny(actor):
+        target = Target(grant._meta.label_lower, str(grant.pk), str(grant))
+        deny("sessions.tokens.deny.refuse", actor=actor, target=target, reason="may not end sessions of others")
+        raise Denied("Denying older tokens takes the permission “May end anybody's session”.")
     if not places:
         return [Outcome(False, "No session was opened by this grant, so there is no token to deny.")]
     return [deny_role(account, arn, user=grant.user, actor=actor) for account, arn in places]
@@ -89,6 +96,8 @@ def deny_older(grant: Grant, *, actor: User) -> list[Outcome]:
 
 def allow_again(grant: Grant, *, actor: User) -> list[Outcome]:
     """Take away the standing denials of the grant's user, under the roles that it was used with."""
+    if not may_deny(actor):
+        raise Denied("Denying older tokens takes the permission “May end anybody's session”.")
     return [allow_role(each, actor=actor) for each in standing(grant)["denials"]]
 
 

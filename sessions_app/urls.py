@@ -2,13 +2,23 @@
 
 from django.urls import path
 
-from . import live_views, views
+from . import grant_views, live_views, views
 
 app_name = "sessions"
 urlpatterns = [
     path("", views.session_list, name="list"),
     path("open/", views.open_session, name="open"),
     path("instance/<uuid:pk>/panel/", views.panel, name="panel"),
+    path("access/", grant_views.grant_list, name="grants"),
+    path("access/ask/", grant_views.ask, name="grant_ask"),
+    path("access/tokens/", grant_views.token_page, name="tokens"),
+    path("access/request/<uuid:pk>/", grant_views.of_request, name="grant_of"),
+    path("access/<uuid:pk>/", grant_views.grant_page, name="grant"),
+    path("access/<uuid:pk>/vote/", grant_views.vote, name="grant_vote"),
+    path("access/<uuid:pk>/withdraw/", grant_views.withdraw, name="grant_withdraw"),
+    path("access/<uuid:pk>/revoke/", grant_views.revoke, name="grant_revoke"),
+    path("access/<uuid:pk>/tokens/deny/", grant_views.deny_tokens, name="grant_deny_tokens"),
+    path("access/<uuid:pk>/tokens/allow/", grant_views.allow_tokens, name="grant_allow_tokens"),
     path("<uuid:pk>/", views.terminal, name="terminal"),
     path("<uuid:pk>/pane/", live_views.pane, name="pane"),
     path("<uuid:pk>/message/", live_views.message, name="message"),

@@ -14,9 +14,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance
-from fleetops.policy.services import ReasonNeeded
+from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
-from . import downloads, recording, services
+from . import downloads, grant_views, recording, services
 from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
@@ -98,8 +98,9 @@ def panel(request, pk):
 def open_session(request):
     """Open a session on the instance whose id is in the form's `instance`, and go to its terminal.
 
-    An optional `reason` says why; where the policy wants one, the answer is a page that asks for it
-    (`sessions/reason.html`). Who may not is told so, and it is audited. With `Accept: application/json` the answer is
+    An optional `reason` says why, `run_as` names an OS user; where the policy wants a reason, the answer is a page that
+    asks for it (`sessions/reason.html`). Who may not is told so, and it is audited; where a second factor or an
+    approval is missing, the page offers it (`sessions/denied.html`). With `Accept: application/json` the answer is
     {"id"}, or {"problem", "needs_reason"}.
     """
     try:
@@ -110,15 +111,21 @@ def open_session(request):
     except ValidationError:
         return HttpResponseBadRequest("“instance” is no instance's id.")
     is_json = request.headers.get("Accept") == "application/json"
+    run_as = request.POST.get("run_as", "").strip()[:64]
     try:
-        session = services.open_session(instance, actor=request.user, reason=request.POST.get("reason", ""))
+        session = services.open_session(
+            instance, actor=request.user, reason=request.POST.get("reason", ""), run_as=run_as
+        )
     except ReasonNeeded as needed:
         if is_json:
             return JsonResponse({"problem": str(needed), "needs_reason": True}, status=400)
         context = {"instance": instance, "needed": needed, "purpose": "open", "is_missing": "reason" in request.POST}
+        context["run_as"] = run_as
         return render(request, "sessions/reason.html", context, status=400 if context["is_missing"] else 200)
     except UserError as error:
         if not is_json:
+            if isinstance(error, PolicyDenied) and error.decision.unmet:
+                return grant_views.denied(request, instance, error, run_as=run_as)
             raise
         return JsonResponse({"problem": str(error), "needs_reason": False}, status=409)
     return JsonResponse({"id": str(session.pk)}) if is_json else redirect("sessions:terminal", pk=session.pk)

@@ -73,7 +73,7 @@ def test_a_default_that_was_deleted_does_not_come_back_and_a_changed_one_stays_c
 # Asking
 
 
-def test_a_decision_takes_two_queries_and_five_more_after_a_change(admin):
+def test_a_decision_takes_two_queries_and_six_more_after_a_change(admin):
     user = make_user(role="operator")
     may(user)
     with CaptureQueriesContext(connection) as queries:
@@ -82,7 +82,7 @@ def test_a_decision_takes_two_queries_and_five_more_after_a_change(admin):
     make(effect="deny")
     with CaptureQueriesContext(connection) as queries:
         assert not may(user)
-    assert len(queries) == 6
+    assert len(queries) == 7
 
 
 def test_a_change_by_another_process_is_noticed_at_the_next_question(admin):

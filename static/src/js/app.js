@@ -11,6 +11,7 @@ import "./live.js";
 import "./copy.js";
 import "./activation.js";
 import "./expression.js";
+import "./grant.js";
 import "./palette.js";
 import "./pick.js";
 import "./htmx-setup.js";
