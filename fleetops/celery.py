@@ -77,5 +77,10 @@ app.conf.beat_schedule = {
         "schedule": 5.0,
         "options": {"expires": 20},
     },
+    "sessions.deliver_logs": {
+        "task": "sessions_app.tasks.deliver_logs",
+        "schedule": 1.0,
+        "options": {"expires": 3},
+    },
     "sessions.tidy": {"task": "sessions_app.tasks.tidy", "schedule": 10.0, "options": {"expires": 30}},
 }

@@ -89,6 +89,18 @@ AWS_THROTTLES = Counter(
     ("account", "region", "service"),
     registry=registry,
 )
+LOG_PUTS = Counter(
+    "fleetops_log_puts_total",
+    "Batches of sessions' events for CloudWatch Logs by outcome: ok, refused, unknown.",
+    ("outcome",),
+    registry=registry,
+)
+LOG_EVENTS = Counter(
+    "fleetops_log_events_total",
+    "Events of sessions that CloudWatch Logs has taken, by source: record, command, ended, input.",
+    ("source",),
+    registry=registry,
+)
 AWS_WAITS = Histogram(
     "fleetops_aws_wait_seconds",
     "Time that an attempt waited for the budget of AWS calls, of those that did, by priority.",

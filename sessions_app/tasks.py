@@ -6,6 +6,7 @@ from fleetops.aws.governor import Priority, acting_for
 from fleetops.web.context import within
 
 from . import grants, upkeep
+from .delivery import logs
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -28,3 +29,13 @@ def tidy() -> None:
 def settle_grants() -> None:
     """Write down which grants have begun and ended; sessions do not wait for it."""
     grants.settle_due()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+@acting_for(Priority.RUN)
+def deliver_logs() -> None:
+    """Deliver what sessions have for CloudWatch Logs. One worker at a time; claims hold where that is not known."""
+    with logs.one_at_a_time() as is_mine:
+        if is_mine:
+            logs.deliver_due()

@@ -100,7 +100,7 @@ class Reading:
                     if record.kind == OUTPUT and self.has_transcript:
                         yield from self._shown(record, number, position, last_us)
                     elif record.kind == NOTE:
-                        yield from self._noted(record, Place(number, position + size), last_us)
+                        yield from self._noted(record, number, position, last_us)
                 position += size
             yield from self._chunk_ends(number, position, last_us)
         if is_last:
@@ -131,14 +131,14 @@ class Reading:
             elif len(self._line) >= LINE_BYTES and may_be_cut(self._line):
                 yield from self._line_ends(behind, at_us, goes_on=True)
 
-    def _noted(self, record: Record, behind: Place, at_us: int) -> Iterator[Event]:
-        yield from self._line_ends(behind, at_us, goes_on=True)
+    def _noted(self, record: Record, chunk: int, position: int, at_us: int) -> Iterator[Event]:
+        yield from self._line_ends(Place(chunk, position), at_us, goes_on=True)
         yield from self._told()
         about = note_of(record.payload)
         facts = {key: value for key, value in about.items() if key not in ("type", "text")}
         note = {"type": str(about.get("type", ""))[:64], "text": str(about.get("text", ""))[:4096]}
-        body = {"note": note | ({"facts": facts} if len(str(facts)) < 8192 else {})}
-        yield self._next("note", at_us, body, behind)
+        body = {"note": note | ({"facts": facts} if facts and len(str(facts)) < 8192 else {})}
+        yield self._next("note", at_us, body, Place(chunk, position + len(record.raw)))
 
     def _chunk_ends(self, number: int, size: int, at_us: int) -> Iterator[Event]:
         """Events end with their chunk, so that they do not hang on whether the next is there already."""
