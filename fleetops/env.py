@@ -3,8 +3,11 @@
 import contextlib
 import ipaddress
 import os
+import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -70,6 +73,38 @@ def env_networks(name: str) -> list[str]:
                 f"{name}: {item!r} is no network; write it as 10.1.0.0/16, without host bits."
             ) from None
     return networks
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A place in S3. `account`: AWS's digits of a linked account, under whose role it is reached; empty: as the base
+    credentials."""
+
+    name: str
+    prefix: str
+    region: str
+    account: str
+    kms_key: str
+
+
+_BUCKET_OPTIONS = {"region": r"[a-z]{2}(-[a-z]+)+-\d", "account": r"\d{12}", "kms_key": r"arn:aws[a-z-]*:kms:\S+"}
+
+
+def env_bucket(name: str) -> Bucket | None:
+    """s3://BUCKET/PREFIX?region=REGION, and account= and kms_key= where wanted; None if it is not set."""
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    parts = urlsplit(text)
+    options = dict(parse_qsl(parts.query))
+    is_known = all(re.fullmatch(_BUCKET_OPTIONS.get(key, "$."), value) for key, value in options.items())
+    if parts.scheme != "s3" or not parts.netloc or "region" not in options or not is_known or parts.fragment:
+        raise ImproperlyConfigured(
+            f"{name}={text!r} is no place in S3; write s3://BUCKET/PREFIX?region=eu-west-1, with &account= and its 12 "
+            "digits for a linked account, and &kms_key= and an ARN if wanted."
+        )
+    given = {key: options.get(key, "") for key in _BUCKET_OPTIONS}
+    return Bucket(name=parts.netloc, prefix=parts.path.strip("/"), **given)
 
 
 def env_password(name: str) -> str:
