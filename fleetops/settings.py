@@ -4,7 +4,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_bool, env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
+from fleetops.env import env_bool, env_bucket, env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
 from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -286,6 +286,8 @@ TERMINAL_RELAY_HOST = env_str("FLEETOPS_TERMINAL_RELAY_HOST", "127.0.0.1")
 SPOOL_DIR = Path(env_str("FLEETOPS_SPOOL_DIR", str(HOME / "spool")))
 SPOOL_QUOTA_BYTES = env_int("FLEETOPS_SPOOL_QUOTA_MIB", 4096, low=16) * 2**20  # of all journals of one host
 SESSION_QUOTA_BYTES = env_int("FLEETOPS_SESSION_QUOTA_MIB", 512, low=8) * 2**20  # of one session's journal
+# Where recordings are kept for good: a bucket, or else this directory.
+RECORDING_BUCKET = env_bucket("FLEETOPS_RECORDING_STORE")
 RECORDING_DIR = Path(env_str("FLEETOPS_RECORDING_DIR", str(HOME / "recordings")))
 SEAL_SECONDS = env_int("FLEETOPS_SEAL_SECONDS", 5, low=1, high=60)
 SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
