@@ -4,7 +4,17 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetops.env import env_bool, env_bucket, env_int, env_list, env_networks, env_number, env_password, env_secret, env_str
+from fleetops.env import (
+    env_bool,
+    env_bucket,
+    env_int,
+    env_list,
+    env_networks,
+    env_number,
+    env_password,
+    env_secret,
+    env_str,
+)
 from fleetops.vault import required_key_ring
 
 BASE_DIR = Path(__file__).resolve().parent.parent
