@@ -30,7 +30,7 @@ from fleetops.wire.events import Event
 from .frontdoor.kept import KeptFile
 from .journal import FRAME, Framed, Journal, Passed
 from .models import TerminalSession
-from .states import SessionKind
+from .states import Door, SessionKind
 
 if TYPE_CHECKING:
     from .frontdoor.channel import ClientEnd
@@ -53,6 +53,8 @@ class Carried:
         self._proxy = proxy
         self._journal = journal
         self.is_forward = proxy.session.kind == SessionKind.FORWARD
+        # What ends within a moment would else be over before its client has come.
+        self.waits_for_client = self.is_forward or proxy.session.door == Door.CLI
         self.file = KeptFile(journal.directory)
         self.kept = self.file.read()
         self.request: payloads.HandshakeRequest | None = None
@@ -120,14 +122,18 @@ class Carried:
                 return [(Framed(bytes((PayloadType.EXIT_CODE,)) + payloads.exit_code(code)), sequence)]
         return []
 
-    # A forward's client
+    # The client
 
     def answer(self, response: payloads.HandshakeResponse) -> None:
-        """Pass the client's answer to the handshake on."""
+        """The client has answered the handshake: a forward's answer is passed on, a command is now begun."""
         proxy = self._proxy
-        if proxy.channel.state is State.HANDSHAKING:
+        if proxy.channel.state is not State.HANDSHAKING or self.request is None:
+            return
+        if self.is_forward:
             proxy.channel.respond_handshake(response, now=steady())
             proxy.flush_soon()
+        else:
+            proxy.answer(self.request)
 
     async def pass_on(self, data: bytes, sequence: int, *, flag: int | None = None) -> None:
         """Send a message of the client to the agent under its own number, once there is room."""
@@ -172,9 +178,8 @@ class Carried:
                 self._proxy.client.passed_through(through)
 
     def ended(self) -> None:
-        """Let go of who waits, and of the file."""
+        """Let go of who waits."""
         self._room.set()
-        self.file.close()
 
     # How far the client is behind
 

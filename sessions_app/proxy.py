@@ -23,10 +23,11 @@ from fleetops import metrics
 from fleetops.aws.clients import AccountAccess
 from fleetops.aws.errors import AccessDenied, AwsError, TargetNotConnected, Unavailable
 from fleetops.clock import is_shifted, now, steady
-from fleetops.errors import Denied, UserError
+from fleetops.errors import UserError
 from fleetops.web.context import RequestContext, current
 from fleetops.wire import (
     Acknowledged,
+    ChallengeReceived,
     ChannelClosed,
     DataChannel,
     HandshakeCompleted,
@@ -41,6 +42,7 @@ from fleetops.wire import (
 
 from . import grants, live, services, streams
 from .carried import STREAM_ENDS, carried, write_facts
+from .encryption import Encryption
 from .journal import Journal, JournalFull
 from .models import TerminalSession
 from .recording import Sealer
@@ -118,7 +120,7 @@ class Proxy:
         self.status_text = "Starting the session" if is_new else "Getting the session back"
         self.end_reason = ""
         self._is_new = is_new
-        self._threads = threads
+        self.threads = threads
         self._on_gone = on_gone
         self._client_id = uuid4()
         self._loop = asyncio.get_running_loop()
@@ -171,6 +173,7 @@ class Proxy:
         journal.sealed = sealer.offset
         self._people_due: list[dict[str, Any]] = []
         self._is_storing_people = False
+        self.encryption = Encryption(self)
         self.people = live.People(self, tell=self._tell, keep=self._keep_people)
         self.deadlines = live.Deadlines(self, tell=self._tell)
 
@@ -245,7 +248,7 @@ class Proxy:
             stored = None
             while stored is not self._people_due:
                 stored = self._people_due
-                await self._threads.database(live.keep_people, self.session.pk, stored)
+                await self.threads.database(live.keep_people, self.session.pk, stored)
         except DatabaseError as error:
             logger.warning("who is there could not be kept session=%s: %s", self.session.pk, error)
         finally:
@@ -312,7 +315,7 @@ class Proxy:
             stored = None
             while stored != (self.cols, self.rows):
                 stored = (self.cols, self.rows)
-                await self._threads.database(services.resize, self.session.pk, *stored)
+                await self.threads.database(services.resize, self.session.pk, *stored)
         finally:
             self._is_storing_size = False
 
@@ -367,7 +370,8 @@ class Proxy:
                 self._size_is_due = False
                 self._note_size(self.channel.send_size(self.cols, self.rows, now=steady()))
             room = min(self.channel.window_left, UNDER_WAY_BYTES)
-            if self._pending and room:
+            # Nothing is typed into a stream that has not begun: it may want to be encrypted first.
+            if self._pending and room and self.channel.expected_sequence:
                 data = bytes(self._pending[:room])
                 del self._pending[:room]
                 numbers = self.channel.send_input(data, now=steady())
@@ -417,25 +421,30 @@ class Proxy:
 
     def _receive(self, messages: list[bytes]) -> None:
         """Take what one read of the socket brought."""
-        moment = steady()
-        receive = self.channel.receive
-        error: RemoteProtocolError | None = None
-        try:
-            for message in messages:
-                receive(message, now=moment)
-        except RemoteProtocolError as caught:
-            error = caught
+        error = self._take(messages)
+        if error is not None and self.channel.expected_sequence == 0 and self.channel.state is State.OPEN:
+            # It wants a handshake after all; what was sent before, a size, has a number all the same.
+            unsure = range(self.channel.acknowledged_through + 1, self.channel.next_sequence)
+            self.channel = self._new_channel(State.NEW)
+            self.channel.fill(unsure, self.cols, self.rows, now=steady())
+            error = self._take(messages)
         self._happen()
         if error is not None:
             self._protocol_errors += 1
-            if self.channel.expected_sequence == 0 and self.channel.state is State.OPEN:
-                # It wants a handshake after all. It will ask again.
-                self.channel = self._new_channel(State.NEW)
             logger.warning("the gateway broke the protocol session=%s: %s", self.session.pk, error)
             if self._protocol_errors >= MAX_PROTOCOL_ERRORS:
                 self.end("The gateway of this session does not speak the Session Manager protocol.")
             elif self._upstream is not None:
                 self._drop_upstream()
+
+    def _take(self, messages: list[bytes]) -> RemoteProtocolError | None:
+        moment, receive = steady(), self.channel.receive
+        try:
+            for message in messages:
+                receive(message, now=moment)
+        except RemoteProtocolError as error:
+            return error
+        return None
 
     def _happen(self) -> None:
         """Let what the channel learned happen: journal first, then acknowledges, then readers."""
@@ -450,9 +459,13 @@ class Proxy:
                 outputs.append((event.data, event.sequence))
             if isinstance(event, Acknowledged):
                 is_acknowledged = True
-            elif isinstance(event, HandshakeRequested) and not self._is_forward:  # whose client answers
-                self._answer(event)
+            elif isinstance(event, HandshakeRequested):
+                if self.carried is None or not self.carried.waits_for_client:
+                    self.answer(event.request)
+            elif isinstance(event, ChallengeReceived):
+                self._note_handshake(channel.answer_challenge(event.challenge, now=steady()))
             elif isinstance(event, HandshakeCompleted):
+                self._size_is_due = not self._is_forward  # one that came before it was dropped
                 if event.customer_message:
                     self._tell({"type": "status", "state": "open", "text": event.customer_message})
             elif isinstance(event, ChannelClosed):
@@ -468,7 +481,7 @@ class Proxy:
         if self.carried is not None:
             self.carried.acknowledged(channel.acknowledged_through)
             self.carried.measure(self.client)
-        if (is_acknowledged and self._pending) or self._size_is_due:
+        if ((is_acknowledged or outputs) and self._pending) or self._size_is_due:
             self._send_pending()
         if not self._flush_is_due:
             # Readers were woken just now, and come first: an echo does not wait until its acknowledge is encrypted.
@@ -548,16 +561,25 @@ class Proxy:
         if self.status == "open":
             self._set_status("open", " ".join(self._holds))
 
-    def _answer(self, event: HandshakeRequested) -> None:
-        response = payloads.answer_handshake(event.request, client_version=CLIENT_VERSION)
+    def answer(self, request: payloads.HandshakeRequest) -> None:
+        """Answer the agent's handshake; of a command by the front door, once its client is there."""
+        if request.session_type == "Port":
+            self.end("This document forwards a port. FleetOps forwards by AWS's own documents alone.")
+        elif request.kms_key_id:
+            self._spawn(self.encryption.agree(request, client_version=CLIENT_VERSION))
+        else:
+            self.respond(payloads.answer_handshake(request, client_version=CLIENT_VERSION))
+
+    def respond(self, response: payloads.HandshakeResponse) -> None:
+        """Send an answer to the agent's handshake."""
+        self._note_handshake(self.channel.respond_handshake(response, now=steady()))
+        self._flush()
+
+    def _note_handshake(self, sequence: int) -> None:
         try:
-            self._note_input(self.channel.respond_handshake(response, now=steady()))
+            self._note_input(sequence)
         except JournalFull:
             self._journal_is_full()
-        if any(action.action_type == "KMSEncryption" for action in event.request.actions):
-            self.end(
-                "This session asks for KMS encryption, which FleetOps does not speak. Turn it off for the account."
-            )
 
     def _is_unsealed(self) -> None:
         if self.unsealed_since is None:
@@ -685,7 +707,7 @@ class Proxy:
         # From here to the row that knows AWS's id nothing may stop us, or a shell would run that nobody knows of.
         self._is_starting = True
         try:
-            stream = await self._threads.aws(streams.start, session)
+            stream = await self.threads.aws(streams.start, session)
             session.ssm_session_id = stream.session_id
             metrics.TERMINAL_OPENED.inc()
             if settings.MESSAGE_OF_THE_DAY:
@@ -695,7 +717,7 @@ class Proxy:
             is_open = stream.is_embedded and self.carried is None
             self.channel = self._new_channel(State.OPEN if is_open else None)
             try:
-                await self._threads.database(services.started, session, ssm_session_id=stream.session_id)
+                await self.threads.database(services.started, session, ssm_session_id=stream.session_id)
             except LateOwner:
                 self._spawn(self._terminate())
                 raise
@@ -718,14 +740,15 @@ class Proxy:
         if self.journal.is_new:
             raise Over("The journal of this session is lost, so it cannot go on. What was recorded is kept.")
         try:
-            await self._threads.database(services.resumed, session)
-        except Denied as denied:
-            raise Over(str(denied)) from None
+            await self.threads.database(services.resumed, session)
+            await self.encryption.regain()
+        except UserError as error:
+            raise Over(str(error)) from None
 
     async def _resume(self) -> Stream | None:
         """Call ResumeSession; None if it should be tried again. Raises Over once AWS says that it is gone."""
         try:
-            stream = await self._threads.aws(streams.resume, self.session)
+            stream = await self.threads.aws(streams.resume, self.session)
             self._access = stream.access
             return stream
         except DatabaseError as error:
@@ -773,8 +796,8 @@ class Proxy:
             try:
                 if self.carried is not None:
                     facts = self.carried.facts(self.exit_code)
-                    await self._threads.database(write_facts, session.pk, facts)
-                await self._threads.database(
+                    await self.threads.database(write_facts, session.pk, facts)
+                await self.threads.database(
                     services.ended,
                     session,
                     reason=over.reason,
@@ -794,7 +817,7 @@ class Proxy:
             await asyncio.wait([self._sealing])
         try:
             while self.sealer.offset < self.journal.end:
-                await self._threads.sealing(self.sealer.seal, self.journal.end)
+                await self.threads.sealing(self.sealer.seal, self.journal.end)
         except OSError:
             logger.exception("the last chunk could not be sealed session=%s", self.session.pk)
             return False
@@ -804,7 +827,7 @@ class Proxy:
         """Tell AWS of the end; what it does not confirm in a quarter of a minute is left to the worker."""
         for delay in (*TERMINATE_DELAYS, None):
             try:
-                self._is_confirmed = await self._threads.aws(streams.terminate, self.session, self._access)
+                self._is_confirmed = await self.threads.aws(streams.terminate, self.session, self._access)
                 break
             except (Unavailable, DatabaseError) as error:
                 logger.warning("TerminateSession failed session=%s: %s", self.session.pk, error)
@@ -815,7 +838,7 @@ class Proxy:
                 await asyncio.sleep(delay)
         if self._is_confirmed:
             await self._end_is_written.wait()
-            await self._threads.database(services.end_confirmed, self.session.pk)
+            await self.threads.database(services.end_confirmed, self.session.pk)
 
     def _spawn(self, coroutine) -> None:
         task = self._loop.create_task(coroutine)
@@ -871,7 +894,7 @@ class Proxy:
         end = self.journal.end
         self.unsealed_since = None
         try:
-            await self._threads.sealing(self.sealer.seal, end)
+            await self.threads.sealing(self.sealer.seal, end)
         except LateOwner:
             self.let_go()
             return

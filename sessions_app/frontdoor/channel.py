@@ -170,7 +170,7 @@ class ClientEnd:
                 case HandshakeResponded(response=response):
                     if refusal := response.refusal:
                         proxy.end(f"The client refused: {refusal}", kind="client")
-                    elif proxy.carried is not None and self._is_forward:
+                    elif proxy.carried is not None:
                         proxy.carried.answer(response)
                 case InputReceived(data=data, sequence=sequence) if proxy.carried is not None and self._is_forward:
                     await proxy.carried.pass_on(data, sequence)

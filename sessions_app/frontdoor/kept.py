@@ -87,7 +87,6 @@ class KeptFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
-        self._fd = -1
 
     def read(self) -> Kept:
         """What the owner before wrote; nothing where there was none."""
@@ -97,11 +96,8 @@ class KeptFile:
             return Kept()
 
     def write(self, kept: Kept) -> None:
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.pwrite(self._fd, kept.pack().ljust(_PAGE, b"\0"), 0)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, kept.pack().ljust(_PAGE, b"\0"), 0)
+        finally:
+            os.close(descriptor)

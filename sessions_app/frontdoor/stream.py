@@ -201,14 +201,15 @@ async def _show(client: ClientEnd, peer: AsgiPeer | RelayPeer) -> None:
     """Send what there is, until the session is over or no longer this process's. Raises Gone, ClientGone."""
     proxy = client.proxy
     loop = asyncio.get_running_loop()
-    leave_at: float | None = None
+    leave_at, through = 0.0, -1
     while True:
         client.wakes.clear()
         client.pump()
         await peer.send_many(client.frames())
         wait = client.timeout()
         if proxy.is_over:
-            leave_at = leave_at or loop.time() + LAST_SECONDS
+            if not leave_at or client.channel.acknowledged_through > through:
+                leave_at, through = loop.time() + LAST_SECONDS, client.channel.acknowledged_through
             if client.is_drained or loop.time() >= leave_at:
                 return
             wait = min(leave_at - loop.time(), LAST_SECONDS if wait is None else wait)
