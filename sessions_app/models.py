@@ -70,6 +70,9 @@ class TerminalSession(models.Model):
     cols = models.PositiveSmallIntegerField(default=80)
     rows = models.PositiveSmallIntegerField(default=24)
     people = models.JSONField(default=list, blank=True, help_text="who is there, as its owner told last: live.People")
+    encryption = models.JSONField(
+        default=dict, blank=True, help_text="of a session under a KMS key: its data key as KMS sealed it; encryption.py"
+    )
     output_bytes = models.BigIntegerField(default=0)
     chain_head = models.CharField(max_length=64, blank=True, help_text="hash of the last sealed chunk, in hex")
     sealed_at = models.DateTimeField(null=True, help_text="when the last chunk of an ended session was sealed")
