@@ -62,7 +62,7 @@ _FOLLOWS: Final[Mapping[str, frozenset[str]]] = {  # which kinds may come after 
     Kind.HELLO: frozenset({Kind.PROMPT}),
     Kind.PROMPT: frozenset({Kind.PROMPT, Kind.COMMAND}),  # a prompt again: Enter alone, Ctrl-C
     Kind.COMMAND: frozenset({Kind.DONE}),
-    Kind.DONE: frozenset({Kind.PROMPT}),
+    Kind.DONE: frozenset({Kind.PROMPT, Kind.COMMAND}),  # a command: the next line of a paste
 }
 
 
