@@ -82,5 +82,10 @@ app.conf.beat_schedule = {
         "schedule": 1.0,
         "options": {"expires": 3},
     },
+    "sessions.copy_recordings": {
+        "task": "sessions_app.tasks.copy_recordings",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
     "sessions.tidy": {"task": "sessions_app.tasks.tidy", "schedule": 10.0, "options": {"expires": 30}},
 }

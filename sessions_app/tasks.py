@@ -6,7 +6,7 @@ from fleetops.aws.governor import Priority, acting_for
 from fleetops.web.context import within
 
 from . import grants, upkeep
-from .delivery import logs
+from .delivery import copies, logs
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -39,3 +39,11 @@ def deliver_logs() -> None:
     with logs.one_at_a_time() as is_mine:
         if is_mine:
             logs.deliver_due()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+@acting_for(Priority.RUN)
+def copy_recordings() -> None:
+    """Copy finished recordings into the buckets that their accounts name."""
+    copies.copy_due()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, BinaryIO, Final
+import contextlib
+import errno
+import shutil
+from typing import IO, BinaryIO, Final
 
 from .clients import AccountAccess, client
 from .errors import AwsError, aws_call
@@ -41,13 +44,15 @@ def put(
         )
 
 
-def get(access: AccountAccess, region: str, *, bucket: str, key: str, session_name: str) -> Any:
-    """An object's bytes, as a stream to be read and closed. Raises FileNotFoundError, AwsError."""
+def get(access: AccountAccess, region: str, *, bucket: str, key: str, into: IO[bytes], session_name: str) -> None:
+    """Copy an object's bytes. Raises FileNotFoundError, AwsError."""
     s3 = client("s3", access, region, session_name=session_name)
     try:
         with aws_call("s3:GetObject", where=f"{access.account_id} {bucket}"):
-            return s3.get_object(Bucket=bucket, Key=key)["Body"]
+            body = s3.get_object(Bucket=bucket, Key=key)["Body"]
+            with contextlib.closing(body):
+                shutil.copyfileobj(body, into)
     except AwsError as error:
         if error.code in _NOT_THERE:
-            raise FileNotFoundError(2, "the bucket has no such object", f"{bucket}/{key}") from None
+            raise FileNotFoundError(errno.ENOENT, "the bucket has no such object", f"{bucket}/{key}") from None
         raise
