@@ -94,16 +94,16 @@ class People:
             self._since[person] = now()
         if leaving := self._leaving.pop(person, None):
             leaving.cancel()
-        elif is_new and person.mode == WATCH:
-            self._note(WATCH, f"{person.name} watches.", person)
-        elif is_new and person.mode == JOIN:
-            self._note(JOIN, f"{person.name} has joined and may type.", person)
+        elif is_new and not self._is_own(person):
+            joins = person.mode == JOIN
+            words = f"{person.name} has joined and may type." if joins else f"{person.name} watches."
+            self._note(person.mode, words, person)
         self._changed()
 
     def went(self, listener: object) -> None:
         person = self._here.pop(listener, None)
         if person is not None and person not in self._here.values():
-            if person.mode == OWN:
+            if self._is_own(person):
                 del self._since[person]
             else:
                 self._leaving[person] = self._loop.call_later(LEFT_SECONDS, self._left, person)
@@ -113,6 +113,9 @@ class People:
         self._leaving.pop(person, None)
         self._since.pop(person, None)
         self._note("left", f"{person.name} has left.", person)
+
+    def _is_own(self, person: Person) -> bool:
+        return person.id == str(self._proxy.session.user_id)
 
     def typed(self, who: Person) -> None:
         """Somebody's keys go to the shell; told and recorded when it is another than before."""
@@ -159,9 +162,8 @@ class People:
 
     def _moderate(self) -> None:
         """Hold input while the policy wants a moderator and none is there."""
-        session = self._proxy.session
-        others = [each for each in self._here.values() if each.id != str(session.user_id)]
-        is_held = session.needs_moderator and not others
+        others = [each for each in self._here.values() if not self._is_own(each)]
+        is_held = self._proxy.session.needs_moderator and not others
         if is_held == self._is_held:
             return
         self._is_held = is_held

@@ -148,6 +148,8 @@ OF_ONE = {
     "runcommand:invocation": "invocation",
     "sessions:panel": "row",
     "sessions:terminal": "live",
+    "sessions:pane": "live",
+    "sessions:message": "live",
     "sessions:replay": "past",
     "sessions:cast": "past",
     "sessions:events": "past",

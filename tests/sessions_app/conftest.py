@@ -136,6 +136,7 @@ class Browser:
         rows: int = 30,
         start: int | None = None,
         watch: bool = False,
+        join: bool = False,
         origin: str | None = None,
         attach: bool = True,
     ) -> None:
@@ -164,7 +165,7 @@ class Browser:
         self.socket = self._exits.enter_context(connecting)
         if attach:
             with contextlib.suppress(ConnectionClosed):  # refused before it asked
-                self.send({"type": "attach", "cols": cols, "rows": rows, "from": start, "watch": watch})
+                self.send({"type": "attach", "cols": cols, "rows": rows, "from": start, "watch": watch, "join": join})
 
     def send(self, message: dict) -> None:
         self.socket.send(json.dumps(message))
