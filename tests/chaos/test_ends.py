@@ -50,26 +50,33 @@ def status_at_aws(stack: Stack, ssm_id: str) -> str | None:
     return next((each["Status"] for each in stack.boto3("ssm").describe_sessions(**asked)["Sessions"]), None)
 
 
-def test_a_session_in_which_nothing_happens_ends_in_words(stack, person):
-    session_id, terminal = open_shell(person)
+@pytest.fixture(scope="module")
+def begun(person) -> dict[str, tuple[str, Terminal]]:
+    """Shells whose ends are near, opened at once so that they are waited for together."""
+    idle, busy, left = (open_shell(person) for _ in range(3))
+    busy[1].type("while :; do echo busy; read -t 1 x; done\r")
+    terminal = left[1]
+    terminal.run("echo last-seen", "last-seen\r")
+    terminal.until(rb"[$#] $", since=len(terminal.output) - 60)
+    terminal.close()
+    return {"idle": idle, "busy": busy, "left": left}
+
+
+def test_a_session_in_which_nothing_happens_ends_in_words(stack, person, begun):
+    session_id, terminal = begun["idle"]
     assert terminal.until_told("ended", seconds=15)["text"] == "Ended after 6 seconds without input or output."
     assert_over(stack, person, session_id, bytes(terminal.output), "Ended after 6 seconds without input or output.")
 
 
-def test_a_session_that_is_worked_in_ends_at_its_longest_duration(stack, person):
-    session_id, terminal = open_shell(person)
-    terminal.type("while :; do echo busy; read -t 1 x; done\r")
+def test_a_session_that_is_worked_in_ends_at_its_longest_duration(stack, person, begun):
+    session_id, terminal = begun["busy"]
     assert terminal.until_told("ended", seconds=25)["text"] == "Ended: a session lasts at most 9 seconds."
     assert_over(stack, person, session_id, bytes(terminal.output), "Ended: a session lasts at most 9 seconds.")
 
 
-def test_a_session_that_no_browser_comes_back_to_ends_in_words(stack, person):
-    session_id, terminal = open_shell(person)
-    terminal.run("echo last-seen", "last-seen\r")
-    terminal.until(rb"[$#] $", since=len(terminal.output) - 60)
-    shown = bytes(terminal.output)
-    terminal.close()
-    assert_over(stack, person, session_id, shown, "Ended after 3 seconds without a browser.")
+def test_a_session_that_no_browser_comes_back_to_ends_in_words(stack, person, begun):
+    session_id, terminal = begun["left"]
+    assert_over(stack, person, session_id, bytes(terminal.output), "Ended after 3 seconds without a browser.")
     late = Terminal(person, session_id)
     assert late.until_told("ended")["text"] == "Ended after 3 seconds without a browser."
     assert_audit_verifies(stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import http.cookiejar
 import json
@@ -139,6 +140,11 @@ class Stack:
     @property
     def terminal_url(self) -> str:
         return f"ws://127.0.0.1:{self.status['ports']['terminal']}"
+
+    @functools.cached_property
+    def admin(self) -> Person:
+        """The administrator, logged in once: for who asks nothing of the log-in itself."""
+        return self.log_in()
 
     def log_in(self, username: str = "admin", password: str = ADMIN_PASSWORD) -> Person:
         person = Person(self)
