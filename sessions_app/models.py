@@ -12,6 +12,7 @@ from fleetops.identity.models import AccessKey, ApiToken
 from fleetops.inventory.models import Instance
 
 from .delivery.models import DeliverySettings, LogDelivery, RecordingCopy  # noqa: F401  (Django looks for them here)
+from .document_models import RestrictedShell, SessionDocument, new_nonce  # noqa: F401  (likewise)
 from .states import CommandSource, Door, GrantState, SessionKind, SessionState
 
 
@@ -45,6 +46,12 @@ class TerminalSession(models.Model):
     document = models.CharField(max_length=128, blank=True, help_text="session document that was asked for, by name")
     parameters = models.JSONField(default=dict, blank=True, help_text="of the document, as StartSession takes them")
     run_as = models.CharField(max_length=64, blank=True, help_text="OS user that was asked for; empty: the account's")
+    mark_nonce = models.CharField(
+        max_length=32, default=new_nonce, editable=False, help_text="secret of its shell's marks; never shown"
+    )
+    no_marks = models.CharField(
+        max_length=256, blank=True, help_text="in words, why its shell tells no commands: they are read from the screen"
+    )
     state = models.CharField(max_length=8, choices=SessionState, default=SessionState.OPENING)
     ssm_session_id = models.CharField(max_length=96, blank=True, help_text="AWS's SessionId; empty until it answered")
     source_address = models.CharField(max_length=64, blank=True)
