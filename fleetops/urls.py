@@ -9,6 +9,7 @@ urlpatterns = [
     path("", include("fleetops.identity.urls")),
     path("api/v1/", include("fleetops.api")),
     path("settings/accounts/", include("fleetops.inventory.account_urls")),
+    path("settings/accounts/", include("sessions_app.delivery.urls")),
     path("settings/api-budget/", include("fleetops.inventory.budget_urls")),
     path("settings/policy/", include("fleetops.policy.urls")),
     path("settings/notify/", include("fleetops.notify.urls")),
