@@ -1,12 +1,14 @@
 """Celery's part: ship recordings, and look after what lost its owner. Safe to run at any time, any number of times."""
 
+from uuid import UUID
+
 from celery import shared_task
 
 from fleetops.aws.governor import Priority, acting_for
 from fleetops.web.context import within
 
 from . import grants, upkeep
-from .delivery import copies, logs
+from .delivery import checks, copies, logs
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -47,3 +49,10 @@ def deliver_logs() -> None:
 def copy_recordings() -> None:
     """Copy finished recordings into the buckets that their accounts name."""
     copies.copy_due()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+def check_delivery(account_id: str) -> None:
+    """Make each call of an account's deliveries once, for whoever asked."""
+    checks.carry_out(UUID(account_id))

@@ -56,7 +56,7 @@ class DeliverySettings(models.Model):
         return f"delivery of {self.account}"
 
     def get_absolute_url(self) -> str:
-        return reverse("sessions:delivery", args=[self.account_id])
+        return reverse("deliveries:account", args=[self.account_id])
 
     @property
     def has_logs(self) -> bool:

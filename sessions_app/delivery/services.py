@@ -220,3 +220,25 @@ def standing() -> list[tuple[str, int, datetime | None]]:
         (where, rows.count(), rows.aggregate(since=Min("waiting_since"))["since"])
         for where, rows in (("logs", logs), ("s3", copies))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Sessions of an account that cannot be delivered now: where to, how many, since when, and why the first cannot."""
+
+    where: str
+    sessions: int
+    since: datetime
+    error: str
+
+
+def waiting_in(account: Account) -> list[Waiting]:
+    """What of an account waits; nothing, where all is well."""
+    found = []
+    for where, model in (("CloudWatch Logs", LogDelivery), ("S3", RecordingCopy)):
+        rows = model.objects.filter(
+            session__account_id=account.account_id, done_at=None, waiting_since__isnull=False
+        ).order_by("waiting_since")
+        if first := rows.first():
+            found.append(Waiting(where, rows.count(), first.waiting_since, first.error))
+    return found
