@@ -17,6 +17,7 @@ from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
 from . import downloads, recording, services
+from .delivery import api as delivery_api
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
@@ -247,6 +248,7 @@ def _reason(request) -> str:
 
 
 urlpatterns = [
+    *delivery_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
     path("sessions/<uuid:pk>/end/", EndSession.as_view(), name="end_session"),
