@@ -118,6 +118,9 @@ DOORS: dict[str, dict[str, Rule]] = {
     "accounts:set_enabled": deed(ADMINISTER),
     "accounts:remove": deed(ADMINISTER, 409),  # without its number
     "accounts:document": page(ADMINISTER),
+    "deliveries:account": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a log group
+    "deliveries:check": deed(ADMINISTER),
+    "deliveries:live": page(ADMINISTER),
     "budget:page": page(ADMINISTER),
     "budget:live": page(ADMINISTER),
     "budget:limits": page(ADMINISTER) | deed(ADMINISTER, 400),
@@ -221,6 +224,7 @@ def things(module_roles, valkey):
         "approvals": approval.pk,
         "calendars": calendars.create_calendar(actor=someone, name="Year's end", source="own").pk,
         "accounts": instance.account.pk,
+        "deliveries": instance.account.pk,
         "budget": ceilings.set_ceiling(
             instance.account, instance.region.name, "ssm:StartSession", 5, actor=someone, now=now()
         ).pk,
