@@ -71,6 +71,12 @@ DOORS: dict[str, dict[str, Rule]] = {
         "POST": Rule("accounts:write", ADMINISTER, 202),
     },
     "api:enable_account": {"POST": Rule("accounts:write", ADMINISTER, 400)},
+    "api:account_delivery": {
+        "GET": Rule("accounts:read", ADMINISTER),
+        "PATCH": Rule("accounts:write", ADMINISTER, 200),  # nothing
+    },
+    "api:check_delivery": {"POST": Rule("accounts:write", ADMINISTER, 202)},
+    "api:session_delivery": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:regions": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instances": {"GET": Rule("fleet:read", SEE_FLEET)},
     "api:instance": {"GET": Rule("fleet:read", SEE_FLEET)},
@@ -200,6 +206,8 @@ def things(module_roles, valkey):
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
         **dict.fromkeys(("api:account", "api:check_account", "api:enable_account"), instance.account.pk),
+        **dict.fromkeys(("api:account_delivery", "api:check_delivery"), instance.account.pk),
+        "api:session_delivery": session.pk,
         "api:entry": (calendar.pk, entry.pk),
         "api:notice": delivery.notice_id,
         "api:channel": channel.pk,
