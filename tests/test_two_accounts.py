@@ -160,6 +160,7 @@ OF_ONE = {
     "api:invocations": "command",
     "api:invocation": "invocation",
     "api:session": "past",
+    "api:session_delivery": "past",
     "api:recording": "past",
     "api:replay": "past",
     "api:search_recording": "past",
@@ -202,7 +203,7 @@ LISTS = {
 NO_NODE_PREFIXES = (
     *("library:", "api:document"),
     *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:me"),
-    *("budget:", "api:budget"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
+    *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )
 NO_NODE = {
     "home",
@@ -238,6 +239,9 @@ NO_NODE = {
     "api:entry",
     "api:check_account",
     "api:enable_account",
+    # Of one account by its id: tests/sessions_app/delivery/test_pages.py.
+    "api:account_delivery",
+    "api:check_delivery",
     "api:notices",
     "api:notice",
     "api:channels",
