@@ -44,7 +44,7 @@ def start(session: TerminalSession) -> Stream:
     the session, `terminate` ends what it may have opened.
     """
     account = account_of(session).access()
-    access = _under_its_role(account, session)
+    access = under_its_role(account, session)
     answer = ssm.start_session(
         access,
         session.region,
@@ -58,7 +58,7 @@ def start(session: TerminalSession) -> Stream:
     return Stream(answer.session_id, answer.stream_url, answer.token, account)
 
 
-def _under_its_role(account: AccountAccess, session: TerminalSession) -> AccountAccess:
+def under_its_role(account: AccountAccess, session: TerminalSession) -> AccountAccess:
     """The account, reached under the IAM role that the policy named for this session, if it did.
 
     It is assumed by the account's base credentials. TerminateSession goes under the account's own role all the same: a
@@ -72,7 +72,7 @@ def resume(session: TerminalSession) -> Stream:
     """Call ResumeSession; the token of before is worth nothing from then on. Raises UserError, AwsError."""
     account = account_of(session).access()
     answer = ssm.resume_session(
-        _under_its_role(account, session),
+        under_its_role(account, session),
         session.region,
         session_id=session.ssm_session_id,
         session_name=session.user_name,

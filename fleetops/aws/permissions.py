@@ -27,6 +27,7 @@ _HYBRID_ROLES = (
     "arn:{partition}:iam::{account}:role/service-role/AmazonEC2RunCommandRoleForManagedInstances",
     "arn:{partition}:iam::{account}:role/SSMServiceRole",
 )
+_KEY = "arn:{partition}:kms:{region}:{account}:key/{key}"
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 # Whoever has settings name other groups and buckets allows those too.
 _LOG_GROUP = "arn:{partition}:logs:{region}:{account}:log-group:/fleetops/{group}"
@@ -113,6 +114,22 @@ PERMISSIONS: Final = (
         "Shells",
         "finds a session whose answer was lost",
         "A session whose start was never answered may stay open unseen.",
+    ),
+    Permission(
+        "kms:GenerateDataKey",
+        "Shells",
+        "makes the data key of a session, where the account's preferences name a KMS key",
+        "No session is opened where the account's preferences name a KMS key.",
+        (_KEY,),
+        is_optional=True,
+    ),
+    Permission(
+        "kms:Decrypt",
+        "Shells",
+        "gets that data key again after a restart of FleetOps",
+        "A session under a KMS key ends when FleetOps is restarted.",
+        (_KEY,),
+        is_optional=True,
     ),
     Permission(
         "logs:PutLogEvents",

@@ -190,10 +190,15 @@ def check_stream_url(url: str, access: AccountAccess, region: str) -> None:
 
 
 def _as_person(access: AccountAccess, region: str, session_name: str, source_identity: str, **options: Any) -> Any:
-    tags: Tags = ((USER_TAG, session_name[:256]),) if source_identity and access.role_arn else ()
+    tags = person_tags(access, session_name, source_identity)
     return client(
         "ssm", access, region, session_name=session_name, source_identity=source_identity, tags=tags, **options
     )
+
+
+def person_tags(access: AccountAccess, session_name: str, source_identity: str) -> Tags:
+    """The session tags of a role that is assumed for a person."""
+    return ((USER_TAG, session_name[:256]),) if source_identity and access.role_arn else ()
 
 
 def _started(answer: dict[str, Any], access: AccountAccess, region: str, operation: str) -> StartedSession:
