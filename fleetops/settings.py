@@ -226,7 +226,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
-# Worker and beat touch this file while they live; `python -m fleetops.health pulse` looks at it. Empty: they do not.
+# Worker, beat and command log touch this file while they live; `python -m fleetops.health pulse` looks at it. Empty:
+# they do not.
 PULSE_FILE = env_str("FLEETOPS_PULSE_FILE")
 CELERY_BEAT_SCHEDULER = "fleetops.pulse:Scheduler"
 
@@ -299,6 +300,12 @@ SESSION_QUOTA_BYTES = env_int("FLEETOPS_SESSION_QUOTA_MIB", 512, low=8) * 2**20 
 # Where recordings are kept for good: a bucket, or else this directory.
 RECORDING_BUCKET = env_bucket("FLEETOPS_RECORDING_STORE")
 RECORDING_DIR = Path(env_str("FLEETOPS_RECORDING_DIR", str(HOME / "recordings")))
+# Of commands in the command log, the values of options and variables whose names have one of these words are left out.
+COMMAND_MASKS = [
+    name
+    for name in env_list("FLEETOPS_COMMAND_MASKS", ("password", "passwd", "secret", "token"))
+    if name.lower() != "none"
+]
 SEAL_SECONDS = env_int("FLEETOPS_SEAL_SECONDS", 5, low=1, high=60)
 SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
 # CloudWatch Logs is looked through for so long after a put without an answer, before what is not there is put again.

@@ -24,8 +24,8 @@ FORGED: Final = "forged"
 
 MOST_NOTICES: Final = 100  # in one session; who forges more is known by then
 # Of output that comes between two keys only the first and the last bytes can matter to a line.
-_FLOOD_HEAD: Final = 16 << 10
-_FLOOD_TAIL: Final = 48 << 10
+_FLOOD_HEAD: Final = 8 << 10
+_FLOOD_TAIL: Final = 24 << 10
 _SWITCHES: Final = re.compile(rb"\x1b\[\?[0-9;]{1,32}[hl]|\x1bc")
 _MOST_LINES: Final = 200  # of a paste whose first lines are compared
 _AROUND: Final = 4096  # bytes that are emulated on either side of a switch within a flood
@@ -374,10 +374,10 @@ def _ascii(text: str) -> str:
 
 
 def masked(text: str, names: Collection[str]) -> str:
-    """The text without the values of options and variables that are named so: `password=…`, `--token …`."""
+    """The text without the values of what is named so: `password=…`, `X-Token: …`, `--secret …`. Others stay."""
     if not names:
         return text
     joined = "|".join(re.escape(name) for name in names)
     value = r"""(?:"[^"]*"|'[^']*'|[^\s;|&'"]+)"""
-    pattern = rf"((?:[A-Za-z0-9_-]*(?:{joined})[A-Za-z0-9_]*\s?[=:]\s?)|(?:--?(?:[a-z-]*)(?:{joined})\s+)){value}"
-    return re.sub(pattern, r"\1••••", text, flags=re.IGNORECASE)
+    named = rf"(?:{joined})[A-Za-z0-9_]{{0,40}}(?:=|:\s?)|--?[a-z-]{{0,40}}(?:{joined})\s+"
+    return re.sub(rf"({named}){value}", r"\1••••", text, flags=re.IGNORECASE)

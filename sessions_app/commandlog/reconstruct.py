@@ -177,8 +177,11 @@ class LineReader:
         if self._is_editor:
             return
         place = self._place
-        if place is not None:
+        if place is not None and self._gives_keys_back and self.screen.has_application_keys:
+            self._give_up()
+        elif place is not None:
             if row >= self._last_row(place.row) and row >= place.row:
+                self._gives_keys_back |= self._had_keys and not self.screen.has_application_keys
                 self._line(row, is_sure=False)
         elif self._ahead or self._pasted:
             shown = self.screen.row(row).rstrip()
@@ -199,7 +202,7 @@ class LineReader:
         """Somebody types now: what stands before the cursor may be a prompt."""
         if self.screen.is_alternate:
             return
-        self._had_keys |= self._is_editor and self.screen.has_application_keys
+        self._had_keys |= self.screen.has_application_keys
         if self._place is not None:
             self._keys += is_key
             return
@@ -219,6 +222,7 @@ class LineReader:
                 self._decided()
         self._place = place
         self._keys = int(is_key)
+        self._had_keys = self.screen.has_application_keys
         self._ahead = 0
         self._pasted = False
         self._left.clear()
