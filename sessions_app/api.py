@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
-from . import downloads, recording, services
+from . import downloads, grant_api, recording, services
 from .delivery import api as delivery_api
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
@@ -27,6 +27,7 @@ class SessionSerializer(serializers.ModelSerializer):
 
     user = serializers.CharField(source="user_name", read_only=True)
     instance = serializers.UUIDField(source="instance_row_id", read_only=True, allow_null=True)
+    grant = serializers.UUIDField(source="grant_id", read_only=True, allow_null=True, help_text="that it was opened by")
     state = serializers.ChoiceField(choices=SessionState.values, read_only=True)
     is_whole = serializers.SerializerMethodField(help_text="ended, and its recording is sealed to its end")
     url = serializers.SerializerMethodField(help_text="its terminal, or its replay once it has ended")
@@ -42,6 +43,13 @@ class SessionSerializer(serializers.ModelSerializer):
             "account_id",
             "region",
             "reason",
+            "kind",
+            "door",
+            "document",
+            "run_as",
+            "grant",
+            "deadline_at",
+            "needs_moderator",
             "state",
             "source_address",
             "created_at",
@@ -71,6 +79,9 @@ class OpenSerializer(serializers.Serializer):
 
     instance = serializers.UUIDField(help_text="the instance's `id`")
     reason = serializers.CharField(max_length=256, required=False, allow_blank=True, default="")
+    run_as = serializers.CharField(
+        max_length=64, required=False, allow_blank=True, default="", help_text="OS user; empty: the usual one"
+    )
 
 
 class EndSerializer(Asked):
@@ -155,7 +166,10 @@ class Sessions(ApiView, generics.ListAPIView):
         asked.is_valid(raise_exception=True)
         visible = Instance.objects.visible_to(request.user).select_related("account", "region")
         instance = get_object_or_404(visible, pk=asked.validated_data["instance"])
-        session = services.open_session(instance, actor=request.user, reason=asked.validated_data["reason"])
+        given = asked.validated_data
+        session = services.open_session(
+            instance, actor=request.user, reason=given["reason"], run_as=given["run_as"].strip()
+        )
         return Response(SessionSerializer(session, context={"request": request}).data, status=201)
 
 
@@ -248,6 +262,7 @@ def _reason(request) -> str:
 
 
 urlpatterns = [
+    *grant_api.urlpatterns,
     *delivery_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),

@@ -3,17 +3,19 @@
 import itertools
 import json
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth.models import Group
 
+from fleetops.approvals import services as approvals
 from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.runcommand.models import Command, Invocation
-from sessions_app.models import TerminalSession
-from sessions_app.states import SessionState
+from sessions_app.models import Grant, GrantTarget, TerminalSession
+from sessions_app.states import GrantState, SessionState
 
 _numbers = itertools.count(1)
 
@@ -74,6 +76,31 @@ def make_session(*, user: User, instance: Instance | None = None, **fields: Any)
         "started_at": now(),
     }
     return TerminalSession.objects.create(user=user, instance_row=instance, **(defaults | fields))
+
+
+def make_grant(*, user: User, instance: Instance | None = None, **fields: Any) -> Grant:
+    """A request of `user` for a shell on `instance` that waits, or with `starts_at` and `ends_at` a grant."""
+    instance = instance or make_instance()
+    request = approvals.ask(
+        deed="sessions.grant",
+        summary=f"{user.username} asks for a shell on {instance}",
+        requested_by=user,
+        expires_at=now() + timedelta(hours=1),
+        approvers=fields.pop("approvers", approvals.DEFAULT_APPROVERS),
+    )
+    facts = {"user_name": user.username, "reason": "INC-1", "minutes": 60}
+    if "ends_at" in fields:
+        facts |= {"state": GrantState.ACTIVE, "approvals": 1, "starts_at": now()}
+    grant = Grant.objects.create(user=user, request=request, **(facts | fields))
+    GrantTarget.objects.create(
+        grant=grant,
+        instance_row=instance,
+        instance_id=instance.instance_id,
+        instance_name=str(instance),
+        account_id=instance.account.account_id,
+        region=instance.region.name,
+    )
+    return grant
 
 
 def make_document(

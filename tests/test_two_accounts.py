@@ -7,6 +7,7 @@ and must show that machine's marks and nobody else's. A new address fails here u
 import json
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
@@ -23,13 +24,14 @@ from fleetops.inventory.models import Account, Instance, Region
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
 from fleetops.runcommand.models import Command, Invocation
-from sessions_app.models import TerminalSession
+from sessions_app.models import Grant, TerminalSession
 from sessions_app.states import SessionState
 from tests.api.conftest import Bearer, make_token
 from tests.factories import (
     make_account,
     make_command,
     make_document,
+    make_grant,
     make_instance,
     make_region,
     make_session,
@@ -78,6 +80,10 @@ class Machine:
         return self.command.invocations.get()
 
     @property
+    def grant(self) -> Grant:
+        return Grant.objects.get(user_name=self.owner)
+
+    @property
     def event(self) -> AuditEvent:
         return AuditEvent.objects.get(action="sessions.open", target_name=self.name, actor_name=self.owner)
 
@@ -90,6 +96,7 @@ MACHINES = (LAGOS, VIRGINIA, LAB)
 
 @pytest.fixture
 def machines(roles, valkey):
+    make_user("approver", role="administrator")
     for each in MACHINES:
         region = make_region(each.region, account=make_account(each.account_id))
         node = make_instance(
@@ -103,6 +110,7 @@ def machines(roles, valkey):
         make_session(user=user, instance=node, reason=f"INC of {each.owner}")
         make_session(user=user, instance=node, state=SessionState.ENDED)
         make_command(user=user, instances=[node])
+        make_grant(user=user, instance=node, ends_at=now() + timedelta(hours=1))
         record("sessions.open", actor=user, target=node)
     return MACHINES
 
@@ -150,6 +158,7 @@ OF_ONE = {
     "sessions:terminal": "live",
     "sessions:pane": "live",
     "sessions:message": "live",
+    "api:grant": "grant",
     "sessions:replay": "past",
     "sessions:cast": "past",
     "sessions:events": "past",
@@ -169,6 +178,10 @@ OF_ONE = {
 # Deeds on one thing; below it stands what each does, and to whom.
 DEEDS = {"runcommand:start", "runcommand:cancel", "runcommand:again"}
 DEEDS |= {"api:command_start", "api:command_cancel", "api:command_again", "api:commands", "runcommand:create"}
+DEEDS |= {"sessions:grant"}  # it names who else may, whatever they own
+DEEDS |= {"sessions:grant_ask", "sessions:grant_of", "sessions:grant_vote", "sessions:grant_withdraw"}
+DEEDS |= {"sessions:grant_revoke", "sessions:grant_deny_tokens", "sessions:grant_allow_tokens"}
+DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
 DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
@@ -178,6 +191,8 @@ LISTS = {
     "inventory:preview",
     "inventory:complete",
     "sessions:list",
+    "sessions:grants",
+    "api:grants",
     "runcommand:list",
     "review:audit",
     "api:instances",
@@ -206,6 +221,7 @@ NO_NODE_PREFIXES = (
     *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )
 NO_NODE = {
+    "sessions:tokens",  # roles of accounts
     "home",
     "api:index",
     "api:schema",
@@ -310,6 +326,8 @@ def test_a_filter_by_account_and_region_finds_the_one(chief, program, machine):
     assert (told["count"], told["first"][0]["name"]) == (1, machine.name)
     listed = program.get(reverse("api:instances"), {"q": where}).json()["results"]
     assert [each["id"] for each in listed] == [str(machine.row.pk)]
+    of_grants = program.get(reverse("api:grants"), {"instance": str(machine.row.pk)}).json()["results"]
+    assert [each["user"] for each in of_grants] == [machine.owner]
     by_instance = program.get(reverse("api:sessions"), {"instance": str(machine.row.pk)}).json()["results"]
     assert {each["user"] for each in by_instance} == {machine.owner} and len(by_instance) == 2
     within = f"account:{machine.account_id} region:{machine.region}"

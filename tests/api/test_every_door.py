@@ -24,7 +24,7 @@ from fleetops.inventory import ceilings
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
-from tests.factories import make_command, make_document, make_instance, make_session, make_user
+from tests.factories import make_command, make_document, make_grant, make_instance, make_session, make_user
 from tests.web.test_every_door import (
     ADMINISTER,
     ALL,
@@ -97,6 +97,11 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
+    "api:grants": {"GET": Rule("sessions:read", ALL), "POST": Rule("access:ask", ALL, 400)},  # says nothing
+    "api:grant": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
+    "api:grant_vote": {"POST": Rule("approvals:write", ADMINISTER, 200, 404)},
+    "api:grant_withdraw": {"POST": Rule("access:ask", NOBODY, 200, 404)},
+    "api:grant_revoke": {"POST": Rule("sessions:end", NOBODY, 200, 404)},
     "api:approvals": {"GET": Rule("approvals:read", ALL)},  # of one's own, where one may not answer
     "api:approval": {"GET": Rule("approvals:read", REVIEW, 200, 404)},
     "api:vote": {"POST": Rule("approvals:write", ADMINISTER, 200, 404)},
@@ -163,6 +168,11 @@ CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
 BESIDES = {
     ("api:end_session", "auditor"): 403,
     ("api:vote", "auditor"): 403,
+    ("api:grant_vote", "auditor"): 403,
+    ("api:grant_withdraw", "auditor"): 403,
+    ("api:grant_withdraw", "administrator"): 403,
+    ("api:grant_revoke", "auditor"): 403,
+    ("api:grant_revoke", "administrator"): 400,  # without a reason
     ("api:withdraw", "auditor"): 403,
     ("api:withdraw", "administrator"): 403,
     ("api:command_start", "administrator"): 404,
@@ -186,6 +196,7 @@ def things(module_roles, valkey):
     approval = approvals.ask(
         deed="demo", summary="Demo", requested_by=session.user, expires_at=now() + timedelta(hours=1)
     )
+    grant = make_grant(user=session.user, instance=instance)
     calendar = calendars.create_calendar(actor=someone, name="Year's end", source="own")
     start = datetime(2030, 12, 20)
     entry = calendars.add_entry(calendar, actor=someone, title="Closing", start=start, end=start + timedelta(days=3))
@@ -214,6 +225,7 @@ def things(module_roles, valkey):
         "api:test_channel": channel.pk,
         "api:send_again": delivery.pk,
         "api:end_silence": silence.pk,
+        **dict.fromkeys(("api:grant", "api:grant_vote", "api:grant_withdraw", "api:grant_revoke"), grant.pk),
         "api:approval": approval.pk,
         "api:vote": approval.pk,
         "api:withdraw": approval.pk,
@@ -235,6 +247,7 @@ def things(module_roles, valkey):
         ("api:budget_ceiling", "PUT"): {"per_second": 4},
         ("api:sessions", "POST"): {"instance": str(instance.pk)},
         ("api:vote", "POST"): {"answer": "approve"},
+        ("api:grant_vote", "POST"): {"answer": "approve"},
     }
 
     def address(name: str) -> str:

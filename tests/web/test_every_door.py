@@ -19,7 +19,7 @@ from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
-from tests.factories import make_command, make_document, make_instance, make_session, make_user
+from tests.factories import make_command, make_document, make_grant, make_instance, make_session, make_user
 
 OUT = "nobody is logged in"
 NO_ROLE = "no role"
@@ -173,6 +173,16 @@ DOORS: dict[str, dict[str, Rule]] = {
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:panel": page(SEE_FLEET, 200, 404),
     "sessions:terminal": page(REVIEW, 200, 404),
+    "sessions:grants": page(ALL),  # one's own, where one may not review or answer
+    "sessions:grant_ask": page(ALL) | deed(ALL, 400),  # of instances that one may see
+    "sessions:grant": page(REVIEW, 200, 404),
+    "sessions:grant_of": page(REVIEW, 302, 404),
+    "sessions:grant_vote": deed(ADMINISTER, 302, 404, auditor=403),
+    "sessions:grant_withdraw": deed(NOBODY, 302, 404, auditor=403, administrator=403),
+    "sessions:grant_revoke": deed(NOBODY, 302, 404, auditor=403, administrator=400),  # without a reason
+    "sessions:grant_deny_tokens": deed(ADMINISTER, 302, 404, auditor=403),
+    "sessions:grant_allow_tokens": deed(ADMINISTER, 302, 404, auditor=403),
+    "sessions:tokens": page(ADMINISTER) | deed(ADMINISTER, 400),  # names no role
     "sessions:pane": page(REVIEW, 200, 404),
     "sessions:message": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # says nothing
     "sessions:reason": page(REVIEW, 200, 404) | deed(REVIEW, 400, 404),  # without one
@@ -244,6 +254,9 @@ def things(module_roles, valkey):
         someone, actor=someone, name="demo", scopes=["tokens:manage"], expires_at=now() + timedelta(days=1)
     )
     others["identity:revoke_token"] = token.pk
+    grant = make_grant(user=session.user, instance=instance)
+    grants = ("", "_vote", "_withdraw", "_revoke", "_deny_tokens", "_allow_tokens")
+    others |= {f"sessions:grant{each}": grant.pk for each in grants} | {"sessions:grant_of": grant.request_id}
     others["machines:deregister"] = instance.pk
     more = {"accounts:document": ("policy",), "runcommand:invocation": (command.invocations.get().pk,)}
     activation = (instance.region.name, uuid.uuid4())
@@ -255,7 +268,7 @@ def things(module_roles, valkey):
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
-    forms["approvals:vote"] = {"answer": "approve"}
+    forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}
     forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}
     return address, forms
