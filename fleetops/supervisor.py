@@ -8,8 +8,8 @@ proper; when the outer one is killed, the kernel tells the inner one, which then
 session of its own, so that Ctrl-C reaches it only from here, in order. (The kernel's help is Linux's; elsewhere the
 inner one looks every second whether the outer one is there, and a kill -9 of the inner one leaves the parts running.)
 
-The order: valkey and endpoint at once, beside them the database; then web, terminal, worker, beat. Stopping goes
-backwards.
+The order: valkey and endpoint at once, beside them the database; then web, terminal, worker, commandlog, beat. Stopping
+goes backwards.
 """
 
 from __future__ import annotations
@@ -245,7 +245,17 @@ def valkey_binary() -> Path:
 # --- What is shown ---------------------------------------------------------------------------------------------------
 
 OURSELVES = "fleetops"
-COLOURS = {OURSELVES: 1, "valkey": 35, "endpoint": 33, "web": 32, "terminal": 36, "worker": 34, "beat": 90, "setup": 37}
+COLOURS = {
+    OURSELVES: 1,
+    "valkey": 35,
+    "endpoint": 33,
+    "web": 32,
+    "terminal": 36,
+    "worker": 34,
+    "commandlog": 94,
+    "beat": 90,
+    "setup": 37,
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -261,7 +271,7 @@ class Log:
         if self.is_json:
             self.write(as_json(part, text) + "\n")
             return
-        label = f"{part:<8}"
+        label = f"{part:<10}"
         if self.colour:
             label = f"\033[{COLOURS.get(part, 0)}m{label}\033[0m"
         # What a part prints may hold what a stranger sent it: nothing of it may steer the reader's terminal.
@@ -401,6 +411,7 @@ def parts_of(plan: Plan) -> dict[str, Part]:
             ready_line=r"\bready\.(\"|$)",
         )
     )
+    parts.append(Part("commandlog", [python, ROOT / "manage.py", "commandlog"], ready_line=r"^READY command log"))
     schedule = plan.run / "beat-schedule"
     parts.append(
         Part("beat", [*celery, "beat", "--loglevel", "INFO", "--schedule", schedule], ready_line=r"beat: Starting")
@@ -703,7 +714,7 @@ class Supervisor:
         of_parts = {part.pid for part in self.parts.values()}
         for pid in set(self.exits) - of_parts:
             processes.send(pid, signal.SIGTERM)  # prepare, link_endpoint
-        front = ("beat", "worker", "terminal", "web")
+        front = ("beat", "worker", "commandlog", "terminal", "web")
         for name in front:
             self.signal(name, signal.SIGTERM)
         if not await self.all_gone(["worker"], began + WORKER_COLD_AT):

@@ -5,6 +5,8 @@ from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
+from .commandlog import lag
+
 
 class SessionsConfig(AppConfig):
     name = "sessions_app"
@@ -37,6 +39,15 @@ class SessionsConfig(AppConfig):
         metrics.ask("fleetops_recording_unsent_oldest_seconds", "Age of the oldest of them.", (), oldest)
         metrics.ask(
             "fleetops_sessions_live", "Sessions that are opening or open.", (), lambda: [((), sessions.live().count())]
+        )
+        metrics.ask(
+            "fleetops_commandlog_lag_seconds",
+            "Age of the oldest sealed part of a recording that the command log has not read yet.",
+            (),
+            lambda: [((), lag.lag_seconds())],
+        )
+        metrics.ask(
+            "fleetops_commandlog_rows", "Rows of the command log ever written.", (), lambda: [((), lag.written())]
         )
         show_count("sessions:list", live)
         hold_removal(holds)

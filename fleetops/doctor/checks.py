@@ -33,13 +33,14 @@ from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.monitoring import unapplied_migrations
 from fleetops.presence import broker, seen
+from sessions_app.commandlog.lag import SLOW_SECONDS, lag_seconds
 from sessions_app.models import TerminalSession
 
 from .findings import FAILED, OK, WARNING, Finding, by_limits, failed, is_older, ok, warning
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("web", "terminal", "worker", "beat")
+PARTS = ("web", "terminal", "worker", "commandlog", "beat")
 SLOW_MS = 50.0  # of one round trip; pages make some ten
 SKEW_WARNING_SECONDS, SKEW_SECONDS = 30.0, 300.0  # AWS refuses a signature that is five minutes off
 SILENT_SECONDS = 30.0  # a process tells of itself every five
@@ -408,6 +409,14 @@ def processes(visit: Visit) -> Iterator[Finding]:
         )
     else:
         yield ok("every live session has a terminal process that looks after it")
+    lag = lag_seconds()
+    if lag > SLOW_SECONDS:
+        yield warning(
+            f"the command log is {lag:.0f} s behind the recordings",
+            "see that the process commandlog runs on each host with a spool, and what it logs",
+        )
+    else:
+        yield ok("the command log keeps up with the recordings")
     unsealed = AuditEvent.objects.filter(seal=None, at__lt=late).count()
     if unsealed:
         yield failed(f"{unsealed} audit rows wait for the chain for over a minute", "start a worker and beat")

@@ -360,9 +360,9 @@ def run(on_ready: Callable[[], None] = lambda: None) -> None:
     with contextlib.suppress(OSError):
         os.nice(10)
     presence = Presence("commandlog")
+    on_ready()
     with alone(settings.SPOOL_DIR, stop) as is_ours:
         log = CommandLog()
-        on_ready()
         while is_ours and not stop.is_set():
             is_behind = False
             try:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final
 
 from wcwidth import wcwidth
@@ -28,6 +29,7 @@ _FLOOD_HEAD: Final = 8 << 10
 _FLOOD_TAIL: Final = 24 << 10
 _SWITCHES: Final = re.compile(rb"\x1b\[\?[0-9;]{1,32}[hl]|\x1bc")
 _MOST_LINES: Final = 200  # of a paste whose first lines are compared
+_MOST_SWITCHES: Final = 12  # at the front of a flood, and at its end
 _AROUND: Final = 4096  # bytes that are emulated on either side of a switch within a flood
 
 
@@ -315,7 +317,10 @@ def _worth(data: bytes) -> list[tuple[int, int]]:
     if len(data) <= _FLOOD_HEAD + _FLOOD_TAIL:
         return [(0, len(data))]
     parts = [(0, _FLOOD_HEAD)]
-    for found in _SWITCHES.finditer(data):
+    switches = list(islice(_SWITCHES.finditer(data), 100_000))
+    if len(switches) > 2 * _MOST_SWITCHES:  # the last ones tell how it stands now
+        switches = switches[:_MOST_SWITCHES] + switches[-_MOST_SWITCHES:]
+    for found in switches:
         start, end = max(0, found.start() - _AROUND), min(len(data), found.end() + _AROUND)
         if start <= parts[-1][1]:
             parts[-1] = (parts[-1][0], max(end, parts[-1][1]))

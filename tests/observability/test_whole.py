@@ -113,6 +113,7 @@ def test_every_line_of_the_log_is_an_object(stack, story):
         "web",
         "terminal",
         "worker",
+        "commandlog",
         "beat",
     }
     assert all({"time", "level", "logger", "event"} <= line.keys() for line in found)

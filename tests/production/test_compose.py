@@ -132,10 +132,11 @@ def test_there_are_two_of_each():
             if re.fullmatch(rf"{prefix}(-\d)?", name)
         )
 
-    assert {name: number(name) for name in ("web", "terminal", "worker", "beat")} == {
+    assert {name: number(name) for name in ("web", "terminal", "worker", "commandlog", "beat")} == {
         "web": 2,
         "terminal": 2,
         "worker": 2,
+        "commandlog": 2,
         "beat": 2,
     }
 

@@ -18,7 +18,7 @@ import pytest
 from fleetops import processes
 from tests.support.stack import ROOT, Person, Stack, running_stack, until
 
-PARTS = ("valkey", "endpoint", "web", "terminal", "worker", "beat")
+PARTS = ("valkey", "endpoint", "web", "terminal", "worker", "commandlog", "beat")
 
 
 @pytest.fixture(scope="module")

@@ -101,12 +101,13 @@ def test_production_keeps_aws_settings_and_has_neither_broker_nor_endpoint(varia
     variables(FLEETOPS_VALKEY_URL="redis://valkey:6379")
     plan = supervisor.make_plan(tmp_path)
     assert plan.environment["AWS_PROFILE"] == "real"
-    assert list(supervisor.parts_of(plan)) == ["web", "terminal", "worker", "beat"]
+    assert list(supervisor.parts_of(plan)) == ["web", "terminal", "worker", "commandlog", "beat"]
 
 
 def test_the_parts_stand_in_the_order_of_starting(variables, tmp_path):
     plan = supervisor.make_plan(tmp_path)
-    assert list(supervisor.parts_of(plan)) == ["valkey", "endpoint", "web", "terminal", "worker", "beat"]
+    names = ["valkey", "endpoint", "web", "terminal", "worker", "commandlog", "beat"]
+    assert list(supervisor.parts_of(plan)) == names
 
 
 def test_a_valkey_of_somebody_else_is_used_and_none_started(variables, tmp_path):
