@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleetops.policy.decide import (
     DEED_WORDS,
+    PLAIN_SHELL,
     ActorFacts,
     Context,
     Deed,
@@ -18,6 +19,8 @@ from fleetops.policy.decide import (
     Hours,
     RuleFacts,
     decide,
+    decide_session,
+    destination_of,
     explain,
 )
 from fleetops.targets import TargetFacts, parse
@@ -35,7 +38,8 @@ def rule(name: str = "a", **fields) -> RuleFacts:
 
 
 def ask(actor: ActorFacts = MEI, deed: str = "shell", target: TargetFacts | None = WEB, **fields) -> DeedRequest:
-    given = {name: fields.pop(name) for name in ("document", "run_as", "owner") if name in fields}
+    own = ("document", "run_as", "owner", "destination", "under", "is_moderated")
+    given = {name: fields.pop(name) for name in own if name in fields}
     return DeedRequest(actor, deed, Context(**({"at": NOON, "source_address": "10.1.2.3"} | fields)), target, **given)
 
 
@@ -135,6 +139,106 @@ def test_a_document_and_an_os_user_have_to_be_named_by_an_allow_and_are_all_deni
     assert not decide(ask(deed="run_as", run_as="root"), [every, no_root]).allowed
     assert decide(ask(deed="run_as", run_as="app"), [every, no_root]).allowed
     assert not decide(ask(deed="run_as", run_as="app"), [every, replace(no_root, run_as=())]).allowed
+
+
+SHELLS, AS_ROOT = rule("Shells"), rule("Root", deeds=frozenset({"run_as"}), run_as=("root",))
+
+
+def test_a_shell_as_a_named_user_takes_both_deeds():
+    assert decide_session(ask(), [SHELLS]).allowed
+    refused = decide_session(ask(run_as="root"), [SHELLS])
+    assert refused.text == "No rule allows mei.tanaka to run a shell as a named OS user (root) on web-1."
+    assert not decide_session(ask(run_as="root"), [AS_ROOT]).allowed
+    both = decide_session(ask(run_as="root"), [SHELLS, AS_ROOT])
+    assert both.allowed and set(both.rules) == {"Shells", "Root"}
+    asking = replace(AS_ROOT, approvals=2, approvers=("dba",), needs_mfa=True, grant_minutes=30)
+    lacking = decide_session(ask(run_as="root"), [replace(SHELLS, needs_reason=True), asking])
+    assert lacking.unmet == ("mfa", "approval", "reason") and lacking.may_ask and lacking.wants_second_factor
+    assert (lacking.obligations.approvals, lacking.obligations.approvers) == (2, ("dba",))
+    assert lacking.obligations.grant_minutes == 30
+    assert decide_session(ask(run_as="root", approvals=2, mfa_at=NOON.timestamp()), [SHELLS, asking]).allowed
+    no_root = rule("No root", effect="deny", deeds=frozenset({"run_as"}), run_as=("root",))
+    denied = decide_session(ask(run_as="root"), [SHELLS, asking, no_root])
+    assert denied.text == "Rule “No root” denies it." and not denied.may_ask
+
+
+def test_an_allow_may_give_its_shells_an_os_user():
+    deploy = rule("Deploy", shell_user="deploy")
+    given = decide_session(ask(), [deploy])
+    assert given.allowed and given.obligations.shell_user == "deploy"
+    assert decide_session(ask(run_as="deploy"), [deploy]).allowed
+    assert not decide_session(ask(run_as="root"), [deploy, AS_ROOT]).allowed
+    # Of two the one that gives what is asked for, though it asks for more.
+    strict = replace(deploy, needs_mfa=True)
+    assert decide_session(ask(run_as="deploy", mfa_at=1.0), [SHELLS, strict]).rules == ("Deploy",)
+    # One that is open goes on as it is, and in no other way.
+    assert decide_session(ask(run_as="deploy", under=""), [deploy]).allowed
+    other = decide_session(ask(under=""), [deploy])
+    assert other.text == "No rule allows mei.tanaka to open a shell on web-1 as it was opened any more. Open it anew."
+
+
+def test_session_documents_have_to_be_named_unless_they_are_aws_or_ours():
+    for name in ("", PLAIN_SHELL, "AWS-StartInteractiveCommand", "FleetOps-Shell-0123456789ab"):
+        assert decide(ask(document=name), [SHELLS]).allowed, name
+    assert not decide(ask(document="Acme-AsRoot"), [SHELLS]).allowed
+    narrow = rule("Narrow", session_documents=("Acme-*",))
+    assert decide(ask(document="Acme-AsRoot"), [narrow]).allowed
+    assert not decide(ask(), [narrow]).allowed
+    assert decide(ask(), [replace(narrow, session_documents=(PLAIN_SHELL,))]).allowed
+    off = rule("Off", effect="deny", session_documents=("AWS-*",))
+    assert decide(ask(), [SHELLS, off]).allowed
+    assert not decide(ask(document="AWS-StartInteractiveCommand"), [SHELLS, off]).allowed
+    assert not decide(ask(), [SHELLS, replace(off, session_documents=())]).allowed
+
+
+def forwarding(host: str, port: str, rules) -> bool:
+    return decide(ask(deed="forward", destination=destination_of(host, port)), rules).allowed
+
+
+def test_a_port_is_forwarded_to_the_places_that_an_allow_names():
+    web = rule(deeds=frozenset({"forward"}), destinations=("*:443", "db.internal:5432", "localhost:*"))
+    for host, port, allowed in (
+        ("anything", "443", True),
+        ("DB.internal.", "5432", True),
+        ("db.internal", "5433", False),
+        ("xdb.internal", "5432", False),
+        ("", "22", True),
+        ("127.0.0.1", "22", True),
+        ("127.9.9.9", "22", True),
+        ("::1", "22", True),
+        ("[::1]", "22", True),
+        ("::ffff:127.0.0.1", "22", True),
+        ("0.0.0.0", "22", True),
+        ("10.0.0.5", "22", False),
+        ("2001:db8::1", "22", False),
+        ("2001:db8::1", "443", True),
+    ):
+        assert forwarding(host, port, [web]) is allowed, (host, port)
+    assert not forwarding("localhost", "22", [replace(web, destinations=())])
+    closed = rule("closed", effect="deny", deeds=frozenset({"forward"}), destinations=("localhost:22",))
+    assert not forwarding("127.0.0.1", "22", [web, closed]) and forwarding("127.0.0.1", "80", [web, closed])
+
+
+def test_a_second_factor_may_have_to_be_fresh_when_something_begins_and_not_later():
+    fresh = rule("Fresh", needs_mfa=True, mfa_minutes=15)
+    minute = timedelta(minutes=1)
+    given = NOON.timestamp()
+    assert decide(ask(mfa_at=given, at=NOON + 15 * minute), [fresh]).allowed
+    late = decide(ask(mfa_at=given, at=NOON + 16 * minute), [fresh])
+    assert late.text.endswith("needs a log-in with a second factor of the last 15 minutes.")
+    assert late.wants_second_factor and late.obligations.mfa_minutes == 15
+    began = NOON + 10 * minute
+    assert decide(ask(mfa_at=given, at=NOON + 300 * minute, began_at=began), [fresh]).allowed
+    assert not decide(ask(at=NOON, began_at=began), [fresh]).allowed
+
+
+def test_a_moderator_is_a_demand_and_an_open_shell_without_one_does_not_go_on():
+    watched = rule("Watched", needs_moderator=True)
+    assert decide(ask(), [watched]).obligations.needs_moderator
+    assert not decide(ask(), [watched, SHELLS]).obligations.needs_moderator  # asks for less
+    assert decide(ask(under="", is_moderated=True), [watched]).allowed
+    assert not decide(ask(under=""), [watched]).allowed
+    assert decide(ask(under="", is_moderated=True), [SHELLS]).allowed
 
 
 def test_what_is_not_known_counts_against_the_person():
@@ -276,13 +380,18 @@ RULES = st.builds(
     number=st.integers(0, 40),
     expression=st.sampled_from(EXPRESSIONS),
     effect=st.sampled_from(["allow", "allow", "deny"]),
-    deeds=st.frozensets(st.sampled_from(["shell", "read_recording", "run_as", "run_document"]), min_size=1),
+    deeds=st.frozensets(st.sampled_from(["shell", "read_recording", "run_as", "run_document", "forward"]), min_size=1),
     everybody=st.booleans(),
     users=st.frozensets(st.sampled_from(["mei", "eve"])),
     groups=st.frozensets(st.sampled_from(["oncall", "dba"])),
     whose=st.sampled_from(["any", "any", "own", "others"]),
     documents=st.sampled_from([(), ("*",), ("AWS-*",)]),
     run_as=st.sampled_from([(), ("*",), ("root",)]),
+    shell_user=st.sampled_from(["", "", "app"]),
+    session_documents=st.sampled_from([(), ("*",), ("Mine",)]),
+    destinations=st.sampled_from([(), ("*:*",), ("localhost:*",), ("*:443",)]),
+    mfa_minutes=st.sampled_from([0, 0, 15]),
+    needs_moderator=st.booleans(),
     hours=st.sampled_from([None, None, OFFICE, replace(OFFICE, zone=None)]),
     networks=st.sampled_from([(), (), (ip_network("10.0.0.0/8"),)]),
     needs_mfa=st.booleans(),
@@ -303,14 +412,17 @@ REQUESTS = st.builds(
         st.frozensets(st.sampled_from(["oncall", "dba"])),
         st.sampled_from([True, True, True, False]),
     ),
-    deed=st.sampled_from(["shell", "read_recording", "run_as", "run_document"]),
+    deed=st.sampled_from(["shell", "read_recording", "run_as", "run_document", "forward"]),
     target=st.sampled_from([WEB, TargetFacts("i-2", name="db", tags={"env": "dev", "cluster": "db"}), None]),
     document=st.sampled_from(["", "AWS-RunPatchBaseline", "Mine"]),
     run_as=st.sampled_from(["", "root", "app"]),
+    destination=st.sampled_from(["", "localhost:22", "db:443"]),
+    under=st.sampled_from([None, None, "", "arn:a"]),
+    is_moderated=st.booleans(),
     owner=st.sampled_from(["", "mei", "eve"]),
     at=st.sampled_from([NOON, NOON.replace(hour=3)]),
     source_address=st.sampled_from(["", "10.1.2.3", "203.0.113.9"]),
-    mfa_at=st.sampled_from([None, 1.0]),
+    mfa_at=st.sampled_from([None, 1.0, NOON.timestamp() - 60]),
     reason=st.sampled_from(["", "why"]),
     approvals=st.integers(0, 2),
 )
@@ -435,3 +547,44 @@ def test_a_rule_that_lacks_a_reason_alone_is_nearest_whatever_else_another_lacks
 @pytest.mark.parametrize("reason", ["", " \n\t", "\u200b", "\u3164", "\u2800 \u00ad"])
 def test_a_reason_that_does_not_show_is_none(reason):
     assert not decide(ask(reason=reason), [rule(needs_reason=True)]).allowed
+
+
+@given(REQUESTS, MANY)
+def test_a_session_is_allowed_only_if_its_deed_is_and_its_os_user_is_given_or_allowed(request, rules):
+    answer = decide_session(request, rules)
+    assert answer.reasons and all(reason.text for reason in answer.reasons)
+    shell = decide(request, rules)
+    assert not answer.allowed or shell.allowed
+    if request.deed == "shell" and request.run_as and answer.allowed:
+        user = decide(replace(request, deed="run_as", under=None), rules)
+        assert user.allowed or shell.obligations.shell_user == request.run_as
+    if shell.allowed and shell.obligations.shell_user and request.run_as:
+        assert shell.obligations.shell_user == request.run_as
+
+
+@given(REQUESTS, MANY)
+def test_more_approvals_and_a_fresher_second_factor_never_take_anything_away(request, rules):
+    before = decide_session(request, rules)
+    here = replace(request.context, approvals=request.context.approvals + 1, mfa_at=request.context.at.timestamp())
+    assert decide_session(replace(request, context=here), rules).allowed or not before.allowed
+
+
+@given(REQUESTS, MANY)
+def test_what_may_be_asked_for_is_to_be_had_with_what_it_names(request, rules):
+    answer = decide_session(request, rules)
+    if answer.may_ask:
+        here = replace(
+            request.context,
+            approvals=max(2, answer.obligations.approvals),
+            reason="why",
+            mfa_at=(request.context.began_at or request.context.at).timestamp(),
+        )
+        assert decide_session(replace(request, context=here), rules).allowed
+
+
+@given(REQUESTS, MANY, st.integers(0, 10_000))
+def test_what_goes_on_does_not_depend_on_how_old_its_second_factor_has_become(request, rules, minutes):
+    asked = replace(request, context=replace(request.context, began_at=request.context.at))
+    ageless = [replace(each, hours=None, valid_from=None, valid_until=None) for each in rules]
+    later = replace(asked.context, at=asked.context.at + timedelta(minutes=minutes))
+    assert decide(asked, ageless).allowed == decide(replace(asked, context=later), ageless).allowed
