@@ -347,7 +347,7 @@ def test_live_sessions_are_decided_on_again_in_four_queries_however_many(people)
         orders = services.heartbeat("me", [session.pk for session in sessions], beat=True)
     assert all(order.is_mine and not order.taken_away for order in orders.values())
     deny(everybody=False, users=[users[0]], targets=f"id={instances[0].instance_id}")
-    with at_most(8):  # the rules are read anew
+    with at_most(9):  # the rules are read anew
         orders = services.heartbeat("me", [session.pk for session in sessions], beat=True)
     taken = {pk for pk, order in orders.items() if order.taken_away}
     assert taken == {sessions[0].pk}
