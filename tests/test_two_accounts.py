@@ -169,7 +169,6 @@ OF_ONE = {
     "api:invocations": "command",
     "api:invocation": "invocation",
     "api:session": "past",
-    "api:session_delivery": "past",
     "api:recording": "past",
     "api:replay": "past",
     "api:search_recording": "past",
@@ -255,7 +254,8 @@ NO_NODE = {
     "api:entry",
     "api:check_account",
     "api:enable_account",
-    # Of one account by its id: tests/sessions_app/delivery/test_pages.py.
+    # Of one account or session by its id, and of no node: tests/sessions_app/delivery/test_pages.py.
+    "api:session_delivery",
     "api:account_delivery",
     "api:check_delivery",
     "api:notices",
