@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -203,6 +203,13 @@ def lag_of(session: TerminalSession, moment: datetime) -> Lag | None:
     if delivery.has_commands and session.commands_done_at is None:
         return Lag("wait", "Waits for the command log")
     return Lag("run", "The end is under way")
+
+
+def show_lag(sessions: Iterable[TerminalSession]) -> None:
+    """Give each of these, of `with_lag`, its `lag` for a template."""
+    moment = now()
+    for session in sessions:
+        session.lag = lag_of(session, moment)  # type: ignore[attr-defined]
 
 
 def in_words(seconds: int) -> str:
