@@ -18,6 +18,7 @@ from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
 from . import downloads, grant_views, recording, services
 from .live_views import terminal_context
+from .delivery import services as deliveries
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
@@ -37,11 +38,12 @@ def session_list(request):
     last row of the page before). Context: `live` (TerminalSessions, on the first page only), `sessions` (past ones),
     `next` (the query string of the next page, or ""), `filters` ({"q", "state", "account", "user"}), `accounts`
     ([{"account_id", "name"}]), `sees_all` (may review everybody's), `can_end_all`. An htmx request gets
-    `sessions/_list.html`, with the same context. Three queries of its own, however many rows.
+    `sessions/_list.html`, with the same context; each session has `lag`, None if it goes to no log. Three queries of its
+    own, however many rows.
     """
     asked = {name: request.GET.get(name, "") for name in ("q", "state", "account", "user")}
     filters = {name: text.replace("\x00", "").strip()[:200] for name, text in asked.items()}
-    found = TerminalSession.objects.visible_to(request.user)
+    found = deliveries.with_lag(TerminalSession.objects.visible_to(request.user))
     for word in filters["q"].split()[:MOST_WORDS]:
         found = found.filter(
             Q(instance_name__icontains=word)
@@ -68,6 +70,7 @@ def session_list(request):
         query = request.GET.copy()
         query["before"] = str(rows[-1].pk)
         following = query.urlencode()
+    deliveries.show_lag([*live, *rows])
     context = {
         "live": live,
         "sessions": rows,
@@ -218,10 +221,12 @@ def replay(request, pk):
     """The recording of a session, also of a live one: what is sealed of it.
 
     Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
-    (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed). Template
-    `sessions/replay.html`. That somebody looked is audited.
+    (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed), `copy` (RecordingCopy,
+    or None). Template `sessions/replay.html`. That somebody looked is audited.
     """
-    session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
+    visible = deliveries.with_lag(TerminalSession.objects.visible_to(request.user).select_related("instance_row"))
+    session = get_object_or_404(visible, pk=pk)
+    deliveries.show_lag([session])
     try:
         services.record_view(session, actor=request.user, reason=_reason(request, session))
     except ReasonNeeded:
@@ -237,6 +242,7 @@ def replay(request, pk):
         "is_whole": session.sealed_at is not None,
         "is_live": session.is_live,
         "faults": recording.verify(session).faults,
+        "copy": getattr(session, "recording_copy", None),
     }
     return render(request, "sessions/replay.html", context)
 
