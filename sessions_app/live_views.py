@@ -60,7 +60,7 @@ def pane(request, pk):
         return HttpResponse(status=204, headers={"HX-Redirect": where})
     except PolicyDenied as denied:
         return HttpResponse(str(denied), status=403, content_type="text/plain; charset=utf-8")
-    return render(request, "sessions/_session.html", context)
+    return render(request, "sessions/_session.html", context | {"motd": ""})  # the window has shown it
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

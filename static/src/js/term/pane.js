@@ -454,8 +454,12 @@ export class Pane {
     listen("find-opener", () => this.find.open());
     listen("split-right", () => this.desk.split(this, "row"));
     listen("split-down", () => this.desk.split(this, "col"));
+    const today = this.part("said").querySelector(".alert");
+    if (today && sessionStorage.getItem("motd") === today.textContent) today.remove();
     listen("said", (event) => {
-      event.target.closest("button")?.closest(".alert").remove();
+      const strip = event.target.closest("button")?.closest(".alert");
+      if (strip === today) sessionStorage.setItem("motd", strip.textContent); // read, in this window
+      strip?.remove();
       this.focus();
     });
     /* Connect again, in the place of this pane. */
