@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from django.db import transaction
 from django.db.models import Min, OuterRef, QuerySet, Subquery
 
 from fleetops.audit.record import record
 from fleetops.aws.logs import RETENTION_DAYS
+from fleetops.aws.regions import partition_of
 from fleetops.clock import now
 from fleetops.errors import FieldError
 from fleetops.inventory.models import Account
@@ -169,6 +171,26 @@ class Lag:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def short(self) -> str:
+        """For a list: "Complete", "3 s behind", "Waiting since 14:02:11 UTC"."""
+        return self.text.partition(",")[0]
+
+
+def console_of(session: TerminalSession) -> str:
+    """Where AWS's own console shows the stream; empty for an endpoint of ours, which has none."""
+    delivery: LogDelivery | None = getattr(session, "log_delivery", None)
+    account = Account.objects.filter(account_id=session.account_id, endpoint_url="").first()
+    if delivery is None or account is None or partition_of(session.region) != "aws":
+        return ""
+    # The console wants its addresses encoded twice, and $ in place of the second %.
+    group, stream = (
+        quote(quote(name, safe=""), safe="").replace("%", "$") for name in (delivery.log_group, delivery.log_stream)
+    )
+    host = f"https://{session.region}.console.aws.amazon.com"
+    where = f"log-groups/log-group/{group}/log-events/{stream}"
+    return f"{host}/cloudwatch/home?region={session.region}#logsV2:{where}"
 
 
 def with_lag(sessions: QuerySet[TerminalSession]) -> QuerySet[TerminalSession]:
