@@ -222,7 +222,7 @@ def replay(request, pk):
 
     Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
     (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed), `copy` (RecordingCopy,
-    or None). Template `sessions/replay.html`. That somebody looked is audited.
+    or None), `console` (address of its log stream in AWS's console, or ""). Template `sessions/replay.html`. That somebody looked is audited.
     """
     visible = deliveries.with_lag(TerminalSession.objects.visible_to(request.user).select_related("instance_row"))
     session = get_object_or_404(visible, pk=pk)
@@ -243,6 +243,7 @@ def replay(request, pk):
         "is_live": session.is_live,
         "faults": recording.verify(session).faults,
         "copy": getattr(session, "recording_copy", None),
+        "console": deliveries.console_of(session),
     }
     return render(request, "sessions/replay.html", context)
 
