@@ -17,8 +17,8 @@ from fleetops.inventory.models import Account, Instance
 from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
 from . import downloads, grant_views, recording, services
-from .live_views import terminal_context
 from .delivery import services as deliveries
+from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
 from .states import SessionState
 
@@ -38,8 +38,8 @@ def session_list(request):
     last row of the page before). Context: `live` (TerminalSessions, on the first page only), `sessions` (past ones),
     `next` (the query string of the next page, or ""), `filters` ({"q", "state", "account", "user"}), `accounts`
     ([{"account_id", "name"}]), `sees_all` (may review everybody's), `can_end_all`. An htmx request gets
-    `sessions/_list.html`, with the same context; each session has `lag`, None if it goes to no log. Three queries of its
-    own, however many rows.
+    `sessions/_list.html`, with the same context; each session has `lag`, None if it goes to no log. Three queries of
+    its own, however many rows.
     """
     asked = {name: request.GET.get(name, "") for name in ("q", "state", "account", "user")}
     filters = {name: text.replace("\x00", "").strip()[:200] for name, text in asked.items()}
@@ -222,7 +222,8 @@ def replay(request, pk):
 
     Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
     (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed), `copy` (RecordingCopy,
-    or None), `console` (address of its log stream in AWS's console, or ""). Template `sessions/replay.html`. That somebody looked is audited.
+    or None), `console` (address of its log stream in AWS's console, or ""). Template `sessions/replay.html`. That
+    somebody looked is audited.
     """
     visible = deliveries.with_lag(TerminalSession.objects.visible_to(request.user).select_related("instance_row"))
     session = get_object_or_404(visible, pk=pk)
