@@ -131,6 +131,11 @@ class TerminalSession(models.Model):
         return self.state in {SessionState.OPENING, SessionState.OPEN}
 
     @property
+    def others_there(self) -> list[dict[str, str]]:
+        """Who is there besides its own user, as its owner told last; nobody once it is over."""
+        return [each for each in self.people if each["id"] != str(self.user_id)] if self.is_live else []
+
+    @property
     def lasted(self) -> timedelta:
         """How long it was, or is, open; nothing if no shell ever was."""
         if self.started_at is None:
