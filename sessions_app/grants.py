@@ -422,7 +422,7 @@ def with_grant(asked: DeedRequest, *, actor: User, instance: Instance, kind: str
 def why_over(grant: Grant, moment: datetime) -> str:
     """Why sessions of this grant have to end, in words; empty while it holds."""
     if grant.state == GrantState.REVOKED:
-        why = f": {grant.close_reason}" if grant.close_reason else ""
+        why = f": {grant.close_reason.rstrip('.')}" if grant.close_reason else ""
         return f"{grant.closed_by} revoked the grant{why}"
     if not grant.holds(moment):
         return at_its_end(grant.ends_at)

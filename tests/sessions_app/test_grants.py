@@ -378,7 +378,7 @@ def test_revoking_takes_the_session_away_in_words_and_connect_with_it(people, db
         reverse("sessions:grant_revoke", args=[grant.pk]), {"reason": "The incident is over."}
     )
     assert answer.status_code == 302
-    assert taken_away(session) == "second revoked the grant: The incident is over."
+    assert taken_away(session) == "second revoked the grant: The incident is over"
     event = AuditEvent.objects.get(action="sessions.grant.revoke")
     assert event.details["sessions"] == [str(session.pk)] and event.reason == "The incident is over."
     with pytest.raises(policy.PolicyDenied):
