@@ -87,5 +87,10 @@ app.conf.beat_schedule = {
         "schedule": 5.0,
         "options": {"expires": 5},
     },
+    "sessions.prepare_documents": {
+        "task": "sessions_app.tasks.prepare_documents",
+        "schedule": 30.0,
+        "options": {"expires": 25},
+    },
     "sessions.tidy": {"task": "sessions_app.tasks.tidy", "schedule": 10.0, "options": {"expires": 30}},
 }

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from fleetops.aws import ssm
 from fleetops.aws.clients import AccountAccess
-from fleetops.aws.errors import AccessDenied
+from fleetops.aws.errors import AccessDenied, AwsError
 from fleetops.clock import now
 
-from . import tokens
+from . import session_documents, tokens
 from .models import TerminalSession
 from .services import account_of
 
@@ -45,17 +45,35 @@ def start(session: TerminalSession) -> Stream:
     """
     account = account_of(session).access()
     access = under_its_role(account, session)
-    answer = ssm.start_session(
+    document, parameters = session_documents.for_session(session, account, under=access)
+    try:
+        answer = _start(access, session, document, parameters)
+    except AccessDenied as error:
+        # A role of before our documents may start plain shells alone.
+        if not document or not session_documents.refused(session, access, str(error)):
+            raise
+        answer = _start(access, session, "", {})
+    except AwsError as error:
+        if error.code != "InvalidDocument" or not document:
+            raise
+        session_documents.forget(session)  # somebody has deleted it there
+        answer = _start(access, session, *session_documents.for_session(session, account, under=access))
+    return Stream(answer.session_id, answer.stream_url, answer.token, account)
+
+
+def _start(
+    access: AccountAccess, session: TerminalSession, document: str, parameters: dict[str, list[str]]
+) -> ssm.StartedSession:
+    return ssm.start_session(
         access,
         session.region,
         target=session.instance_id,
         reason=f"{marker(session)} {session.reason}".strip(),
         session_name=session.user_name,
         source_identity=session.user_name,
-        document_name=session.document,
-        parameters=session.parameters,
+        document_name=document,
+        parameters=parameters,
     )
-    return Stream(answer.session_id, answer.stream_url, answer.token, account)
 
 
 def under_its_role(account: AccountAccess, session: TerminalSession) -> AccountAccess:

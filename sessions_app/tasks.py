@@ -5,9 +5,10 @@ from uuid import UUID
 from celery import shared_task
 
 from fleetops.aws.governor import Priority, acting_for
+from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import grants, upkeep
+from . import grants, session_documents, upkeep
 from .delivery import checks, copies, logs
 
 
@@ -56,3 +57,19 @@ def copy_recordings() -> None:
 def check_delivery(account_id: str) -> None:
     """Make each call of an account's deliveries once, for whoever asked."""
     checks.carry_out(UUID(account_id))
+
+
+@shared_task(ignore_result=True)
+@within("worker")
+def prepare_documents() -> None:
+    """Give each region whose session documents are to be looked after to a worker."""
+    for region in session_documents.regions_due(now()):
+        prepare_region.delay(region.pk)
+
+
+@shared_task(acks_late=True, ignore_result=True, soft_time_limit=50, time_limit=60)
+@within("worker")
+@acting_for(Priority.POLL)
+def prepare_region(region_id: int) -> None:
+    """Have our session documents in one region, so that no click waits for them."""
+    session_documents.prepare(region_id)

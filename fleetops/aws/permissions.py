@@ -34,6 +34,8 @@ _LOG_GROUP = "arn:{partition}:logs:{region}:{account}:log-group:/fleetops/{group
 _LOG_STREAM = _LOG_GROUP + ":log-stream:{stream}"
 _OBJECTS = "arn:{partition}:s3:::fleetops-{bucket}/{key}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
+# Of shells that tell what they run, and of restricted shells: named by what is in them.
+_OUR_DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/FleetOps-*"
 _DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
 _AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
 
@@ -92,8 +94,8 @@ PERMISSIONS: Final = (
         "Shells",
         "opens a shell",
         "No shell can be opened.",
-        # The document of an ordinary shell, also where it is not named; none for SSH, ports or commands.
-        (_INSTANCE, _MANAGED, _DOCUMENT),
+        # The document of an ordinary shell, also where it is not named, and FleetOps's own.
+        (_INSTANCE, _MANAGED, _DOCUMENT, _OUR_DOCUMENTS),
     ),
     Permission(
         "ssm:ResumeSession",
@@ -211,8 +213,8 @@ PERMISSIONS: Final = (
     Permission(
         "ssm:GetDocument",
         "Documents",
-        "reads a document's content and its parameters",
-        "No document can be run: its parameters are not known.",
+        "reads a document's content and its parameters, and the account's preferences for sessions",
+        "No document can be run: its parameters are not known. Commands of sessions are read from the screen.",
         (_DOCUMENTS, _AWS_DOCUMENTS),
     ),
     Permission(
@@ -233,8 +235,8 @@ PERMISSIONS: Final = (
     Permission(
         "ssm:CreateDocument",
         "Documents",
-        "makes documents",
-        "No document can be made with FleetOps.",
+        "makes documents, also those of shells that tell what they run (document/FleetOps-* is enough for these)",
+        "No document can be made with FleetOps; commands of sessions are read from the screen; no restricted shells.",
         (_DOCUMENTS,),
         is_optional=True,
     ),

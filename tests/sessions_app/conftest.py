@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 
 from fleetops.inventory.models import Account
 from sessions_app import services
+from sessions_app.commandlog.marks import MarkFilter
 from sessions_app.models import TerminalSession
 from tests.factories import make_account, make_instance, make_region, make_user
 from tests.support.ends import ends_with_tests
@@ -141,6 +142,7 @@ class Browser:
         attach: bool = True,
     ) -> None:
         self.output = bytearray()
+        self._marks = MarkFilter()
         self.begin: int | None = None
         self.offset = start or 0
         self.messages: list[dict] = []
@@ -182,7 +184,7 @@ class Browser:
         if self.begin is None:
             self.begin = offset
         self.offset = offset + len(message) - 8
-        self.output += message[8:]
+        self.output += self._marks.feed(message[8:])  # as a terminal shows it
         self.send({"type": "seen", "offset": self.offset})
 
     def until(self, pattern: str | bytes, *, seconds: float = 10, since: int = 0) -> re.Match[bytes]:

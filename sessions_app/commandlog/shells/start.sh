@@ -31,6 +31,11 @@ case $fo_shell in
   */nologin | */false | '') fo_shell=/bin/sh ;;
 esac
 [ -x "$fo_shell" ] || fo_shell=/bin/sh
+# The agent sets HOME to /home/<user>, whatever the passwd entry says. Another one that is the user's own was meant.
+case ${HOME-} in
+  '' | / | /root | "/home/$fo_user") ;;
+  *) [ ! -d "$HOME" ] || [ ! -O "$HOME" ] || fo_home=$HOME ;;
+esac
 [ -d "$fo_home" ] || fo_home=${HOME:-/}
 HOME=$fo_home SHELL=$fo_shell USER=$fo_user LOGNAME=$fo_user
 export HOME SHELL USER LOGNAME
