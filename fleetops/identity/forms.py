@@ -15,14 +15,10 @@ from .scopes import SCOPES
 DAYS = ((1, "1 day"), (7, "7 days"), (30, "30 days"), (90, "90 days"), (365, "365 days"))
 
 
-class TokenForm(forms.Form):
-    """A new API token of `user`."""
+class KeyForm(forms.Form):
+    """A new access key."""
 
-    name = forms.CharField(max_length=64, error_messages={"required": "Say what the token is for."})
-    scopes = forms.MultipleChoiceField(
-        choices=[(name, scope.title) for name, scope in SCOPES.items()],
-        error_messages={"required": "Choose at least one scope."},
-    )
+    name = forms.CharField(max_length=64, error_messages={"required": "Say what it is for."})
     days = forms.TypedChoiceField(coerce=int, initial=30)
     networks = forms.CharField(required=False, max_length=1000)
 
@@ -32,6 +28,15 @@ class TokenForm(forms.Form):
 
     def clean_networks(self) -> list[str]:
         return [text for text in re.split(r"[\s,]+", self.cleaned_data["networks"]) if text]
+
+
+class TokenForm(KeyForm):
+    """A new API token."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=[(name, scope.title) for name, scope in SCOPES.items()],
+        error_messages={"required": "Choose at least one scope."},
+    )
 
 
 class CodeForm(forms.Form):

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from . import own_views, views
+from . import key_views, own_views, views
 
 app_name = "identity"
 urlpatterns = [
@@ -17,6 +17,10 @@ urlpatterns = [
     path("settings/tokens/all/", own_views.all_tokens, name="all_tokens"),
     path("settings/tokens/new/", own_views.create_token, name="create_token"),
     path("settings/tokens/<uuid:pk>/revoke/", own_views.revoke_token, name="revoke_token"),
+    path("settings/access-keys/", key_views.own_keys, name="keys"),
+    path("settings/access-keys/all/", key_views.all_keys, name="all_keys"),
+    path("settings/access-keys/new/", key_views.create_key, name="create_key"),
+    path("settings/access-keys/<uuid:pk>/revoke/", key_views.revoke_key, name="revoke_key"),
     path("settings/identity/roles/", views.set_roles, name="set_roles"),
     path("settings/identity/", views.users, name="users"),
     path("settings/identity/new/", views.create_user, name="create_user"),

@@ -13,7 +13,7 @@ from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
 from fleetops.calendars import services as calendars
 from fleetops.clock import now
-from fleetops.identity import tokens
+from fleetops.identity import access_keys, tokens
 from fleetops.identity.roles import ROLES
 from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
@@ -78,6 +78,10 @@ DOORS: dict[str, dict[str, Rule]] = {
     "identity:all_tokens": page(ADMINISTER),
     "identity:create_token": page(ALL, 302) | deed(ALL, 302),
     "identity:revoke_token": deed(ADMINISTER, 302, 404),
+    "identity:keys": page(ALL),
+    "identity:all_keys": page(ADMINISTER),
+    "identity:create_key": page(ALL, 302) | deed(ALL, 302),
+    "identity:revoke_key": deed(ADMINISTER, 302, 404),
     "identity:set_roles": deed(ADMINISTER),
     "identity:reset_second_factor": deed(ADMINISTER),
     "api:index": page(ALL),
@@ -254,6 +258,8 @@ def things(module_roles, valkey):
         someone, actor=someone, name="demo", scopes=["tokens:manage"], expires_at=now() + timedelta(days=1)
     )
     others["identity:revoke_token"] = token.pk
+    key, _ = access_keys.create(someone, actor=someone, name="demo", expires_at=now() + timedelta(days=1))
+    others["identity:revoke_key"] = key.pk
     grant = make_grant(user=session.user, instance=instance)
     grants = ("", "_vote", "_withdraw", "_revoke", "_deny_tokens", "_allow_tokens")
     others |= {f"sessions:grant{each}": grant.pk for each in grants} | {"sessions:grant_of": grant.request_id}
