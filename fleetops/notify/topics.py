@@ -7,6 +7,7 @@ TEST: Final = "notify.test"
 TOPICS: Final = {
     "inventory.region": "A region cannot be read",
     "backup": "A backup was not made",
+    "sessions.delivery": "Sessions wait for CloudWatch Logs or S3",
     "sessions.grant.asked": "Somebody asks for access",
     "sessions.grant.decided": "A request for access was answered",
     TEST: "A test, sent by a person",
