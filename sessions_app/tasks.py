@@ -6,10 +6,12 @@ from celery import shared_task
 
 from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
+from fleetops.clock import now
 from fleetops.web.context import within
 
 from . import grants, session_documents, upkeep
 from .delivery import checks, copies, logs
+from .delivery import services as deliveries
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -50,6 +52,13 @@ def deliver_logs() -> None:
 def copy_recordings() -> None:
     """Copy finished recordings into the buckets that their accounts name."""
     copies.copy_due()
+
+
+@shared_task(acks_late=True, ignore_result=True)
+@within("worker")
+def tell_late_deliveries() -> None:
+    """Tell people of sessions that have waited for ten minutes to be delivered."""
+    deliveries.tell_late(now())
 
 
 @shared_task(acks_late=True, ignore_result=True)
