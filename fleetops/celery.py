@@ -82,6 +82,11 @@ app.conf.beat_schedule = {
         "schedule": 1.0,
         "options": {"expires": 3},
     },
+    "sessions.tell_late_deliveries": {
+        "task": "sessions_app.tasks.tell_late_deliveries",
+        "schedule": 30.0,
+        "options": {"expires": 30},
+    },
     "sessions.copy_recordings": {
         "task": "sessions_app.tasks.copy_recordings",
         "schedule": 5.0,
