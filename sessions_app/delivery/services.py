@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from django.db import transaction
-from django.db.models import Min, OuterRef, QuerySet, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.urls import reverse
 
 from fleetops.audit.record import record
 from fleetops.aws.logs import RETENTION_DAYS
@@ -19,6 +20,8 @@ from fleetops.aws.regions import partition_of
 from fleetops.clock import now
 from fleetops.errors import FieldError
 from fleetops.inventory.models import Account
+from fleetops.notify.models import Notice
+from fleetops.notify.services import notify, resolve
 
 from .models import DeliverySettings, LogDelivery, RecordingCopy, Strict
 
@@ -241,14 +244,7 @@ def in_words(seconds: int) -> str:
     return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
 
 
-def standing() -> list[tuple[str, int, datetime | None]]:
-    """What waits, by where it should go: ("logs" or "s3", how many sessions, since when the first of them has)."""
-    logs = LogDelivery.objects.filter(done_at=None, waiting_since__isnull=False)
-    copies = RecordingCopy.objects.filter(done_at=None, waiting_since__isnull=False)
-    return [
-        (where, rows.count(), rows.aggregate(since=Min("waiting_since"))["since"])
-        for where, rows in (("logs", logs), ("s3", copies))
-    ]
+PLACES: Final = {"CloudWatch Logs": LogDelivery, "S3": RecordingCopy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +260,32 @@ class Waiting:
 def waiting_in(account: Account) -> list[Waiting]:
     """What of an account waits; nothing, where all is well."""
     found = []
-    for where, model in (("CloudWatch Logs", LogDelivery), ("S3", RecordingCopy)):
+    for where, model in PLACES.items():
         rows = model.objects.filter(
             session__account_id=account.account_id, done_at=None, waiting_since__isnull=False
         ).order_by("waiting_since")
         if first := rows.first():
             found.append(Waiting(where, rows.count(), first.waiting_since, first.error))
     return found
+
+
+def tell_late(moment: datetime) -> None:
+    """Tell people of accounts whose sessions have waited for ten minutes, and that they wait no longer."""
+    standing_notices = Notice.objects.filter(topic="sessions.delivery", closed_at=None)
+    for account in Account.objects.all():
+        waiting = {each.where: each for each in waiting_in(account)}
+        for where in PLACES:
+            key = f"{account.account_id}:{where}"
+            found = waiting.get(where)
+            if found is None:
+                resolve("sessions.delivery", dedup_key=key)
+            elif moment - found.since > LATE_AFTER and not standing_notices.filter(dedup_key=key).exists():
+                notify(
+                    "sessions.delivery",
+                    dedup_key=key,
+                    title=f"Sessions in {account} wait for {where}",
+                    text=f"{found.sessions} of them, the first since {found.since:%H:%M} UTC. {found.error}",
+                    url=reverse("deliveries:account", args=[account.pk]),
+                    severity="warning",
+                    account_id=account.account_id,
+                )
