@@ -5,7 +5,7 @@ from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
-from .delivery import services as deliveries
+from .delivery import numbers
 
 from .commandlog import lag
 
@@ -55,19 +55,19 @@ class SessionsConfig(AppConfig):
             "fleetops_deliveries_waiting",
             "Sessions that cannot be delivered now, by where to: logs, s3.",
             ("to",),
-            lambda: [((where,), count) for where, count, _ in deliveries.standing()],
+            numbers.waiting,
         )
         metrics.ask(
             "fleetops_deliveries_waiting_oldest_seconds",
             "For how long the first of them has waited.",
             ("to",),
-            lambda: [((to,), (now() - since).total_seconds() if since else 0) for to, _, since in deliveries.standing()],
+            numbers.waiting_seconds,
         )
         metrics.ask(
             "fleetops_log_lag_seconds",
             "Age of the oldest sealed piece of a recording that is not in CloudWatch Logs, though it should be.",
             (),
-            lambda: [((), deliveries.longest_lag(now()))],
+            numbers.lag_seconds,
         )
         show_count("sessions:list", live)
         hold_removal(holds)
