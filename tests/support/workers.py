@@ -2,7 +2,7 @@
 
 All tests of a file go to one worker, since they share what the file starts. Files that run a whole product go to the
 first worker, one after the other: two products that start at once leave neither the time that its tests allow. The
-other workers begin with the rest, and whoever is done helps.
+other workers begin with the rest, the longest of it first, and whoever is done helps.
 """
 
 from xdist.scheduler import LoadScopeScheduling
@@ -13,10 +13,10 @@ WHOLE = (
     "tests/production/",
     "tests/supervisor/test_make_up.py",
     "tests/browser/",
-    "tests/postgres/",
     "tests/observability/test_whole.py",
     "tests/cli/",
 )
+LONGEST = "tests/postgres/"  # of the rest: whoever began with it last would end minutes after the others
 ONE_PRODUCT = ("tests/browser/", "tests/cli/")  # the files of these folders share it
 
 
@@ -32,7 +32,7 @@ class Sharing(LoadScopeScheduling):
 
         def turn(scope: str) -> tuple[bool, int]:
             places = [place for place, path in enumerate(WHOLE) if scope.startswith(path)]
-            return bool(places) != takes_whole, places[0] if places else 0
+            return bool(places) != takes_whole, places[0] if places else not scope.startswith(LONGEST)
 
         self.workqueue.move_to_end(min(self.workqueue, key=turn), last=False)
         super()._assign_work_unit(node)
