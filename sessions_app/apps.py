@@ -5,9 +5,8 @@ from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
-from .delivery import numbers
-
 from .commandlog import lag
+from .delivery import numbers
 
 
 class SessionsConfig(AppConfig):

@@ -6,7 +6,6 @@ from celery import shared_task
 
 from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
-from fleetops.clock import now
 from fleetops.web.context import within
 
 from . import grants, session_documents, upkeep
