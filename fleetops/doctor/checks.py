@@ -34,6 +34,8 @@ from fleetops.inventory.models import Account, Instance, Region
 from fleetops.monitoring import unapplied_migrations
 from fleetops.presence import broker, seen
 from sessions_app.commandlog.lag import SLOW_SECONDS, lag_seconds
+from sessions_app.delivery import numbers as delivery_numbers
+from sessions_app.delivery.services import LATE_AFTER
 from sessions_app.models import TerminalSession
 
 from .findings import FAILED, OK, WARNING, Finding, by_limits, failed, is_older, ok, warning
@@ -271,7 +273,10 @@ def certificates(visit: Visit) -> Iterator[Finding]:
 
 def storage(visit: Visit) -> Iterator[Finding]:
     yield from _place("spool", settings.SPOOL_DIR, "FLEETOPS_SPOOL_DIR", must_be_local=True)
-    yield from _place("recordings", settings.RECORDING_DIR, "FLEETOPS_RECORDING_DIR", must_be_local=False)
+    if settings.RECORDING_BUCKET is None:
+        yield from _place("recordings", settings.RECORDING_DIR, "FLEETOPS_RECORDING_DIR", must_be_local=False)
+    else:
+        yield ok(f"recordings: in s3://{settings.RECORDING_BUCKET.name}; the spool keeps what it does not have yet")
 
 
 def _place(what: str, path: Path, setting: str, *, must_be_local: bool) -> Iterator[Finding]:
@@ -445,6 +450,20 @@ def _since(seconds: float) -> str:
     return f"{real_now() - timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def deliveries(visit: Visit) -> Iterator[Finding]:
+    if not visit.has_database:
+        yield failed(NO_DATABASE, "see the database's own line")
+        return
+    for where, count, since in delivery_numbers.standing():
+        what = {"logs": "CloudWatch Logs", "s3": "buckets"}[where]
+        if not count or since is None:
+            yield ok(f"no session waits for {what}")
+            continue
+        finding = f"{count} sessions wait for {what}, the first for {_since((now() - since).total_seconds())}"
+        kind = failed if now() - since > LATE_AFTER else warning
+        yield kind(finding, "open the account's Deliveries: it says why, and what is missing")
+
+
 CHECKS: dict[str, Check] = {
     "database": database,
     "broker": the_broker,
@@ -454,5 +473,6 @@ CHECKS: dict[str, Check] = {
     "versions": versions,
     "keys": keys,
     "processes": processes,
+    "deliveries": deliveries,
     "certificates": certificates,
 }
