@@ -142,6 +142,7 @@ class Browser:
         attach: bool = True,
     ) -> None:
         self.output = bytearray()
+        self.raw = bytearray()  # with the marks of the shell
         self._marks = MarkFilter()
         self.begin: int | None = None
         self.offset = start or 0
@@ -184,6 +185,7 @@ class Browser:
         if self.begin is None:
             self.begin = offset
         self.offset = offset + len(message) - 8
+        self.raw += message[8:]
         self.output += self._marks.feed(message[8:])  # as a terminal shows it
         self.send({"type": "seen", "offset": self.offset})
 
