@@ -12,6 +12,7 @@ from fleetops.env import Bucket
 from sessions_app import recording, upkeep
 from sessions_app import spool as spools
 from sessions_app.delivery import copies, logs, services
+from sessions_app.delivery import numbers as numbers_of
 from sessions_app.delivery.models import RecordingCopy
 from sessions_app.store import BucketStore, recording_store
 
@@ -99,7 +100,7 @@ def test_a_bucket_that_does_not_take_it_is_named_with_what_is_missing(copied, re
         copies.copy_due()
     row = row_of(made)
     assert "s3:PutObject" in row.error and row.waiting_since is not None
-    assert [(where, count) for where, count, _ in services.standing()] == [("logs", 0), ("s3", 1)]
+    assert [(where, count) for where, count, _ in numbers_of.standing()] == [("logs", 0), ("s3", 1)]
 
 
 def test_a_recording_that_is_not_what_was_sealed_is_not_copied(copied, recorded):

@@ -12,6 +12,7 @@ from fleetops.aws.errors import AccessDenied, Unavailable
 from fleetops.clock import now
 from sessions_app import spool as spools
 from sessions_app.delivery import logs, services
+from sessions_app.delivery import numbers as numbers_of
 from sessions_app.delivery.models import DeliverySettings, LogDelivery
 from sessions_app.models import Command, TerminalSession
 
@@ -207,7 +208,7 @@ def test_a_refused_permission_is_named_where_the_lag_stands(endpoint, recorded, 
     assert lag.kind == "warn" and "logs:PutLogEvents" in lag.error
     LogDelivery.objects.filter(pk=made.session.pk).update(waiting_since=now() - timedelta(minutes=11))
     assert made.lag().kind == "bad"
-    assert [(where, count) for where, count, _ in services.standing()] == [("logs", 1), ("s3", 0)]
+    assert [(where, count) for where, count, _ in numbers_of.standing()] == [("logs", 1), ("s3", 0)]
 
 
 def test_after_a_day_without_aws_all_of_it_comes_under_its_own_moments(endpoint, recorded):

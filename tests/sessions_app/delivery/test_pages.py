@@ -8,7 +8,9 @@ from django.urls import reverse
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
-from sessions_app.delivery import checks, services
+from fleetops.doctor import checks as checks_of_doctor
+from fleetops.notify.models import Notice
+from sessions_app.delivery import checks, numbers, services
 from sessions_app.delivery.models import DeliverySettings, LogDelivery, RecordingCopy
 from sessions_app.models import TerminalSession
 from tests.api.conftest import make_token
@@ -159,3 +161,35 @@ def test_the_same_over_the_api(roles, client, recorded, account):
     told = client.get(reverse("api:session_delivery", args=[made.session.pk]), **headers).json()
     assert told["logs"]["is_complete"] is True and told["logs"]["events"] == 3
     assert told["logs"]["log_stream"] == made.row.log_stream and told["recording_copy"] is None
+
+
+def test_ten_minutes_of_waiting_are_told_once_and_so_is_their_end(account, recorded):
+    made = recorded().show(b"one\r\n").seal()
+    rows = LogDelivery.objects.filter(pk=made.session.pk)
+    rows.update(waiting_since=now() - timedelta(minutes=9), error="AWS refused it.")
+    services.tell_late(now())
+    assert not Notice.objects.exists()
+    rows.update(waiting_since=now() - timedelta(minutes=11))
+    services.tell_late(now())
+    services.tell_late(now())
+    notice = Notice.objects.get()
+    assert notice.title == f"Sessions in {account} wait for CloudWatch Logs" and "AWS refused it." in notice.text
+    assert notice.repeats == 0 and notice.closed_at is None
+    made.end().deliver()
+    services.tell_late(now())
+    notice.refresh_from_db()
+    assert notice.closed_at is not None
+
+
+def test_the_doctor_and_the_numbers_say_what_waits(recorded):
+    made = recorded().show(b"one\r\n").seal()
+    visit = checks_of_doctor.Visit(has_database=True)
+    assert {finding.state for finding in checks_of_doctor.deliveries(visit)} == {checks_of_doctor.OK}
+    LogDelivery.objects.update(waiting_since=now() - timedelta(minutes=11))
+    first, second = checks_of_doctor.deliveries(visit)
+    assert first.state == checks_of_doctor.FAILED and "1 sessions wait for CloudWatch Logs" in first.text
+    assert second.state == checks_of_doctor.OK
+    assert dict(numbers.waiting()) == {("logs",): 1, ("s3",): 0}
+    assert dict(numbers.waiting_seconds())["logs",] > 600
+    made.end().deliver()
+    assert dict(numbers.lag_seconds()) == {(): 0.0}
