@@ -8,18 +8,22 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import generics, serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
+from fleetops.errors import UserError
+from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
-from . import downloads, grant_api, recording, services
+from . import downloads, exit_codes, grant_api, questions, recording, services
+from .addresses import terminal_address
 from .delivery import api as delivery_api
+from .frontdoor import tokens
 from .models import RecordingChunk, TerminalSession
-from .states import SessionState
+from .states import Door, SessionKind, SessionState
 
 
 class SessionSerializer(serializers.ModelSerializer):
@@ -58,6 +62,10 @@ class SessionSerializer(serializers.ModelSerializer):
             "end_reason",
             "end_requested_by",
             "output_bytes",
+            "exit_code",
+            "bytes_to_instance",
+            "bytes_from_instance",
+            "connections",
             "chain_head",
             "is_whole",
             "url",
@@ -82,6 +90,66 @@ class OpenSerializer(serializers.Serializer):
     run_as = serializers.CharField(
         max_length=64, required=False, allow_blank=True, default="", help_text="OS user; empty: the usual one"
     )
+
+
+class CarrySerializer(OpenSerializer):
+    """On which instance to open what, and why."""
+
+    kind = serializers.ChoiceField(choices=SessionKind.values, required=False, default=SessionKind.SHELL)
+    command = serializers.CharField(
+        max_length=8192, required=False, default="", help_text="of kind command: a line of sh"
+    )
+    host = serializers.CharField(
+        max_length=256, required=False, allow_blank=True, default="", help_text="of kind forward; empty: the instance"
+    )
+    port = serializers.IntegerField(min_value=1, max_value=65535, required=False, help_text="of kind forward")
+    attach = serializers.BooleanField(
+        required=False,
+        default=False,
+        help_text="the answer's `stream` lets a program in, once and within two minutes, in place of a browser",
+    )
+
+    def validate(self, attrs):
+        if attrs["kind"] == SessionKind.COMMAND and not attrs["command"].strip():
+            raise ValidationError({"command": ["Say what is to be run."]})
+        if attrs["kind"] == SessionKind.FORWARD and not attrs.get("port"):
+            raise ValidationError({"port": ["Say which port is forwarded."]})
+        if attrs["kind"] != SessionKind.SHELL and not attrs["attach"]:
+            raise ValidationError({"attach": ["A browser has no place for this; send attach: true."]})
+        return attrs
+
+    def document(self) -> tuple[str, dict[str, list[str]]]:
+        """The session document that does what is asked, and its parameters."""
+        given = self.validated_data
+        if given["kind"] == SessionKind.COMMAND:
+            return exit_codes.COMMAND_DOCUMENT, {"command": [exit_codes.telling(given["command"])]}
+        if given["kind"] == SessionKind.FORWARD:
+            port = {"portNumber": [str(given["port"])]}
+            if host := given["host"].strip():
+                return questions.TO_A_HOST, port | {"host": [host]}
+            return questions.TO_THE_INSTANCE, port
+        return "", {}
+
+
+class StreamSerializer(serializers.Serializer):
+    """The way into a session's data channel, as the session-manager-plugin takes it. The token is good once."""
+
+    url = serializers.CharField()
+    token = serializers.CharField()
+
+
+class OpenedSerializer(SessionSerializer):
+    """A new session; with `attach`, the way into it."""
+
+    stream = serializers.SerializerMethodField()
+
+    class Meta(SessionSerializer.Meta):
+        fields = (*SessionSerializer.Meta.fields, "stream")
+        read_only_fields = fields
+
+    @extend_schema_field(StreamSerializer(allow_null=True))
+    def get_stream(self, session: TerminalSession) -> dict | None:
+        return self.context["stream"]
 
 
 class EndSerializer(Asked):
@@ -159,18 +227,57 @@ class Sessions(ApiView, generics.ListAPIView):
                 raise ValidationError({"instance": ["This is no instance's id."]}) from None
         return found
 
-    @extend_schema(operation_id="sessions_open", request=OpenSerializer, responses={201: SessionSerializer})
+    @extend_schema(operation_id="sessions_open", request=CarrySerializer, responses={201: OpenedSerializer})
     def post(self, request):
-        """Open a session. Its shell starts when its owner opens `url`, in a browser that is logged in to FleetOps."""
-        asked = OpenSerializer(data=request.data)
+        """Open a session. It begins when its owner opens `url` in a browser that is logged in to FleetOps; with
+        `attach`, when their program opens `stream`."""
+        asked = CarrySerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        visible = Instance.objects.visible_to(request.user).select_related("account", "region")
-        instance = get_object_or_404(visible, pk=asked.validated_data["instance"])
         given = asked.validated_data
+        if given["attach"]:
+            _bearer(request)
+        visible = Instance.objects.visible_to(request.user).select_related("account", "region")
+        instance = get_object_or_404(visible, pk=given["instance"])
+        document, parameters = asked.document()
         session = services.open_session(
-            instance, actor=request.user, reason=given["reason"], run_as=given["run_as"].strip()
+            instance,
+            actor=request.user,
+            reason=given["reason"],
+            run_as=given["run_as"].strip(),
+            kind=SessionKind(given["kind"]),
+            door=Door.CLI if given["attach"] else Door.BROWSER,
+            document=document,
+            parameters=parameters,
         )
-        return Response(SessionSerializer(session, context={"request": request}).data, status=201)
+        context = {"request": request, "stream": _stream(request, session) if given["attach"] else None}
+        return Response(OpenedSerializer(session, context=context).data, status=201)
+
+
+class SessionStream(ApiView):
+    """The way back into a session of one's own that a program attached to."""
+
+    scopes = {"POST": "sessions:open"}
+
+    @extend_schema(operation_id="sessions_stream", request=None, responses={201: StreamSerializer})
+    def post(self, request, pk):
+        """A new token for the stream, for a program that lost its connection."""
+        _bearer(request)
+        mine = TerminalSession.objects.filter(user_id=request.user.pk, door=Door.CLI)
+        session = get_object_or_404(mine, pk=pk)
+        if not session.is_live:
+            raise UserError(session.end_reason or "The session is over.")
+        return Response(_stream(request, session), status=201)
+
+
+def _bearer(request) -> ApiToken:
+    if not isinstance(request.auth, ApiToken):
+        raise UserError("A program attaches with a token of its own; the pages' log-in opens terminals in the browser.")
+    return request.auth
+
+
+def _stream(request, session: TerminalSession) -> dict[str, str]:
+    word = tokens.make(session, _bearer(request), is_ours=True)
+    return {"url": f"{terminal_address(request)}/aws/stream/{session.pk}", "token": word}
 
 
 class Session(ApiView):
@@ -266,6 +373,7 @@ urlpatterns = [
     *delivery_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
+    path("sessions/<uuid:pk>/stream/", SessionStream.as_view(), name="session_stream"),
     path("sessions/<uuid:pk>/end/", EndSession.as_view(), name="end_session"),
     path("sessions/<uuid:pk>/recording/", Recording.as_view(), name="recording"),
     path("sessions/<uuid:pk>/replay/", Replay.as_view(), name="replay"),

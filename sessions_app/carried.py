@@ -27,6 +27,7 @@ from fleetops.wire import (
 )
 from fleetops.wire.events import Event
 
+from .exit_codes import ExitCode
 from .frontdoor.kept import KeptFile
 from .journal import FRAME, Framed, Journal, Passed
 from .models import TerminalSession
@@ -61,6 +62,7 @@ class Carried:
         self._is_complete = False
         self._output_type = int(PayloadType.OUTPUT) if journal.is_new else -1
         self._frames = smux.SmuxReader() if self.is_forward and journal.is_new else None
+        self._exit_code = ExitCode(proxy.session.parameters)
         self._room = asyncio.Event()
         self._is_behind = False
         self._read_handshake()
@@ -101,10 +103,7 @@ class Carried:
                 if self.is_forward:
                     self.kept.from_instance += len(data)
                     return [(Passed(data), sequence)]
-                if payload_type == self._output_type:
-                    return [(data, sequence)]
-                self._output_type = payload_type
-                return [(Framed(bytes((payload_type,))), -1), (data, sequence)]
+                return self._output(data, sequence, payload_type)
             case HandshakeRequested(request=request):
                 if self.request is not None:
                     return []  # again, for our acknowledge was lost with the owner before
@@ -121,6 +120,21 @@ class Carried:
                 self._proxy.exit_code = code
                 return [(Framed(bytes((PayloadType.EXIT_CODE,)) + payloads.exit_code(code)), sequence)]
         return []
+
+    def _output(self, data: bytes, sequence: int, payload_type: int) -> list[tuple[bytes, int]]:
+        taken: list[tuple[bytes, int]] = []
+        if payload_type != self._output_type:
+            self._output_type = payload_type
+            taken.append((Framed(bytes((payload_type,))), -1))
+        if not self._exit_code.is_looked_for or payload_type != PayloadType.OUTPUT:
+            return [*taken, (data, sequence)]
+        data, code = self._exit_code.feed(data)
+        if data:
+            taken.append((data, sequence))
+        if code is not None:
+            self._proxy.exit_code = code
+            taken.append((Framed(bytes((PayloadType.EXIT_CODE,)) + payloads.exit_code(code)), sequence))
+        return taken
 
     # The client
 

@@ -21,6 +21,7 @@ FORWARDING: Mapping[str, str] = {
     "AWS-StartPortForwardingSessionToRemoteHost": "80",
     "AWS-StartSSHSession": "22",
 }
+TO_THE_INSTANCE = "AWS-StartPortForwardingSession"
 TO_A_HOST = "AWS-StartPortForwardingSessionToRemoteHost"
 
 

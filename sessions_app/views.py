@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
@@ -17,6 +16,7 @@ from fleetops.inventory.models import Account, Instance
 from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
 from . import downloads, grant_views, recording, services
+from .addresses import terminal_address
 from .delivery import services as deliveries
 from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
@@ -188,17 +188,8 @@ def terminal(request, pk):
         return _ask_why(request, session, "join" if request.GET.get("join") == "1" else "terminal")
     response = render(request, "sessions/terminal.html", context)
     # The one page that opens a websocket, and the one place that it may open it to.
-    response._csp_update = {"connect-src": [_terminal_address(request)]}  # django-csp's own attribute
+    response._csp_update = {"connect-src": [terminal_address(request)]}  # django-csp's own attribute
     return response
-
-
-def _terminal_address(request) -> str:
-    """Where this browser's terminal is, as a source of the content security policy."""
-    if settings.TERMINAL_URL:
-        return settings.TERMINAL_URL
-    host = request.get_host()
-    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-    return f"{'wss' if request.is_secure() else 'ws'}://{name}:{settings.TERMINAL_PORT}"
 
 
 @require_POST

@@ -20,8 +20,8 @@ from fleetops.clock import now
 from fleetops.errors import UserError
 from fleetops.web.context import current
 
-from . import second_factor, tokens
-from .models import TOKEN_STATES, ApiToken, User
+from . import access_keys, second_factor, tokens
+from .models import TOKEN_STATES, AccessKey, ApiToken, User
 from .rest import ANY_SCOPE, ApiView, problem, take_call
 from .scopes import SCOPES, may_have
 
@@ -146,6 +146,60 @@ class Token(ApiView):
         return get_object_or_404(ApiToken.objects.select_related("user").filter(user_id=request.user.pk), pk=pk)
 
 
+class AccessKeySerializer(serializers.ModelSerializer):
+    """An access key for the aws CLI, without its secret."""
+
+    state = serializers.ChoiceField(choices=TOKEN_STATES, read_only=True)
+    networks = serializers.ListField(child=serializers.CharField(), read_only=True)
+
+    class Meta:
+        model = AccessKey
+        fields = (
+            "id",
+            "name",
+            "key_id",
+            "networks",
+            "state",
+            "created_at",
+            "expires_at",
+            "last_used_at",
+            "last_used_address",
+            "revoked_at",
+        )
+        read_only_fields = fields
+
+
+class AccessKeys(ApiView, generics.ListAPIView):
+    """Your access keys, the newest first, ended ones too. New ones are made on the page: never by a token."""
+
+    scopes = {"GET": "tokens:manage"}
+    serializer_class = AccessKeySerializer
+    queryset = AccessKey.objects.none()
+
+    def get_queryset(self):
+        return AccessKey.objects.filter(user_id=self.request.user.pk)
+
+
+class OneAccessKey(ApiView):
+    """One of your access keys."""
+
+    scopes = {"GET": "tokens:manage", "DELETE": "tokens:manage"}
+
+    @extend_schema(operation_id="access_keys_get", responses=AccessKeySerializer)
+    def get(self, request, pk):
+        return Response(AccessKeySerializer(self._key(request, pk)).data)
+
+    @extend_schema(operation_id="access_keys_revoke", responses={204: None})
+    def delete(self, request, pk):
+        """Revoke it: what came with it is shut out within two seconds."""
+        access_keys.revoke(self._key(request, pk), actor=request.user)
+        return Response(status=204)
+
+    @staticmethod
+    def _key(request, pk) -> AccessKey:
+        return get_object_or_404(AccessKey.objects.select_related("user").filter(user_id=request.user.pk), pk=pk)
+
+
 class LoginSerializer(serializers.Serializer):
     """Name and password, the second factor's code where there is one, and what the token is to be."""
 
@@ -265,4 +319,6 @@ urlpatterns = [
     path("tokens/", Tokens.as_view(), name="tokens"),
     path("tokens/current/", CurrentToken.as_view(), name="current_token"),
     path("tokens/<uuid:pk>/", Token.as_view(), name="token"),
+    path("access-keys/", AccessKeys.as_view(), name="access_keys"),
+    path("access-keys/<uuid:pk>/", OneAccessKey.as_view(), name="access_key"),
 ]
