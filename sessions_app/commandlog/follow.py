@@ -97,7 +97,7 @@ def sealed(session: TerminalSession, output_offset: int) -> Iterator[Piece]:
     """
     offset = 0
     for chunk in RecordingChunk.objects.filter(session=session).order_by("number").iterator(chunk_size=100):
-        if offset + chunk.output_bytes < output_offset:
+        if output_offset and offset + chunk.output_bytes <= output_offset:
             offset += chunk.output_bytes
             continue
         with recording.open_chunk(chunk) as file:

@@ -32,6 +32,7 @@ from ..models import Command, CommandCursor, TerminalSession
 from ..states import SessionKind, SessionState
 from .follow import Gone, Piece, Tail, sealed
 from .reader import Ended, Row, SessionReader, masked
+from .reconstruct import REST_US
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Follower:
             else SessionReader(self.nonce, cols=session.cols, rows=session.rows, number=self.cursor.number)
         )
         self._begin = min(self.reader.marks_offset, self.offset) if "reader" in state else 0
+        self._is_new_here = True  # nothing was read yet, so that the beginning of a mark is to be read again
         self._tail: Tail | None = None
         self._chunks: Iterator[Piece] | None = None
         self._saved_at = steady()
@@ -80,7 +82,7 @@ class Follower:
 
     def _pieces(self) -> list[Piece]:
         """What comes next; nothing for now, or at the end."""
-        begin = max(self._begin, 0)
+        begin = self._begin if self._is_new_here else self.offset
         if self._tail is None and self._chunks is None:
             try:
                 self._tail = Tail(spool.session_directory(self.session.pk), begin)
@@ -92,7 +94,7 @@ class Follower:
             try:
                 return self._tail.read(STEP_BYTES)
             except Gone:
-                self._tail, self._begin = None, self.offset
+                self._tail, self._is_new_here = None, False
                 return self._pieces()
         assert self._chunks is not None
         pieces: list[Piece] = []
@@ -103,7 +105,7 @@ class Follower:
             if size >= STEP_BYTES:
                 return pieces
         # What was not sealed yet when we began may be now, or the journal may be back.
-        self._chunks, self._begin = None, self.offset
+        self._chunks, self._is_new_here = None, False
         return pieces
 
     def step(self) -> bool:
@@ -112,6 +114,9 @@ class Follower:
         run: list[tuple[bytes, int, int]] = []
         for piece in pieces:
             if piece.kind == OUTPUT:
+                if run and not self.reader.has_input and piece.time_us - run[-1][1] >= REST_US:
+                    self._output(run)  # somebody may have typed in between; no record says so
+                    run = []
                 run.append((piece.payload, piece.time_us, piece.offset))
                 self.offset = piece.offset + len(piece.payload)
             elif piece.kind in (INPUT, SIZE) and run:
@@ -142,7 +147,9 @@ class Follower:
                 skipped = max(0, self._begin - piece.offset)
                 self.reader.marks_again(piece.payload[skipped:], piece.offset + skipped)
             return False
-        return piece.kind == STATE or piece.offset > self.offset or piece.time_us > self.cursor.read_time_us
+        if piece.kind == STATE:
+            return not self.started_us
+        return piece.offset > self.offset or piece.time_us > self.cursor.read_time_us
 
     def _output(self, run: list[tuple[bytes, int, int]]) -> None:
         if sum(len(data) for data, _, _ in run) > FLOOD_BYTES:

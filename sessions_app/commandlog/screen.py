@@ -49,21 +49,23 @@ class _Cells(pyte.Screen):
 
     def __init__(self, cols: int, rows: int) -> None:
         self.scrolled = 0  # rows that are above the screen
-        self.history: deque[tuple[str, bool]] = deque(maxlen=HISTORY_ROWS)
+        self.history: deque[dict[int, Char] | None] = deque(maxlen=HISTORY_ROWS)
         self._plain: dict[str, Char] = {}
         super().__init__(cols, rows)
 
     def row(self, y: int, start: int = 0, stop: int = MOST_COLS) -> str:
         """The text of a row between two columns, with the spaces at its end."""
-        line = self.buffer.get(y)
-        if not line:
-            return ""
-        stop = min(max(line) + 1, self.columns, stop)
-        return "".join(line[x].data if x in line else " " for x in range(start, stop))
+        return _text(self.line(y), start, min(self.columns, stop))
+
+    def line(self, y: int) -> dict[int, Char] | None:
+        """The cells of a row; rows above the screen have numbers below 0."""
+        if y >= 0:
+            return self.buffer.get(y)
+        return self.history[y] if -y <= len(self.history) else None
 
     def is_wrapped(self, y: int) -> bool:
         """Whether the line goes on in the next row."""
-        return getattr(self.buffer.get(y), "is_wrapped", False)
+        return getattr(self.line(y), "is_wrapped", False)
 
     def draw(self, data: str) -> None:
         cursor, plain = self.cursor, self._plain
@@ -104,12 +106,18 @@ class _Cells(pyte.Screen):
             line[x] = Char(unicodedata.normalize("NFC", line[x].data + character))
 
     def index(self) -> None:
-        top, bottom = self.margins or (0, self.lines - 1)
-        if self.cursor.y == bottom and top == 0:
-            self.history.append((self.row(0), self.is_wrapped(0)))
+        if self.margins is not None:
+            super().index()
+            self.dirty.clear()
+        elif self.cursor.y < self.lines - 1:
+            self.cursor.y += 1
+        else:  # by far the most frequent
+            buffer = self.buffer
+            self.history.append(buffer.pop(0, None))
             self.scrolled += 1
-        super().index()
-        self.dirty.clear()
+            moved = {y - 1: line for y, line in buffer.items()}
+            buffer.clear()
+            buffer.update(moved)
 
     def erase_in_line(self, how: int = 0, *args: Any, **kwargs: Any) -> None:
         line = self.buffer.get(self.cursor.y)
@@ -161,13 +169,13 @@ class _Cells(pyte.Screen):
                 place = (place[0], min(at[1] - (place[0] - len(cut)) * cols, cols))
             cut += [(piece, index < len(pieces) - 1) for index, piece in enumerate(pieces)]
         above = max(0, min(len(cut) - rows, place[0]), place[0] - rows + 1)
-        for cells, is_wrapped in cut[:above]:
-            self.history.append(("".join(cell.data for cell in cells), is_wrapped))
-            self.scrolled += 1
-        for y, (cells, is_wrapped) in enumerate(cut[above : above + rows]):
+        for y, (cells, is_wrapped) in enumerate(cut[: above + rows], -above):
             line = self.buffer[y]
             line.update(enumerate(cells))
             line.is_wrapped = is_wrapped
+            if y < 0:
+                self.history.append(self.buffer.pop(y))
+                self.scrolled += 1
         self.cursor.y, self.cursor.x = place[0] - above, place[1]
 
 
@@ -209,19 +217,14 @@ class Screen:
 
     def row(self, row: int, start: int = 0, stop: int = MOST_COLS) -> str:
         """The text of a row between two columns."""
-        y = row - self._cells.scrolled
-        if y >= 0:
-            return self._cells.row(y, start, stop)
-        return self._cells.history[y][0][start:stop] if row >= self.top else ""
+        return self._cells.row(row - self._cells.scrolled, start, stop)
 
     def goes_on(self, row: int) -> bool:
         """Whether the line goes on in the next row: the terminal cut it there, or both are full and not empty."""
         y = row - self._cells.scrolled
-        if y < 0:
-            return row >= self.top and self._cells.history[y][1]
         if self._cells.is_wrapped(y):
             return True
-        last = self._cells.buffer.get(y, {}).get(self._cells.columns - 1)
+        last = (self._cells.line(y) or {}).get(self._cells.columns - 1)
         return last is not None and last.data != " " and bool(self._cells.row(y + 1).strip())
 
     def text(self, row: int, start: int, last: int) -> str:
@@ -395,8 +398,7 @@ class Screen:
         cells = self._cells
         return {
             "size": [cells.columns, cells.lines],
-            "rows": [[cells.row(y), cells.is_wrapped(y)] for y in range(cells.lines)],
-            "history": [list(each) for each in list(cells.history)[-50:]],
+            "rows": [[cells.row(y), cells.is_wrapped(y)] for y in range(-min(50, len(cells.history)), cells.lines)],
             "scrolled": cells.scrolled,
             "cursor": [cells.cursor.x, cells.cursor.y],
             "margins": list(cells.margins) if cells.margins else None,
@@ -412,7 +414,7 @@ class Screen:
     def restore(cls, listener: Listener, state: dict[str, Any]) -> Screen:
         screen = cls(listener, *state["size"])
         cells = screen._cells
-        for y, (text, is_wrapped) in enumerate(state["rows"]):
+        for y, (text, is_wrapped) in enumerate(state["rows"], cells.lines - len(state["rows"])):
             cells.cursor.y, cells.cursor.x = y, 0
             line = cells.buffer[y]
             x = 0
@@ -427,8 +429,9 @@ class Screen:
                     line[x + 1] = Char("")
                 x += width
             line.is_wrapped = is_wrapped
+            if y < 0:
+                cells.history.append(cells.buffer.pop(y))
         cells.cursor.x, cells.cursor.y = state["cursor"]
-        cells.history.extend((text, is_wrapped) for text, is_wrapped in state["history"])
         cells.scrolled = state["scrolled"]
         if state["margins"]:
             cells.margins = pyte.screens.Margins(*state["margins"])
@@ -464,6 +467,12 @@ _CONTROLS: Final = {
     "f": "cursor_position",
     "r": "set_margins",
 }
+
+
+def _text(line: dict[int, Char] | None, start: int, stop: int) -> str:
+    if not line:
+        return ""
+    return "".join(line[x].data if x in line else " " for x in range(start, min(max(line) + 1, stop)))
 
 
 def _bounded(cols: int, rows: int) -> tuple[int, int]:

@@ -10,4 +10,8 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options):
         with within("commandlog"):
-            process.run(on_ready=lambda: self.stdout.write("READY command log"))
+            process.run(on_ready=self._ready)
+
+    def _ready(self) -> None:
+        self.stdout.write("READY command log")
+        self.stdout.flush()
