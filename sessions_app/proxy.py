@@ -49,6 +49,7 @@ from .recording import Sealer
 from .services import LateOwner
 from .states import Door, SessionKind, SessionState
 from .streams import Stream
+from .strict import StrictInput
 from .threads import Threads
 from .upstream import CLIENT_VERSION, Upstream, UpstreamLost, dial
 
@@ -128,6 +129,7 @@ class Proxy:
         self.cols, self.rows = state.cols, state.rows
         self.exit_code: int | None = None  # of a command, once it is known
         self.client: ClientEnd | None = None  # the plugin, or `fleetops connect`, that has or had the session
+        self.strict: StrictInput | None = None  # where each line has to be in CloudWatch Logs first
         self.carried = carried(self, journal)  # what a command or a forward has that a shell has not
         self._is_forward = session.kind == SessionKind.FORWARD
         self.channel = self._new_channel(self.carried and self.carried.channel_state())
@@ -275,6 +277,10 @@ class Proxy:
     # What people do
 
     async def type(self, data: bytes) -> None:
+        """Send keystrokes; waits while too many of them wait already, or an Enter is held."""
+        await (self.type_now(data) if self.strict is None else self.strict.type(data))
+
+    async def type_now(self, data: bytes) -> None:
         """Send keystrokes; waits only while too many of them wait already."""
         while len(self._pending) >= PENDING_BYTES and self._over is None:
             self._room.clear()
@@ -353,6 +359,11 @@ class Proxy:
                 self.task.cancel()
 
     # Sending
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether the agent has acknowledged all that was typed."""
+        return not self._pending and not self.channel.unacknowledged_bytes
 
     @property
     def can_send(self) -> bool:
