@@ -26,6 +26,9 @@ from .models import TerminalSession
 from .proxy import Proxy, in_words
 from .recording import Sealer
 from .services import LateOwner
+from .strict import Rules as StrictRules
+from .strict import StrictInput
+from .strict import rules_of as strict_rules
 from .threads import Threads
 from .visitors import Visitors
 from .wake import group_of
@@ -180,17 +183,18 @@ class Terminals:
         if self._is_stopping:
             raise LateOwner("this process ends")
         is_new = session.owner_epoch == 0
-        journal, sealer = await self.threads.database(self._claim, session)
+        journal, sealer, strict = await self.threads.database(self._claim, session)
         proxy = Proxy(session, journal, sealer, threads=self.threads, on_gone=self._gone, is_new=is_new)
+        proxy.strict = StrictInput(proxy, strict) if strict else None
         self.proxies[session.pk] = proxy
         proxy.run()
         return proxy
 
-    def _claim(self, session: TerminalSession) -> tuple[Journal, Sealer]:
+    def _claim(self, session: TerminalSession) -> tuple[Journal, Sealer, StrictRules | None]:
         journal = Journal(spool.session_directory(session.pk), quota_bytes=settings.SESSION_QUOTA_BYTES)
         try:
             services.claim(session, owner=self.owner, host=self.host)
-            return journal, Sealer(session, journal)
+            return journal, Sealer(session, journal), strict_rules(session)
         except BaseException:
             journal.close()
             raise
