@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 HOLD_SECONDS: Final = 5.0
 TELL_SECONDS: Final = 0.3  # an Enter that is held for longer is told of
-# An echo has come once nothing has, for so long, since all that was typed is acknowledged; and is not waited for longer.
+# An echo has come once all that was typed is acknowledged and nothing came for so long; it is waited for no longer.
 QUIET_SECONDS: Final = 0.1
 ECHO_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.02
@@ -112,6 +112,7 @@ class StrictInput:
         stop = threading.Event()
         output = await self._proxy.threads.sealing(self._tail)
         putting = asyncio.ensure_future(proxy.threads.aws(self._confirm, output, proxy.journal.time_us(), until, stop))
+        putting.add_done_callback(_forget)
         try:
             done, _ = await asyncio.wait({putting}, timeout=TELL_SECONDS)
             if not done:
@@ -131,8 +132,6 @@ class StrictInput:
                 why = "FleetOps met a fault of its own"
             else:
                 return not proxy.is_finishing
-        else:
-            putting.add_done_callback(_forget)
         logger.warning("a line is not confirmed session=%s: %s", proxy.session.pk, why)
         if self._delivery.strict == Strict.END:
             proxy.end(f"Ended: CloudWatch Logs did not confirm a line within 5 s. {why}", kind="strict")
@@ -229,9 +228,9 @@ class StrictInput:
 
 
 def _forget(putting: asyncio.Future[None]) -> None:
-    """A put that ends after its Enter has passed: whatever came of it is in the stream, or is not."""
+    """Its Enter may have passed by now, or its browser be gone: whatever came of it is in the stream, or is not."""
     if not putting.cancelled() and (error := putting.exception()):
-        logger.info("a line was put too late, if at all: %s", error)
+        logger.debug("a line was not put: %s", error)
 
 
 class _Nobody:
