@@ -164,6 +164,7 @@ OF_ONE = {
     "sessions:events": "past",
     "sessions:search": "past",
     "review:event": "event",
+    "review:session": "past",
     "api:instance": "row",
     "api:command": "command",
     "api:invocations": "command",
@@ -181,7 +182,8 @@ DEEDS |= {"sessions:grant"}  # it names who else may, whatever they own
 DEEDS |= {"sessions:grant_ask", "sessions:grant_of", "sessions:grant_vote", "sessions:grant_withdraw"}
 DEEDS |= {"sessions:grant_revoke", "sessions:grant_deny_tokens", "sessions:grant_allow_tokens"}
 DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
-DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:deregister", "review:prove"}
+DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:session_stream"}
+DEEDS |= {"api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
     "inventory:fleet",
@@ -216,7 +218,8 @@ LISTS = {
 # These speak of no instance.
 NO_NODE_PREFIXES = (
     *("library:", "api:document"),
-    *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:me"),
+    *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:access_key"),
+    "api:me",
     *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )
 NO_NODE = {

@@ -18,7 +18,7 @@ from fleetops.inventory.models import Instance
 from fleetops.web.shortcuts import permission_required
 from sessions_app.models import TerminalSession
 
-from . import listing, search, words
+from . import listing, search, session_chain, words
 from .proof import chain_state
 
 # Links that are recomputed while the person waits, some 5 s; more are left to a worker.
@@ -82,6 +82,17 @@ def instance_panel(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     events = AuditEvent.objects.filter(about).order_by("-pk")[:EVENTS_OF_A_PANEL]
     context = {"instance": instance, "rows": [_Row(event) for event in events]}
     return render(request, "review/_instance.html", context)
+
+
+@require_safe
+@permission_required("audit.view_auditevent")
+def session_page(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    """One session, step by step: who asked, who approved, what AWS was told, what was done, how it ended."""
+    visible = TerminalSession.objects.visible_to(request.user).select_related("grant")
+    found = get_object_or_404(visible, pk=pk)
+    may_replay = request.user.has_perm("sessions_app.review_terminalsession")
+    context = {"session": found, "chain": session_chain.of(found), "may_replay": may_replay}
+    return render(request, "review/session.html", context)
 
 
 @require_safe

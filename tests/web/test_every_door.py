@@ -198,6 +198,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "review:audit": page(REVIEW),
     "review:verify": deed(REVIEW),
     "review:event": page(REVIEW),
+    "review:session": page(REVIEW),
     "review:instance": page(REVIEW),
     "review:prove": deed(REVIEW),
 }
@@ -253,7 +254,12 @@ def things(module_roles, valkey):
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
     others = dict.fromkeys(("inventory:change_filter", "inventory:delete_filter", "inventory:star_filter"), shared)
     others |= {"notify:send_again": delivery.pk, "notify:end_silence": silence.pk}
-    others |= {"sessions:panel": instance.pk, "review:instance": instance.pk, "runcommand:panel": instance.pk}
+    others |= {
+        "sessions:panel": instance.pk,
+        "review:instance": instance.pk,
+        "review:session": session.pk,
+        "runcommand:panel": instance.pk,
+    }
     token, _ = tokens.create(
         someone, actor=someone, name="demo", scopes=["tokens:manage"], expires_at=now() + timedelta(days=1)
     )
