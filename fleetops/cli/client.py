@@ -23,6 +23,10 @@ class NeedsCode(NotLoggedIn):
     """The password is right, and the second factor is missing or wrong."""
 
 
+class NeedsReason(Refused):
+    """It would be done for who says why."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect would take the token along, to wherever it leads."""
 
@@ -60,9 +64,11 @@ class Client:
     def __init__(self, url: str, token: str = "", *, ca_file: str = "", timeout: float = TIMEOUT_SECONDS) -> None:
         self.url, self.token, self.timeout = base_url(url), token, timeout
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        self.tls: ssl.SSLContext | None = None
         if self.url.startswith("https:"):
             try:
-                handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None)))
+                self.tls = ssl.create_default_context(cafile=ca_file or None)
+                handlers.append(urllib.request.HTTPSHandler(context=self.tls))
             except (OSError, ssl.SSLError) as error:
                 raise WrongUsage(f"The CA file {ca_file} cannot be used: {error}.") from None
         if _is_here(urlsplit(self.url).hostname or ""):
@@ -154,6 +160,8 @@ class Client:
             return Refused(f"{detail} request_id={problem.get('request_id', '')}")
         if error.code == 401:
             return NeedsCode(detail) if problem.get("code_needed") else NotLoggedIn(detail)
+        if error.code == 400 and "reason" in (problem.get("errors") or {}):
+            return NeedsReason(detail)
         return Refused(detail)
 
     def _unreachable(self, reason: object) -> str:

@@ -9,6 +9,7 @@ On this machine:
 
 Over the REST API, of this machine's FleetOps or another:
     fleetops login, logout, whoami
+    fleetops connect NAME [--command LINE | --forward [LOCAL:][HOST:]PORT]
     fleetops fleet list|show, session list, audit list, api get
     fleetops completion bash|zsh|fish
 
@@ -24,7 +25,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fleetops.cli import completion, installation, remote, status
+from fleetops.cli import completion, connect, installation, remote, status
 from fleetops.cli.errors import DONE, REFUSED, UNREACHABLE, Refused
 from fleetops.errors import UserError
 
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     name = one.add_argument("name", metavar="NAME", help="its name, or AWS's id")
     name.completer = remote.complete_instance  # type: ignore[attr-defined]
     one.add_argument("--json", action="store_true", help="for programs")
+    connect.add_arguments(_verb(verbs, "connect", connect.connect, "a shell, a command or a port on an instance"))
     session = _group(verbs, "session", "terminal sessions")
     listing = _list_verb(
         session, "list", remote.session_list, remote.SESSION_COLUMNS, "id,user,instance,state,started,ended"

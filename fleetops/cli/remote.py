@@ -104,7 +104,7 @@ def _local_url() -> str:
     return ""
 
 
-def _client(chosen: argparse.Namespace) -> Client:
+def client_of(chosen: argparse.Namespace) -> Client:
     profile = _profile(chosen)
     if not profile.url or not profile.token:
         where = f" --profile {chosen.profile}" if chosen.profile != profiles.DEFAULT else ""
@@ -190,7 +190,7 @@ def logout(chosen: argparse.Namespace) -> int:
 
 
 def whoami(chosen: argparse.Namespace) -> int:
-    client = _client(chosen)
+    client = client_of(chosen)
     who = client.get("users/me/")
     if chosen.json:
         return _print_json(who)
@@ -231,7 +231,7 @@ def _list(chosen: argparse.Namespace, path: str, query: dict[str, str], columns:
     rows: list[dict[str, Any]] = []
     has_more = False
     size = 500 if chosen.all else FIRST_PAGE
-    for page, has_more in _client(chosen).pages(path, {**query, "page_size": str(size)}):  # noqa: B007 (read below)
+    for page, has_more in client_of(chosen).pages(path, {**query, "page_size": str(size)}):  # noqa: B007 (read below)
         rows += page
         if not chosen.all:
             break
@@ -267,7 +267,7 @@ def complete_columns(known: dict[str, str]) -> Callable[[str], list[str]]:
 
 
 def fleet_show(chosen: argparse.Namespace) -> int:
-    client = _client(chosen)
+    client = client_of(chosen)
     found = client.get(f"instances/{_instance_pk(client, chosen.name)}/")
     if chosen.json:
         return _print_json(found)
@@ -284,12 +284,22 @@ def fleet_show(chosen: argparse.Namespace) -> int:
     return DONE
 
 
+def instances_named(client: Client, name: str) -> list[dict[str, Any]]:
+    """The instances of that name, AWS id, or id of ours; at most 20."""
+    if _UUID.fullmatch(name):
+        return [client.get(f"instances/{name}/")]
+    quoted = '"' + re.sub(r'([\\"*])', r"\\\1", name) + '"'
+    found: list[dict[str, Any]] = client.get("instances/", {"q": f"name={quoted} or id={quoted}", "page_size": "20"})[
+        "results"
+    ]
+    return found
+
+
 def _instance_pk(client: Client, name: str) -> str:
     """Our id of the instance of that name, or AWS id. Raises Refused if there is none, or more than one."""
     if _UUID.fullmatch(name):
         return name
-    quoted = '"' + re.sub(r'([\\"*])', r"\\\1", name) + '"'
-    rows = client.get("instances/", {"q": f"name={quoted} or id={quoted}", "page_size": "20"})["results"]
+    rows = instances_named(client, name)
     if not rows:
         raise Refused(
             f"No instance that you may see is called {name}. `fleetops fleet list {name}` searches for parts."
@@ -322,7 +332,7 @@ def complete_instance(typed: str) -> list[str]:
 
 def api_get(chosen: argparse.Namespace) -> int:
     """Whatever a path answers: JSON indented, a recording as it is."""
-    found = _client(chosen).get(chosen.path)
+    found = client_of(chosen).get(chosen.path)
     if isinstance(found, str):
         sys.stdout.write(found)
         return DONE
@@ -338,11 +348,11 @@ def api_send(chosen: argparse.Namespace) -> int:
         raise WrongUsage(f"The body is no JSON: {error}.") from None
     if not isinstance(body, dict):
         raise WrongUsage('The body is an object: {"name": "value"}.')
-    return _print_json(_client(chosen).send(chosen.method, chosen.path, body))
+    return _print_json(client_of(chosen).send(chosen.method, chosen.path, body))
 
 
 def api_delete(chosen: argparse.Namespace) -> int:
-    _client(chosen).delete(chosen.path)
+    client_of(chosen).delete(chosen.path)
     return DONE
 
 

@@ -16,6 +16,7 @@ from fleetops.approvals import services as approvals
 from fleetops.audit.record import record
 from fleetops.calendars import services as calendars
 from fleetops.clock import now
+from fleetops.identity import access_keys
 from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ANY_SCOPE
 from fleetops.identity.roles import ROLES
@@ -60,6 +61,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:tokens": {"GET": Rule("tokens:manage", ALL)},
     "api:current_token": {"GET": Rule(ANY_SCOPE, ALL), "DELETE": Rule(ANY_SCOPE, ALL, 204)},
     "api:token": {"GET": Rule("tokens:manage", ALL, 404), "DELETE": Rule("tokens:manage", ALL, 404)},
+    "api:access_keys": {"GET": Rule("tokens:manage", ALL)},
+    "api:access_key": {"GET": Rule("tokens:manage", ALL, 404), "DELETE": Rule("tokens:manage", ALL, 404)},
     "api:accounts": {"GET": Rule("fleet:read", SEE_FLEET), "POST": Rule("accounts:write", ADMINISTER, 400)},
     "api:account": {
         "GET": Rule("accounts:read", ADMINISTER),
@@ -93,6 +96,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:deregister": {"POST": Rule("machines:write", ADMINISTER, 409)},  # an instance of EC2
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
+    "api:session_stream": {"POST": Rule("sessions:open", OPEN_SHELLS, 404, 403)},  # another's
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
@@ -206,6 +210,7 @@ def things(module_roles, valkey):
     channel, _ = notify.create_channel(actor=someone, name="Alerts", kind="sns", address=topic)
     delivery = notify.send_test(channel, actor=someone).deliveries.get()
     silence = notify.add_silence(actor=someone, topic="*", match="", reason="demo", until=now() + timedelta(hours=1))
+    key, _ = access_keys.create(someone, actor=someone, name="demo", expires_at=now() + timedelta(days=1))
     policy_rule = PolicyRule.objects.get(name="Administrators end sessions").pk
     rows = {
         "api:instance": instance.pk,
@@ -213,6 +218,7 @@ def things(module_roles, valkey):
         "api:deregister": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
+        "api:session_stream": session.pk,
         **dict.fromkeys(("api:recording", "api:replay", "api:search_recording"), session.pk),
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
@@ -241,6 +247,7 @@ def things(module_roles, valkey):
         ),
         "api:invocation": (command.pk, command.invocations.get().pk),
         "api:token": ApiToken.objects.get(user=someone).pk,
+        "api:access_key": key.pk,
         "api:budget_ceiling": place,
     }
     bodies = {
