@@ -310,6 +310,8 @@ SEAL_SECONDS = env_int("FLEETOPS_SEAL_SECONDS", 5, low=1, high=60)
 SEAL_BYTES = env_int("FLEETOPS_SEAL_KIB", 256, low=16) * 1024
 # CloudWatch Logs is looked through for so long after a put without an answer, before what is not there is put again.
 LOGS_SETTLE_SECONDS = env_number("FLEETOPS_LOGS_SETTLE_SECONDS", 30, low=0.2, high=600)
+# Of strict logging: for how long an Enter waits for CloudWatch Logs. Never longer than this.
+STRICT_HOLD_SECONDS = env_number("FLEETOPS_STRICT_SECONDS", 5, low=0.5, high=5)
 # Fractions of a minute are for who wants to see it happen; 0.02 is about a second, as often as it is looked.
 SESSION_IDLE_SECONDS = env_number("FLEETOPS_SESSION_IDLE_MINUTES", 20, low=0.02, high=60) * 60
 SESSION_LONGEST_SECONDS = env_number("FLEETOPS_SESSION_LONGEST_MINUTES", 720, low=0.02, high=1440) * 60
