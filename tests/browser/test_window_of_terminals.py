@@ -153,6 +153,11 @@ def test_another_person_watches_says_something_joins_and_ends_the_session(admin:
     finally:
         context.close()
     session = re.search(r"/sessions/([0-9a-f-]{36})/", address)[1]
+    admin.goto(f"/sessions/{session}/replay/")
+    for note in ("amara watches.", "amara: Stop here, the freeze begins", "amara types."):
+        expect(admin.get_by_role("button", name=note)).to_be_visible()
+    admin.get_by_role("button", name="amara types.").click()
+    expect(part(admin, "passing")).to_have_text("amara types.")
     admin.goto(f"/audit/?q=session:{session}")
     for deed in ("sessions.watch", "sessions.message", "sessions.join"):
         expect(admin.get_by_text(deed).first).to_be_visible()

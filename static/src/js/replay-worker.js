@@ -1,9 +1,10 @@
 /* Reads a recording (asciicast 2 or 3) while it arrives, beside the page: hands its events on, keeps pictures of the
    screen from which one can go on (so that a seek is quick in an hour's recording too), and searches what was shown.
 
-   In:  {type: "load", url}   {type: "find", words, turn}
+   In:  {type: "load", url, windowsPty}   {type: "find", words, turn}
    Out: {type: "events", times: Float64Array, texts, sizes}   texts[n]: output; sizes[n]: [cols, rows] or null
         {type: "snapshot", event, cols, rows, data}   the screen before that event
+        {type: "note", time, text}   what happened besides output, at that second
         {type: "end", events, bytes}   {type: "fault", text}   {type: "found", turn, hits, more} */
 import "./worker-window.js";
 import { SerializeAddon } from "@xterm/addon-serialize";
@@ -18,6 +19,7 @@ const BLOCK_CHARACTERS = 256 * 1024; // of plain text that is searched at once
 const CONTEXT = 90; // characters shown around a hit
 
 let screen;
+let windowsPty; // see term/console.js
 let serialize;
 let count = 0; // events read
 let characters = 0;
@@ -125,6 +127,7 @@ function flush() {
 async function event(line) {
   const [when, code, data] = JSON.parse(line);
   clock = version === 3 ? clock + when : when;
+  if (code === "m") postMessage({ type: "note", time: clock, text: data });
   if (code !== "o" && code !== "r") return;
   const size = code === "r" ? data.split("x").map(Number) : null;
   times.push(clock);
@@ -154,7 +157,7 @@ function header(line) {
   const head = JSON.parse(line);
   version = head.version;
   const [cols, rows] = version === 3 ? [head.term.cols, head.term.rows] : [head.width, head.height];
-  screen = new Terminal({ cols, rows, scrollback: SNAPSHOT_SCROLLBACK, allowProposedApi: true });
+  screen = new Terminal({ cols, rows, scrollback: SNAPSHOT_SCROLLBACK, allowProposedApi: true, windowsPty });
   serialize = new SerializeAddon();
   screen.loadAddon(serialize);
   openBlock();
@@ -185,6 +188,7 @@ async function load(url) {
 }
 
 onmessage = ({ data }) => {
+  if (data.type === "load") windowsPty = data.windowsPty;
   if (data.type === "load") load(data.url).catch((error) => (flush(), postMessage({ type: "fault", text: error.message })));
   if (data.type === "find") postMessage({ type: "found", turn: data.turn, ...find(data.words) });
 };

@@ -5,6 +5,7 @@ import { Terminal } from "@xterm/xterm";
 import { copyText } from "./clipboard.js";
 import { announce, isTyping, make } from "./dom.js";
 import { load, save } from "./settings.js";
+import { consoleOf } from "./term/console.js";
 import { clock, spoken } from "./term/format.js";
 import { guardQueries } from "./term/queries.js";
 import { FONT, fontReady, themeOf } from "./term/theme.js";
@@ -69,6 +70,7 @@ const terminal = new Terminal({
   lineHeight: LINE,
   scrollback: 2000,
   theme: themeOf(term),
+  windowsPty: consoleOf(player),
 });
 const search = new SearchAddon();
 terminal.loadAddon(search);
@@ -215,6 +217,7 @@ function showPosition() {
   if (text === saidPosition) return;
   saidPosition = text;
   part("now").textContent = text;
+  showPassing();
   scrub.setAttribute("aria-valuenow", Math.round(now));
   scrub.setAttribute("aria-valuetext", `${spoken(now)} of ${spoken(length())}`);
 }
@@ -366,6 +369,24 @@ async function goToHit(index) {
   search.findPrevious(hit.match, { decorations: { matchBackground: selectionBackground, matchOverviewRuler: selectionBackground, activeMatchBackground: yellow, activeMatchColorOverviewRuler: yellow } });
 }
 
+/* --- what happened besides output: who came, who typed, what was said --- */
+
+const PASSING_SECONDS = 6; // for so long a note stands above the screen when it is passed
+const notes = []; // {time, text}, in order
+
+function addNote({ time, text }) {
+  notes.push({ time, text });
+  part("notes-card").hidden = false;
+  const button = make("button", { class: "fo-cmd", type: "button" }, make("span", {}, text), make("time", {}, clock(time)));
+  button.addEventListener("click", () => (pause(), seek(time)));
+  part("notes").append(make("li", {}, button));
+}
+
+function showPassing() {
+  const passed = notes.findLast(({ time }) => time <= now && now - time < PASSING_SECONDS);
+  part("passing").textContent = passed?.text ?? "";
+}
+
 function jumpHit(by) {
   if (hits.length) goToHit((current + by + hits.length) % hits.length);
 }
@@ -434,6 +455,7 @@ const RECEIVED = {
     part("fault").querySelector("[data-part=fault-text]").textContent = `${text} Nothing of the recording is lost. Reload the page to try again.`;
     announce("The recording could not be read.");
   },
+  note: addNote,
   found(message) {
     if (message.turn === turn) showHits(message.hits, message.more);
   },
@@ -467,7 +489,7 @@ fontReady(LARGEST_FONT).then(() => {
   showButton();
   showLength();
   showPosition();
-  worker.postMessage({ type: "load", url: player.dataset.cast });
+  worker.postMessage({ type: "load", url: player.dataset.cast, windowsPty: consoleOf(player) });
   new ResizeObserver(() => fitScreen()).observe(stage);
   addEventListener("fleetops:theme", () => (terminal.options.theme = themeOf(term)));
 });

@@ -6,6 +6,7 @@ import { Terminal } from "@xterm/xterm";
 import { copyText } from "../clipboard.js";
 import { announce, csrfToken } from "../dom.js";
 import { toast } from "../toasts.js";
+import { consoleOf } from "./console.js";
 import { Countdown } from "./countdown.js";
 import { Find } from "./find.js";
 import { bytes as inWords, harmless } from "./format.js";
@@ -95,6 +96,7 @@ export class Pane {
       scrollOnUserInput: true,
       disableStdin: true, // until the link is there
       theme: themeOf(this.screen),
+      windowsPty: consoleOf(this.screen),
       linkHandler: { ...links, allowNonHttpProtocols: false },
     });
     this.fit = new FitAddon();
