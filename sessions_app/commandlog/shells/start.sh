@@ -40,7 +40,7 @@ esac
 HOME=$fo_home SHELL=$fo_shell USER=$fo_user LOGNAME=$fo_user
 export HOME SHELL USER LOGNAME
 cd "$HOME" 2>/dev/null || cd /
-[ -r /dev/fd/0 ] || exec "$fo_shell" -i
+[ -e /dev/fd/0 ] || exec "$fo_shell" -i # the terminal itself may not be the user's to open
 case $fo_shell in
   */bash) exec "$fo_shell" --rcfile /dev/fd/9 -i 9<<'FLEETOPS_END'
 @BASH@
