@@ -2,8 +2,9 @@
 
 The line is what the terminal shows where the cursor stands: what is typed without being shown is not in it. So what was
 typed before the Enter is sent first, and its echo waited for; then the line is put into the session's stream, by this
-process itself, and the Enter is held until AWS has said that it has it, for HOLD_SECONDS at most. Then it passes, with
-a note in the recording, or the session ends, as the account's settings say. Of a paste each Enter is held in its turn.
+process itself, and the Enter is held until AWS has said that it has it, for FLEETOPS_STRICT_SECONDS at most. Then it
+passes, with a note in the recording, or the session ends, as the account's settings say. Of a paste each Enter is held
+in its turn.
 
 The line stands in the log before the shell has it, so a line may be there that was never carried out; its event says
 "input", and the transcript tells what came of it.
@@ -18,6 +19,8 @@ import re
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from django.conf import settings
 
 from fleetops import metrics
 from fleetops.aws import logs
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HOLD_SECONDS: Final = 5.0
 TELL_SECONDS: Final = 0.3  # an Enter that is held for longer is told of
 # An echo has come once all that was typed is acknowledged and nothing came for so long; it is waited for no longer.
 QUIET_SECONDS: Final = 0.1
@@ -108,9 +110,9 @@ class StrictInput:
         while not proxy.has_sent_all and not proxy.is_finishing and not proxy.is_let_go:
             await asyncio.sleep(_LOOK_SECONDS)  # what holds it up has its own words
         await self._echoed()
-        until = monotonic() + HOLD_SECONDS
+        until = monotonic() + settings.STRICT_HOLD_SECONDS
         stop = threading.Event()
-        output = await self._proxy.threads.sealing(self._tail)
+        output = self._tail()
         putting = asyncio.ensure_future(proxy.threads.aws(self._confirm, output, proxy.journal.time_us(), until, stop))
         putting.add_done_callback(_forget)
         try:
@@ -134,7 +136,7 @@ class StrictInput:
                 return not proxy.is_finishing
         logger.warning("a line is not confirmed session=%s: %s", proxy.session.pk, why)
         if self._delivery.strict == Strict.END:
-            proxy.end(f"Ended: CloudWatch Logs did not confirm a line within 5 s. {why}", kind="strict")
+            proxy.end(f"Ended: CloudWatch Logs did not confirm a line in time. {why}", kind="strict")
             return False
         proxy.note("unconfirmed", "CloudWatch Logs did not confirm this line; it was let pass.", why=why[:256])
         return not proxy.is_finishing
@@ -152,8 +154,6 @@ class StrictInput:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    # In a thread
-
     def _tail(self) -> bytes:
         """The newest output."""
         journal = self._proxy.journal
@@ -163,6 +163,8 @@ class StrictInput:
                 if data := getattr(piece, "data", b""):
                     pieces.append(data)
         return b"".join(pieces)[-TAIL_BYTES:]
+
+    # In a thread
 
     def _confirm(self, output: bytes, time_us: int, until: float, stop: threading.Event) -> None:
         """Have AWS confirm the line. Raises UserError once there is no time left, or no hope."""
