@@ -27,7 +27,7 @@ from fleetops.policy import services as policy
 from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, RuleFacts, decide_session
 from fleetops.transitions import LostRace, move
 
-from . import grants, questions
+from . import grants, questions, restricted
 from .delivery import services as delivery
 from .models import TerminalSession
 from .states import SESSION_MOVES, Door, GrantState, SessionKind, SessionState
@@ -125,6 +125,7 @@ def open_session(
         )
         deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
         raise UserError(text)
+    restricted.require_usable(instance, document, parameters or {})
     ready = readiness_of(instance, now=now())
     if not ready.can_connect:
         raise UserError(f"No shell can be opened on {instance} now. {ready.reason} {ready.mend}".strip())

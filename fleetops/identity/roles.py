@@ -29,6 +29,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "sessions_app.open_terminalsession",
         "sessions_app.review_terminalsession",
         "sessions_app.end_terminalsession",
+        "sessions_app.change_restrictedshell",
         "audit.view_auditevent",
         "identity.administer",
         "notify.view_channel",

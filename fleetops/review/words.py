@@ -107,9 +107,15 @@ VERBS = {
     "sessions.end.confirm": "had AWS confirm the end of",
     "sessions.recording.seal": "sealed the recording",
     "sessions.recording.copy": "copied the recording to a bucket",
+    "sessions.restricted.define": "defined the restricted shell",
+    "sessions.restricted.change": "changed the restricted shell",
+    "sessions.restricted.enable": "let the restricted shell be opened again",
+    "sessions.restricted.disable": "disabled the restricted shell",
     "sessions.delivery.change": "changed where sessions are delivered",
     "sessions.delivery.check": "had the delivery of sessions checked",
     "sessions.recording.view": "viewed the recording",
+    "sessions.commands.view": "looked through commands",
+    "sessions.commands.export": "took commands away as a file",
     "sessions.recording.download": "downloaded the recording",
     "policy.rule.create": "made the rule",
     "policy.rule.update": "changed the rule",
@@ -126,7 +132,7 @@ VERBS = {
 
 # A kind of deed, for the facets: what its actions start with. The first that fits.
 KINDS = {
-    "recording": ("Recording", ("sessions.recording.",)),
+    "recording": ("Recording", ("sessions.recording.", "sessions.commands.")),
     "session": ("Session", ("sessions.",)),
     "login": ("Login", ("identity.login", "identity.logout", "identity.confirm")),
     "token": ("API tokens and access keys", ("identity.token.", "identity.access_key.")),
