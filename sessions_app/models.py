@@ -131,9 +131,23 @@ class TerminalSession(models.Model):
         return self.state in {SessionState.OPENING, SessionState.OPEN}
 
     @property
+    def people_there(self) -> list[dict[str, str]]:
+        """Who is there, as its owner told last; nobody once it is over."""
+        return self.people if self.is_live else []
+
+    @property
     def others_there(self) -> list[dict[str, str]]:
-        """Who is there besides its own user, as its owner told last; nobody once it is over."""
-        return [each for each in self.people if each["id"] != str(self.user_id)] if self.is_live else []
+        """The same without its own user."""
+        return [each for each in self.people_there if each["id"] != str(self.user_id)]
+
+    @property
+    def windows_build(self) -> int:
+        """Of an instance with Windows the build of "10.0.20348" (1 if it does not say); else 0. Browsers need it."""
+        instance = self.instance_row
+        if instance is None or instance.platform_type != "Windows":
+            return 0
+        build = instance.platform_version.split(".")[2:3]
+        return int(build[0]) if build and build[0].isdecimal() else 1
 
     @property
     def lasted(self) -> timedelta:

@@ -151,6 +151,7 @@ class Gateway:
         ensure_certificates(directory, "127.0.0.1", now())
         self.ca_pem = (directory / "ca.pem").read_text()
         self.shells: dict[str, Shell] = {}
+        self.kind: type[Shell] = Shell  # of what StartSession starts
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refuse: dict[str, tuple[int, str, str]] = {}  # operation: status, code, message
         self.swallow: set[str] = set()  # operations that are carried out and never answered
@@ -266,7 +267,7 @@ class Gateway:
         }
 
     def _StartSession(self, parameters):
-        shell = Shell(f"user-{uuid.uuid4().hex[:17]}", parameters.get("Reason", ""), parameters["Target"])
+        shell = self.kind(f"user-{uuid.uuid4().hex[:17]}", parameters.get("Reason", ""), parameters["Target"])
         shell.start()
         shell.watch()
         self.shells[shell.session_id] = shell
