@@ -103,6 +103,38 @@ def test_a_shell_does_not_notice_that_another_part_was_killed(stack, person, par
     assert_audit_verifies(stack)
 
 
+@pytest.mark.parametrize("part", ["valkey", pytest.param("worker", marks=pytest.mark.long)])
+def test_a_session_is_whole_in_cloudwatch_logs_whatever_was_killed_meanwhile(stack, person, part):
+    session_id, terminal = open_shell(person)
+    for n in range(3):
+        terminal.run(f"echo logged-$(({n}))", f"logged-{n}\r")
+        killed = stack.kill(part)
+        terminal.run(f"echo again-$(({n}))", f"again-{n}\r")
+        stack.is_back(part, instead_of=killed)
+    end(person, terminal)
+
+    logs = stack.boto3("logs")
+
+    def told() -> list[dict] | None:
+        for group in logs.describe_log_groups(logGroupNamePrefix="/fleetops/sessions")["logGroups"]:
+            where = {"logGroupName": group["logGroupName"]}
+            for stream in logs.get_paginator("describe_log_streams").paginate(**where).search("logStreams[]"):
+                if stream["logStreamName"].endswith(session_id):
+                    page = logs.get_log_events(**where, logStreamName=stream["logStreamName"], startFromHead=True)
+                    events = [json.loads(event["message"]) for event in page["events"]]
+                    return events if any(event["fleetops"]["event"] == "end" for event in events) else None
+        return None
+
+    # A killed worker's claim is over 40 s later.
+    events = until(told, seconds=120, what="the end of the session is in CloudWatch Logs", every=A_PAGE)
+    recording = [event for event in events if event["fleetops"]["event"] not in ("command", "ended")]
+    assert [event["fleetops"]["n"] for event in recording] == list(range(1, len(recording) + 1))
+    lines = [line for event in recording for line in event.get("sessionData", ())]
+    assert [line for line in lines if re.fullmatch(r"(logged|again)-\d", line)] == [
+        f"{word}-{n}" for n in range(3) for word in ("logged", "again")
+    ]
+
+
 def test_a_killed_endpoint_comes_back_with_its_state_and_the_shell_ends_in_words_or_goes_on(stack, person):
     def online() -> int:
         return json.loads(person.get("/fleet/preview/?text=status%3Donline"))["count"]
