@@ -3,10 +3,12 @@ from django.apps import AppConfig
 from fleetops import metrics
 from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
+from fleetops.policy import standing
 from fleetops.web.navigation import show_count
 
 from .commandlog import lag
 from .delivery import numbers
+from .states import GrantState
 
 
 class SessionsConfig(AppConfig):
@@ -69,4 +71,12 @@ class SessionsConfig(AppConfig):
             numbers.lag_seconds,
         )
         show_count("sessions:list", live)
+        standing.register("sessions_app.grants.held")
+        grants = self.get_model("Grant").objects
+        metrics.ask(
+            "fleetops_grants_open",
+            "Approved grants of access that have not ended.",
+            (),
+            lambda: [((), grants.filter(state=GrantState.ACTIVE, ends_at__gt=now()).count())],
+        )
         hold_removal(holds)

@@ -28,6 +28,8 @@ from fleetops.inventory.selection import facts_of
 from fleetops.notify.services import notify, resolve
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Decision, DeedRequest, decide_session, deed_on, says_something
+from fleetops.policy.standing import Place
+from fleetops.targets import TargetFacts
 from fleetops.transitions import LostRace, move
 
 from . import questions
@@ -398,6 +400,28 @@ def usable(actor: User, instance: Instance, kind: str, moment: datetime | None =
         targets__instance_row=instance,
     )
     return list(found.order_by("-ends_at"))
+
+
+def held(user: User, targets: Sequence[TargetFacts]) -> dict[Place, tuple[int, str]]:
+    """The grants for plain shells by which `user` could connect to these now; see policy/standing.py. One query."""
+    moment = now()
+    there = GrantTarget.objects.filter(
+        grant__user=user,
+        grant__kind=SessionKind.SHELL,
+        grant__run_as="",
+        grant__document="",
+        grant__state=GrantState.ACTIVE,
+        grant__starts_at__lte=moment,
+        grant__ends_at__gt=moment,
+        instance_id__in={target.instance_id for target in targets},
+    )
+    rows = there.values_list("account_id", "region", "instance_id", "grant__approvals", "grant__reason")
+    found: dict[Place, tuple[int, str]] = {}
+    for account_id, region, instance_id, approvals_given, reason in rows:
+        place = (account_id, region, instance_id)
+        if approvals_given > found.get(place, (0, ""))[0]:
+            found[place] = (approvals_given, reason)
+    return found
 
 
 def with_grant(asked: DeedRequest, *, actor: User, instance: Instance, kind: str) -> tuple[Grant | None, DeedRequest]:

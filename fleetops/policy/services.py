@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -24,6 +24,7 @@ from fleetops.identity.models import User
 from fleetops.targets import ExpressionError, TargetFacts, parse
 from fleetops.web.context import current
 
+from . import standing
 from .decide import (
     DEED_WORDS,
     OF_SESSIONS,
@@ -187,10 +188,21 @@ def decision(
 def decisions(
     actor: User, deed: str, targets: Sequence[TargetFacts], *, context: Context, owner: UUID | str = ""
 ) -> list[Decision]:
-    """The same of many instances, for a list; two queries, however many."""
+    """The same of many instances, for a list; two queries, however many.
+
+    Where a shell lacks approvals, those that `actor` holds are counted in: a third query.
+    """
     found, who = rules(), actor_facts(actor)
     mine = [rule for rule in found if deed in rule.deeds]
-    return [decide(DeedRequest(who, deed, context, target, owner=str(owner)), mine) for target in targets]
+    asked = [DeedRequest(who, deed, context, target, owner=str(owner)) for target in targets]
+    answers = [decide(each, mine) for each in asked]
+    lacking = [target for target, answer in zip(targets, answers, strict=True) if "approval" in answer.unmet]
+    if deed == Deed.SHELL and lacking and (there := standing.held(actor, lacking)):
+        for number, (request, target) in enumerate(zip(asked, targets, strict=True)):
+            if holds := there.get(standing.place_of(target)):
+                here = replace(context, approvals=holds[0], reason=context.reason or holds[1])
+                answers[number] = decide(replace(request, context=here), mine)
+    return answers
 
 
 def require(
@@ -387,9 +399,7 @@ def _session_problems(given: Mapping[str, Any]) -> dict[str, str]:
     deeds = set(given["deeds"])
     for each in given["destinations"]:
         if not DESTINATION.fullmatch(each):
-            found["destinations"] = (
-                f"{each} is no host and port. Write db.internal:5432, localhost:* or *:443."
-            )
+            found["destinations"] = f"{each} is no host and port. Write db.internal:5432, localhost:* or *:443."
     if given["shell_user"] and (Deed.SHELL not in deeds or not OS_USER.fullmatch(given["shell_user"])):
         found["shell_user"] = "Name one OS user, for a rule that lets people open shells: app, or deploy."
     if given["session_documents"] and Deed.SHELL not in deeds:

@@ -84,8 +84,9 @@ def test_a_denial_says_what_is_missing_and_leads_to_the_request(people, db1):
     text = answer.content.decode()
     assert answer.status_code == 403 and "needs a request that 1 other person approved" in text
     assert f"{reverse('sessions:grant_ask')}?instance={db1.pk}" in text and "second factor" not in text
-    page = client_of(people["operator"]).get(db1.get_absolute_url()).content.decode()
-    assert f"{reverse('sessions:grant_ask')}?instance={db1.pk}" in page
+    for path in (db1.get_absolute_url(), reverse("inventory:fleet")):
+        page = client_of(people["operator"]).get(path).content.decode()
+        assert f"{reverse('sessions:grant_ask')}?instance={db1.pk}" in page, path
 
 
 def test_what_lacks_a_second_factor_leads_to_the_page_that_asks_for_one(people, db1):
@@ -204,6 +205,12 @@ def test_an_approval_by_another_opens_it_and_the_session_has_the_grants_end(peop
     assert AuditEvent.objects.get(action="sessions.grant.start").actor_name == "administrator"
     assert Notice.objects.get(topic="sessions.grant.asked").closed_at is not None
     assert Notice.objects.get(topic="sessions.grant.decided").url == grant.get_absolute_url()
+    fleet = client_of(people["operator"]).get(reverse("inventory:fleet")).content.decode()
+    assert f'id="c-{db1.pk.hex}"' in fleet and "Ask for access to" not in fleet
+    assert (
+        "You may not open a shell here"
+        not in client_of(people["operator"]).get(db1.get_absolute_url()).content.decode()
+    )
     own = client_of(people["operator"]).get(grant.get_absolute_url())
     assert own.context["is_open"] and 3500 < own.context["seconds"] <= 3600 and not own.context["may_vote"]
 
