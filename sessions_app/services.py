@@ -125,6 +125,12 @@ def open_session(
         )
         deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
         raise UserError(text)
+    as_user = run_as or decision.obligations.shell_user
+    if as_user and instance.platform_type == "Windows":
+        # The agent there takes no notice of it [amazon-ssm-agent, shell_windows.go]: the shell would be ssm-user's.
+        text = f"On Windows the agent runs every shell as ssm-user, so {instance} gives none as {as_user}."
+        deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
+        raise UserError(text)
     restricted.require_usable(instance, document, parameters or {})
     ready = readiness_of(instance, now=now())
     if not ready.can_connect:
@@ -149,7 +155,7 @@ def open_session(
             door=door,
             document=document,
             parameters={name: list(values) for name, values in (parameters or {}).items()},
-            run_as=run_as or decision.obligations.shell_user,
+            run_as=as_user,
         )
         delivery.begin(session, instance.account, has_terminal=kind != SessionKind.FORWARD)
         facts = {

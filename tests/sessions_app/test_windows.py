@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from fleetops.audit.models import AuditEvent
+from fleetops.errors import UserError
+from fleetops.policy import services as policy
 from sessions_app import recording
 
 from .conftest import ended, opened, shell_of
@@ -111,6 +114,21 @@ def test_the_recording_has_what_was_shown_and_marks_letters_of_a_code_page(power
     assert "\r\ngrößer\r\nPS " in shown
     assert "\r\ngr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}er\r\n" in shown
     assert head["version"] in (2, 3)
+
+
+def test_a_shell_as_another_user_is_not_to_be_had_on_windows(instance, operator):
+    """The agent takes no notice of run-as there: the shell would be of ssm-user, who administers the machine."""
+    instance.platform_type = "Windows"
+    instance.save()
+    rule = {"everybody": True, "targets": "all", "confirmed": True}
+    policy.create_rule(actor="test", name="App", deeds=["shell", "run_as"], run_as=["app"], **rule)
+    with pytest.raises(UserError, match="runs every shell as ssm-user"):
+        opened(instance, operator, run_as="app")
+    event = AuditEvent.objects.get(action="sessions.open.refuse")
+    assert (event.outcome, event.target_id) == ("denied", str(instance.pk))
+    instance.platform_type = "Linux"
+    instance.save()
+    assert opened(instance, operator, run_as="app").run_as == "app"
 
 
 @pytest.mark.parametrize(
