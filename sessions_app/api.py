@@ -18,12 +18,20 @@ from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
-from . import downloads, exit_codes, grant_api, questions, recording, services
+from . import downloads, exit_codes, grant_api, live, live_api, questions, recording, services
 from .addresses import terminal_address
 from .delivery import api as delivery_api
 from .frontdoor import tokens
 from .models import RecordingChunk, TerminalSession
 from .states import Door, SessionKind, SessionState
+
+
+class PersonSerializer(serializers.Serializer):
+    """Somebody at a live session."""
+
+    name = serializers.CharField()
+    mode = serializers.ChoiceField(choices=live.MODES, help_text="own: it is theirs; join: types too; watch")
+    since = serializers.DateTimeField()
 
 
 class SessionSerializer(serializers.ModelSerializer):
@@ -33,6 +41,7 @@ class SessionSerializer(serializers.ModelSerializer):
     instance = serializers.UUIDField(source="instance_row_id", read_only=True, allow_null=True)
     grant = serializers.UUIDField(source="grant_id", read_only=True, allow_null=True, help_text="that it was opened by")
     state = serializers.ChoiceField(choices=SessionState.values, read_only=True)
+    people = PersonSerializer(source="people_there", many=True, read_only=True, help_text="who is there now")
     is_whole = serializers.SerializerMethodField(help_text="ended, and its recording is sealed to its end")
     url = serializers.SerializerMethodField(help_text="its terminal, or its replay once it has ended")
 
@@ -54,6 +63,7 @@ class SessionSerializer(serializers.ModelSerializer):
             "grant",
             "deadline_at",
             "needs_moderator",
+            "people",
             "state",
             "source_address",
             "created_at",
@@ -371,6 +381,7 @@ def _reason(request) -> str:
 urlpatterns = [
     *grant_api.urlpatterns,
     *delivery_api.urlpatterns,
+    *live_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
     path("sessions/<uuid:pk>/stream/", SessionStream.as_view(), name="session_stream"),

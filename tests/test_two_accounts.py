@@ -182,7 +182,8 @@ DEEDS |= {"sessions:grant"}  # it names who else may, whatever they own
 DEEDS |= {"sessions:grant_ask", "sessions:grant_of", "sessions:grant_vote", "sessions:grant_withdraw"}
 DEEDS |= {"sessions:grant_revoke", "sessions:grant_deny_tokens", "sessions:grant_allow_tokens"}
 DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
-DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:session_stream"}
+DEEDS |= {"sessions:open_as"}  # as sessions:open
+DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:session_stream", "api:session_messages"}
 DEEDS |= {"api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
@@ -224,6 +225,10 @@ NO_NODE_PREFIXES = (
 )
 NO_NODE = {
     "sessions:tokens",  # roles of accounts
+    "sessions:restricted_shells",
+    "sessions:restricted_shell",
+    "sessions:restricted_shell_add",
+    "sessions:restricted_shell_enabled",
     "home",
     "api:index",
     "api:schema",

@@ -42,6 +42,7 @@ SCOPES: dict[str, Scope] = {
     "sessions:read": Scope("Read sessions: one's own, or everybody's with the permission to review", (_REVIEW,)),
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
     "access:ask": Scope("Ask for access for a while, and take one's own requests back", (_SEE, _REVIEW)),
+    "sessions:message": Scope("Say something to who is at live sessions that one may watch", (_REVIEW,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),
     "recordings:read": Scope("Download recordings of the sessions that one may see", (_REVIEW,)),
     "policy:read": Scope("Read the access policy and ask what it would say", (_SEE_RULES, _SEE), (_SEE_RULES,)),

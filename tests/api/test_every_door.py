@@ -97,6 +97,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:session_stream": {"POST": Rule("sessions:open", OPEN_SHELLS, 404, 403)},  # another's
+    "api:session_messages": {"POST": Rule("sessions:message", REVIEW, 400, 404)},  # says nothing
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
@@ -218,6 +219,7 @@ def things(module_roles, valkey):
         "api:deregister": instance.pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
+        "api:session_messages": session.pk,
         "api:session_stream": session.pk,
         **dict.fromkeys(("api:recording", "api:replay", "api:search_recording"), session.pk),
         "api:event": event.pk,

@@ -85,6 +85,7 @@ DOORS: dict[str, Door] = {
     ),
     "api:sessions": Door((SHELL,), "POST", instance_of),
     "api:end_session": Door((END,), "POST"),
+    "api:session_messages": Door((WATCH,), "POST", lambda session: {"text": "Hello"}),
     "api:recording": Door((READ,)),
     "api:replay": Door((READ,)),
     "api:search_recording": Door((READ,), query="?q=x"),

@@ -9,6 +9,7 @@ import pytest
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now, set_shift
 from fleetops.errors import UserError
+from fleetops.identity import tokens
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
 from fleetops.policy.services import PolicyDenied
@@ -325,3 +326,20 @@ def test_a_window_of_terminals_opens_another_session_without_leaving(client, rol
     refused = client.post("/sessions/open/", {"instance": str(instance.pk)}, headers={"accept": "application/json"})
     assert refused.status_code == 409 and "No" in refused.json()["problem"]
     assert refused.json()["needs_reason"] is False
+
+
+def test_a_program_reads_who_is_there_and_says_something_to_them(client, terminal, shell, rhea):
+    session, browser, _ = shell
+    watching = terminal.browser(session, rhea, watch=True)
+    watching.told("hello")
+    until(lambda: len(people(session)) == 2, what="the pages know who is there")
+    expires = now() + timedelta(days=1)
+    scopes = ["sessions:read", "sessions:message"]
+    _, key = tokens.create(rhea, actor=rhea, name="bot", scopes=scopes, networks=[], expires_at=expires)
+    headers = {"authorization": f"Bearer {key}"}
+    there = client.get(f"/api/v1/sessions/{session.pk}/", headers=headers).json()["people"]
+    assert [(each["name"], each["mode"]) for each in there] == [("mei.tanaka", "own"), ("rhea", "watch")]
+    url = f"/api/v1/sessions/{session.pk}/messages/"
+    said = client.post(url, {"text": "by a program"}, content_type="application/json", headers=headers)
+    assert (said.status_code, said.json()["author"]) == (201, "rhea")
+    noted(browser, "rhea: by a program")
