@@ -73,6 +73,7 @@ def _start(
         source_identity=session.user_name,
         document_name=document,
         parameters=parameters,
+        run_as=session.run_as,
     )
 
 
@@ -95,6 +96,7 @@ def resume(session: TerminalSession) -> Stream:
         session_id=session.ssm_session_id,
         session_name=session.user_name,
         source_identity=session.user_name,
+        run_as=session.run_as,
     )
     return Stream(session.ssm_session_id, answer.stream_url, answer.token, account)
 

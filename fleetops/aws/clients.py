@@ -17,17 +17,15 @@ from urllib.parse import urlsplit
 import botocore.auth
 import botocore.session
 from botocore.config import Config
-from botocore.credentials import DeferredRefreshableCredentials
 from botocore.loaders import create_loader
 from botocore.utils import parse_timestamp as botocore_parse_timestamp
 
 from fleetops import clock
 
-from . import calls, governor
+from . import calls, governor, renewal
 from .errors import aws_call
 
 # A role assumed from a role is good for one hour at most, whatever the role's own maximum [AWS STS, role chaining].
-# botocore renews in the background from 15 minutes before the end, and waits for it in the last 10.
 ROLE_SECONDS: Final = 3600
 DEFAULT_ATTEMPTS: Final = 3
 # Clients kept: one holds about 1 MB and a small pool of connections, and each person has one of their own for SSM.
@@ -158,9 +156,9 @@ def _session(
         calls.watch(sts, account=access.account_id, region=region)
         governor.watch(sts, account=access.account_id, region=region)
         session = _new_session("")
-        session._credentials = DeferredRefreshableCredentials(
-            refresh_using=lambda: _assume(sts, request), method="assume-role", time_fetcher=clock.now
-        )
+        credentials = renewal.RoleCredentials(lambda: _assume(sts, request), access.role_arn, session_name)
+        renewal.keep(credentials)
+        session._credentials = credentials
     _sessions[identity] = session
     if len(_sessions) > MOST_CLIENTS:
         _sessions.popitem(last=False)

@@ -56,6 +56,7 @@ _BAD_CREDENTIALS = frozenset(
         "UnrecognizedClientException",
     }
 )
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException"})
 _CLOCK_CODES = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
 _CLOCK_WORDS = re.compile(r"Signature (?:not yet current|expired)", re.IGNORECASE)
 # "User: arn:… is not authorized to perform: sts:SetSourceIdentity on resource: arn:…", in all of AWS's services.
@@ -151,6 +152,11 @@ def _from_answer(response: dict[str, Any], operation: str, where: str) -> AwsErr
             "turned on in the account"
         )
         text = f"AWS does not accept the credentials for {operation}{at} ({code}); {mend}."
+        if code in _EXPIRED:
+            text = (
+                f"The credentials for {operation}{at} have expired ({code}); renew those of the account's profile in "
+                "the AWS credentials file, or what hands them out there."
+            )
         # Without AWS's message: it may quote the canonical request, and that holds the session token.
         refused = AccessDenied(code, "", operation=operation, text=text)
         refused.cause = "clock" if is_clock else "credentials"

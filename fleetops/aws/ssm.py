@@ -15,6 +15,9 @@ SESSION_PAGE: Final = 200  # DescribeSessions, likewise
 MOST_REASON: Final = 256  # characters of StartSession's Reason, likewise
 # The session tag under which CloudTrail and policies (aws:PrincipalTag/FleetOpsUser) find the person.
 USER_TAG: Final = "FleetOpsUser"
+# AWS takes the OS user of a session from this tag of who starts it, where run-as is on
+# [Systems Manager user guide, "Turn on Run As support for Linux and macOS managed nodes"].
+RUN_AS_TAG: Final = "SSMSessionRunAs"
 
 # ssmmessages.<region>.<suffix>, with FIPS; the suffixes of all partitions [botocore 1.44, endpoints.json].
 _AWS_STREAM_HOST: Final = re.compile(
@@ -42,14 +45,17 @@ def start_session(
     source_identity: str,
     document_name: str = "",
     parameters: Mapping[str, Sequence[str]] | None = None,
+    run_as: str = "",
 ) -> StartedSession:
     """Call StartSession on `target`, once: a repeat would open a second session. `parameters` are the document's.
 
+    `run_as`: the OS user, told in a session tag of the role, as AWS reads it where the document or the account's
+    preferences have run-as on. Without a role there is nobody to tag.
     `reason` is cut to 256 characters. Raises TargetNotConnected, AccessDenied, Unavailable (whose is_outcome_unknown
     says that a session may be open all the same: look for the reason in describe_sessions) or AwsError, also where the
     StreamUrl is neither AWS's nor one of the account's.
     """
-    ssm = _as_person(access, region, session_name, source_identity, attempts=1)
+    ssm = _as_person(access, region, session_name, source_identity, run_as=run_as, attempts=1)
     request: dict[str, Any] = {"Target": target}
     if reason:
         request["Reason"] = reason[:MOST_REASON]
@@ -63,13 +69,13 @@ def start_session(
 
 
 def resume_session(
-    access: AccountAccess, region: str, *, session_id: str, session_name: str, source_identity: str
+    access: AccountAccess, region: str, *, session_id: str, session_name: str, source_identity: str, run_as: str = ""
 ) -> StartedSession:
     """Call ResumeSession: a new token for an open session; the one before is worth nothing from then on.
 
     Raises as start_session does; AwsError with code DoesNotExistException if the session has ended.
     """
-    ssm = _as_person(access, region, session_name, source_identity)
+    ssm = _as_person(access, region, session_name, source_identity, run_as=run_as)
     with aws_call("ssm:ResumeSession", where=f"{access.account_id} {region}"):
         answer = ssm.resume_session(SessionId=session_id)
     return _started(answer, access, region, "ssm:ResumeSession")
@@ -189,16 +195,20 @@ def check_stream_url(url: str, access: AccountAccess, region: str) -> None:
     )
 
 
-def _as_person(access: AccountAccess, region: str, session_name: str, source_identity: str, **options: Any) -> Any:
-    tags = person_tags(access, session_name, source_identity)
+def _as_person(
+    access: AccountAccess, region: str, session_name: str, source_identity: str, *, run_as: str = "", **options: Any
+) -> Any:
+    tags = person_tags(access, session_name, source_identity, run_as)
     return client(
         "ssm", access, region, session_name=session_name, source_identity=source_identity, tags=tags, **options
     )
 
 
-def person_tags(access: AccountAccess, session_name: str, source_identity: str) -> Tags:
-    """The session tags of a role that is assumed for a person."""
-    return ((USER_TAG, session_name[:256]),) if source_identity and access.role_arn else ()
+def person_tags(access: AccountAccess, session_name: str, source_identity: str, run_as: str = "") -> Tags:
+    """The session tags of a role that is assumed for a person, and for work as the OS user `run_as`."""
+    if not (source_identity and access.role_arn):
+        return ()
+    return ((USER_TAG, session_name[:256]), *(((RUN_AS_TAG, run_as),) if run_as else ()))
 
 
 def _started(answer: dict[str, Any], access: AccountAccess, region: str, operation: str) -> StartedSession:

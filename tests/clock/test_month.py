@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,8 @@ from fleetops import clock
 from fleetops.approvals import services as approvals
 from fleetops.audit import chain
 from fleetops.audit.models import AuditEvent, AuditSeal, SealerLease
-from fleetops.aws import clients, sts
+from fleetops.aws import clients, renewal, sts
+from fleetops.aws.errors import AccessDenied
 from fleetops.calendars import services as calendars
 from fleetops.identity import tokens
 from fleetops.identity.scopes import SCOPES
@@ -175,6 +177,68 @@ def test_credentials_of_a_role_end_after_their_hour_and_are_renewed_before(endpo
     assert keys_of(access) != before
 
 
+def test_what_is_in_use_is_renewed_well_before_its_end_and_no_call_has_to(endpoint, account, jump):
+    access, began = account.access(), clock.now()
+    assert who(access)
+    first = keys_of(access)
+    jump(20 * 60)
+    assert who(access)
+    jump(14 * 60)
+    assert renewal.renew_due() == 0 and keys_of(access) == first
+    jump(120)
+    assert renewal.renew_due() == 1
+    second = keys_of(access)
+    assert second != first
+    jump(30 * 60)  # the first have ended
+    known = len(assumed(endpoint, began))
+    assert who(access).arn.endswith("/maria")
+    assert keys_of(access) == second and len(assumed(endpoint, began)) == known == 2
+
+
+def test_nobodys_role_is_assumed_in_their_name_while_they_do_nothing(endpoint, account, jump):
+    access, began = account.access(), clock.now()
+    assert who(access)
+    jump(36 * 60)
+    assert renewal.renew_due() == 0
+    jump(HOUR)
+    assert renewal.renew_due() == 0
+    assert len(assumed(endpoint, began)) == 1
+
+
+def test_a_thread_of_the_process_renews_by_itself(endpoint, account, jump, monkeypatch):
+    monkeypatch.setattr(renewal, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(renewal, "_thread", None)  # whoever was there before waits for longer
+    access = account.access()
+    assert who(access)
+    first = keys_of(access)
+    jump(20 * 60)
+    assert who(access)
+    jump(20 * 60)
+    until(lambda: keys_of(access) != first, what="the thread has renewed it")
+
+
+def test_base_credentials_that_have_expired_are_told_before_they_are_missed(endpoint, account, jump, caplog):
+    given = endpoint.client("sts", user="fleetops").get_session_token(DurationSeconds=900)["Credentials"]
+    file = Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"])
+    with file.open("a") as profiles:
+        profiles.write(f"\n[borrowed]\naws_access_key_id = {given['AccessKeyId']}\n")
+        profiles.write(
+            f"aws_secret_access_key = {given['SecretAccessKey']}\naws_session_token = {given['SessionToken']}\n"
+        )
+    access = replace(account.access(), profile="borrowed")
+    assert who(access)
+    jump(20 * 60)
+    assert who(access)
+    jump(20 * 60)
+    assert renewal.renew_due() == 0
+    assert "have expired (ExpiredToken); renew those of the account's profile" in caplog.text
+    assert who(access).arn.endswith("/maria")  # what the role was given is good for 20 minutes yet
+    jump(11 * 60)
+    with pytest.raises(AccessDenied, match=r"credentials for sts:AssumeRole in \S+ have expired") as refused:
+        who(access)
+    assert given["SecretAccessKey"] not in str(refused.value) + caplog.text
+
+
 def test_at_two_thousand_times_the_speed_no_call_is_late_and_keys_are_renewed(endpoint, account, shifted):
     access, began = account.access(), clock.now()
     clock.set_shift(shifted.file, rate=2000)
@@ -183,7 +247,7 @@ def test_at_two_thousand_times_the_speed_no_call_is_late_and_keys_are_renewed(en
         assert who(access).account_id == account.account_id
         if (key := keys_of(access)) not in keys:
             keys.append(key)
-    assert clock.now() - began > 3 * timedelta(minutes=45)  # botocore renews from 15 minutes before the end
+    assert clock.now() - began > 3 * timedelta(minutes=45)  # a call renews from ten minutes before the end
 
 
 def test_at_a_month_a_minute_no_signature_is_too_old(endpoint, shifted):

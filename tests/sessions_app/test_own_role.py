@@ -8,6 +8,7 @@ import pytest
 from fleetops.audit.models import AuditEvent
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
+from sessions_app import streams
 from sessions_app.states import SessionState
 from tests.support.endpoint import RunningEndpoint
 
@@ -66,10 +67,10 @@ def started(aws, session) -> list[dict]:
     return [each for each in events(aws, "StartSession") if marker in each["requestParameters"].get("reason", "")]
 
 
-def give(user, arn: str) -> None:
+def give(user, arn: str, **more: str) -> None:
     """One rule alone: `user` opens shells, under that role."""
     Rule.objects.all().delete()
-    fields = {"users": [user], "deeds": ["shell"], "targets": "all", "role_arn": arn, "confirmed": True}
+    fields = {"users": [user], "deeds": ["shell"], "targets": "all", "role_arn": arn, "confirmed": True, **more}
     policy.create_rule(actor="tests", name="On call", **fields)
     own = {"users": [user], "deeds": ["end_session", "read_recording"], "targets": "all", "confirmed": True}
     policy.create_rule(actor="tests", name="Own", **own)
@@ -100,6 +101,19 @@ def test_a_shell_is_opened_under_the_role_of_its_rule_in_the_name_of_its_user(
     browser.type("exit\r")
     browser.told("ended")
     assert ended(session).state == SessionState.ENDED
+
+
+def test_the_os_user_of_a_session_is_told_in_a_tag_of_its_role(aws, role, demo_instance, operator):
+    arn = role(trusted=True)
+    give(operator, arn, shell_user="deploy")
+    session = opened(demo_instance, operator)
+    session.ssm_session_id = streams.start(session).session_id
+    assert streams.terminate(session)
+    (assuming,) = until(lambda: assumed(aws, arn), what="AssumeRole is in CloudTrail")
+    tags = {each["key"]: each["value"] for each in assuming["requestParameters"]["tags"]}
+    assert tags == {"FleetOpsUser": "mei.tanaka", "SSMSessionRunAs": "deploy"}
+    (starting,) = started(aws, session)
+    assert starting["userIdentity"]["arn"].endswith(f":assumed-role/{arn.rpartition('/')[2]}/mei.tanaka")
 
 
 def test_a_role_that_cannot_be_assumed_is_told_and_no_session_is_begun(aws, role, terminal, demo_instance, operator):
