@@ -28,6 +28,7 @@ from fleetops.inventory.selection import facts_of
 from fleetops.notify.services import notify, resolve
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Decision, DeedRequest, decide_session, deed_on, says_something
+from fleetops.policy.rule_fields import OS_USER
 from fleetops.policy.standing import Place
 from fleetops.targets import TargetFacts
 from fleetops.transitions import LostRace, move
@@ -261,7 +262,7 @@ def ask(
 def _check(wish: Wish) -> None:
     if wish.kind not in SessionKind.values:
         raise FieldError("kind", "Choose a shell, a command or a forwarded port.")
-    if wish.run_as and not policy.OS_USER.fullmatch(wish.run_as):
+    if wish.run_as and not OS_USER.fullmatch(wish.run_as):
         raise FieldError("run_as", "That is no name of an OS user.")
     if (wish.kind == SessionKind.FORWARD) != bool(wish.destination):
         raise FieldError("destination", "Name host and port where a port is forwarded, and nowhere else.")

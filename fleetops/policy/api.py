@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from fleetops.identity.models import User
 from fleetops.identity.rest import ApiView, Asked, choice_in, flag_in, number_in
 
-from . import questions, services
+from . import questions, rule_fields, services
 from .decide import DEED_NAMES
 from .forms import SimulateForm
 from .models import Effect, Rule, RuleRevision, Whose
@@ -60,7 +60,7 @@ class RuleSerializer(serializers.ModelSerializer):
         model = Rule
         fields = (
             "id",
-            *services.FIELDS,
+            *rule_fields.FIELDS,
             "enabled",
             "version",
             "created_at",
@@ -76,9 +76,9 @@ class RuleSerializer(serializers.ModelSerializer):
 
 
 class RuleAsked(Asked):
-    """All of a rule. What is left out is as on an empty form; services.problems has the last word."""
+    """All of a rule. What is left out is as on an empty form; rule_fields.problems has the last word."""
 
-    name = serializers.CharField(max_length=services.MOST_NAME_CHARACTERS)
+    name = serializers.CharField(max_length=rule_fields.MOST_NAME_CHARACTERS)
     note = serializers.CharField(max_length=500, required=False, allow_blank=True, help_text="denials show it")
     effect = serializers.ChoiceField(choices=Effect.choices)
     everybody = serializers.BooleanField(required=False)
@@ -116,7 +116,7 @@ class RuleAsked(Asked):
     networks = serializers.ListField(child=serializers.CharField(max_length=64), required=False, help_text="CIDR")
     needs_mfa = serializers.BooleanField(required=False)
     mfa_minutes = serializers.IntegerField(
-        min_value=0, max_value=services.MOST_MFA_MINUTES, required=False, help_text="its age at most; 0: any"
+        min_value=0, max_value=rule_fields.MOST_MFA_MINUTES, required=False, help_text="its age at most; 0: any"
     )
     needs_reason = serializers.BooleanField(required=False)
     needs_moderator = serializers.BooleanField(required=False, help_text="input waits for somebody to watch")
@@ -124,9 +124,9 @@ class RuleAsked(Asked):
         child=serializers.CharField(max_length=150), required=False, max_length=MOST_PEOPLE, help_text="roles"
     )
     grant_minutes = serializers.IntegerField(
-        min_value=0, max_value=services.MOST_GRANT_MINUTES, required=False, help_text="longest grant; 0: any"
+        min_value=0, max_value=rule_fields.MOST_GRANT_MINUTES, required=False, help_text="longest grant; 0: any"
     )
-    approvals = serializers.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False)
+    approvals = serializers.IntegerField(min_value=0, max_value=rule_fields.MOST_APPROVALS, required=False)
     role_arn = serializers.CharField(max_length=256, required=False, allow_blank=True)
     valid_from = serializers.DateTimeField(required=False, allow_null=True)
     valid_until = serializers.DateTimeField(required=False, allow_null=True)
@@ -233,7 +233,7 @@ class OneRule(ApiView):
         rule = _rule(pk)
         given = ChangeRuleSerializer.of(request, partial=True)
         version, confirmed = given.pop("version"), given.pop("confirm_all", rule.targets == "all")
-        fields = {name: getattr(rule, name) for name in services.FIELDS}
+        fields = {name: getattr(rule, name) for name in rule_fields.FIELDS}
         fields |= {name: list(getattr(rule, name).all()) for name in ("users", "groups", "approvers")}
         services.change_rule(rule, actor=request.user, version=version, confirmed=confirmed, **(fields | given))
         return Response(_shown(request, _rule(pk)))

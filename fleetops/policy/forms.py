@@ -13,7 +13,7 @@ from django.forms.utils import ErrorDict
 from fleetops.identity.models import User
 from fleetops.identity.roles import ROLE_TEXTS
 
-from . import services
+from . import rule_fields
 from .decide import DEED_WORDS, destination_of
 from .models import Effect, Rule, Whose
 
@@ -56,12 +56,12 @@ class RuleForm(forms.Form):
     zone = forms.CharField(max_length=64, required=False, initial="UTC")
     networks = WordsField(max_length=2000, required=False)
     needs_mfa = forms.BooleanField(required=False)
-    mfa_minutes = forms.IntegerField(min_value=0, max_value=services.MOST_MFA_MINUTES, required=False)
+    mfa_minutes = forms.IntegerField(min_value=0, max_value=rule_fields.MOST_MFA_MINUTES, required=False)
     needs_reason = forms.BooleanField(required=False)
     needs_moderator = forms.BooleanField(required=False)
-    approvals = forms.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False, initial=0)
+    approvals = forms.IntegerField(min_value=0, max_value=rule_fields.MOST_APPROVALS, required=False, initial=0)
     approvers = forms.ModelMultipleChoiceField(Group.objects.none(), required=False)
-    grant_minutes = forms.IntegerField(min_value=0, max_value=services.MOST_GRANT_MINUTES, required=False)
+    grant_minutes = forms.IntegerField(min_value=0, max_value=rule_fields.MOST_GRANT_MINUTES, required=False)
     role_arn = forms.CharField(max_length=256, required=False)
     valid_from = forms.DateTimeField(required=False)
     valid_until = forms.DateTimeField(required=False)
@@ -77,9 +77,9 @@ class RuleForm(forms.Form):
         cleaned = super().clean()
         for name in ("approvals", "mfa_minutes", "grant_minutes"):
             cleaned[name] = cleaned.get(name) or 0
-        fields = {name: cleaned[name] for name in services.FIELDS if name in cleaned}
+        fields = {name: cleaned[name] for name in rule_fields.FIELDS if name in cleaned}
         fields |= {name: list(fields.get(name, ())) for name in ("users", "groups", "approvers")}
-        for name, text in services.problems(fields, confirmed=cleaned["confirm_all"]).items():
+        for name, text in rule_fields.problems(fields, confirmed=cleaned["confirm_all"]).items():
             if name not in self.errors:
                 self.add_error(name, text)
         return cleaned
@@ -92,12 +92,12 @@ class RuleForm(forms.Form):
     @property
     def rule_fields(self) -> dict[str, Any]:
         """What services take."""
-        return {name: self.cleaned_data[name] for name in services.FIELDS}
+        return {name: self.cleaned_data[name] for name in rule_fields.FIELDS}
 
 
 def _initial(rule: Rule) -> dict[str, Any]:
     named = ("users", "groups", "approvers")
-    initial = {name: getattr(rule, name) for name in services.FIELDS if name not in named}
+    initial = {name: getattr(rule, name) for name in rule_fields.FIELDS if name not in named}
     people = {name: [row.pk for row in getattr(rule, name).all()] for name in named}
     # As browsers take times and moments.
     for name in ("starts_at", "ends_at"):
@@ -126,7 +126,7 @@ class SimulateForm(forms.Form):
     destination = forms.CharField(max_length=300, required=False)
     has_mfa = forms.BooleanField(required=False)
     has_reason = forms.BooleanField(required=False)
-    approvals = forms.IntegerField(min_value=0, max_value=services.MOST_APPROVALS, required=False)
+    approvals = forms.IntegerField(min_value=0, max_value=rule_fields.MOST_APPROVALS, required=False)
 
     def clean_destination(self) -> str:
         given = self.cleaned_data["destination"].strip()
