@@ -67,6 +67,7 @@ class Follower:
             if "reader" in state
             else SessionReader(self.nonce, cols=session.cols, rows=session.rows, number=self.cursor.number)
         )
+        self.reader.is_console = bool(session.windows_build)
         self._begin = min(self.reader.marks_offset, self.offset) if "reader" in state else 0
         self._is_new_here = True  # nothing was read yet, so that the beginning of a mark is to be read again
         self._tail: Tail | None = None

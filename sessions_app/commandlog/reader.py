@@ -90,6 +90,14 @@ class SessionReader:
     def has_input(self, value: bool) -> None:
         self._lines.has_input = value
 
+    @property
+    def is_console(self) -> bool:
+        return self._lines.is_console
+
+    @is_console.setter
+    def is_console(self, value: bool) -> None:
+        self._lines.is_console = value
+
     # Records
 
     def output(self, data: bytes, time_us: int, offset: int) -> None:

@@ -74,6 +74,7 @@ class LineReader:
     def __init__(self, cols: int = 80, rows: int = 24) -> None:
         self.screen = Screen(self, cols, rows)
         self.has_input = True  # records of input are there; without them a pause has to do
+        self.is_console = False  # of Windows: it ends a row that is full as it ends a line
         self.pending: Typed | None = None
         self.prompted: list[int] = []  # moments at which a prompt was shown
         self._lines: list[Typed] = []
@@ -180,6 +181,8 @@ class LineReader:
         if place is not None and self._gives_keys_back and self.screen.has_application_keys:
             self._give_up()
         elif place is not None:
+            if self.is_console and self.screen.is_full(row):
+                return
             if row >= self._last_row(place.row) and row >= place.row:
                 self._gives_keys_back |= self._had_keys and not self.screen.has_application_keys
                 self._line(row, is_sure=False)

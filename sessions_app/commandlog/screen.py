@@ -224,8 +224,12 @@ class Screen:
         y = row - self._cells.scrolled
         if self._cells.is_wrapped(y):
             return True
-        last = (self._cells.line(y) or {}).get(self._cells.columns - 1)
-        return last is not None and last.data != " " and bool(self._cells.row(y + 1).strip())
+        return self.is_full(row) and bool(self._cells.row(y + 1).strip())
+
+    def is_full(self, row: int) -> bool:
+        """Whether something stands at the row's right edge."""
+        last = (self._cells.line(row - self._cells.scrolled) or {}).get(self._cells.columns - 1)
+        return last is not None and last.data != " "
 
     def text(self, row: int, start: int, last: int) -> str:
         """What stands from a cell to the end of row `last`, as lines; spaces at the ends of lines are left out."""

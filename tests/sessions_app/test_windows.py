@@ -1,6 +1,7 @@
 """PowerShell sessions, against a simulated Windows agent (windows.py): nobody has run them on a real node yet."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,9 +9,29 @@ from fleetops.audit.models import AuditEvent
 from fleetops.errors import UserError
 from fleetops.policy import services as policy
 from sessions_app import recording
+from sessions_app.commandlog.reconstruct import LineReader
 
 from .conftest import ended, opened, shell_of
-from .windows import FIRST_SIZE, PROMPT, WindowsShell
+from .windows import BANNER, FIRST_SIZE, PROMPT, WindowsShell
+
+
+class Typing:
+    """The console's own end, without a channel: what it shows for each key."""
+
+    def __init__(self) -> None:
+        self.shell = WindowsShell("", "", "")
+        self.shown: list[bytes] = []
+        self.shell.channel = SimpleNamespace(send_output=lambda data, now: self.shown.append(data))
+
+    def key(self, text: str) -> list[bytes]:
+        if text:
+            self.shell._key(text)
+        else:
+            self.shell._show(BANNER + PROMPT)
+            self.shell._resize(100, 30)
+        shown, self.shown[:] = list(self.shown), []
+        return shown
+
 
 AT_PROMPT = r"PS C:\\Windows\\system32> "
 
@@ -114,6 +135,31 @@ def test_the_recording_has_what_was_shown_and_marks_letters_of_a_code_page(power
     assert "\r\ngrößer\r\nPS " in shown
     assert "\r\ngr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}er\r\n" in shown
     assert head["version"] in (2, 3)
+
+
+@pytest.mark.parametrize("is_console", [True, False])
+def test_commands_are_read_off_the_consoles_screen_long_ones_too(is_console):
+    """winpty ends each full row with CR LF, as if the line had ended; and no mark of a program comes through it."""
+    console = Typing()
+    lines = LineReader(*FIRST_SIZE)
+    lines.is_console = is_console
+    typed = ["echo größer", "repeat 日 200", "echo " + "x" * 150, "nonsense", "echo done"]
+    moment = offset = 0
+    for text in ["", *(key for line in typed for key in line + "\r")]:
+        if text:
+            moment += 80_000
+            lines.key(moment)
+        for data in console.key(text):
+            lines.output(data, moment := moment + 5_000, offset)
+            offset += len(data)
+        if text in ("", "\r"):
+            lines.settle(moment := moment + 4_000_000)
+        if not text:
+            lines.size(100, 30)
+    lines.finish()
+    found = [line.text for line in lines.take()]
+    assert (found == typed) is is_console
+    assert len(found) == len(typed)
 
 
 def test_a_shell_as_another_user_is_not_to_be_had_on_windows(instance, operator):
