@@ -11,7 +11,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from fleetops.errors import UserError
 from fleetops.policy import services
-from fleetops.policy.decide import Context
+from fleetops.policy.decide import DEED_WORDS, Context
 from fleetops.policy.models import PolicyState, Rule, RuleRevision
 from fleetops.targets import TargetFacts
 from fleetops.web.context import within
@@ -260,7 +260,7 @@ def test_who_saves_what_another_changed_meanwhile_is_told_so(admin):
 
 def test_no_rule_shuts_administrators_out_of_the_policy(admin, client):
     """Who may edit rules is a permission of roles, not a rule; so the worst rule can be taken back."""
-    rule = make("Nobody anything", effect="deny", targets="all", confirmed=True, deeds=list(services.DEED_WORDS))
+    rule = make("Nobody anything", effect="deny", targets="all", confirmed=True, deeds=list(DEED_WORDS))
     client.force_login(admin, backend="django.contrib.auth.backends.ModelBackend")
     assert not may(admin)
     assert client.get(rule.get_absolute_url()).status_code == 200
