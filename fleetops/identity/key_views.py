@@ -111,7 +111,7 @@ def _shells(key: AccessKey, secret: str, door: str) -> list[tuple[str, str]]:
         "AWS_ACCESS_KEY_ID": key.key_id,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_ENDPOINT_URL_SSM": door,
-        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
     }
     configured = {"aws_access_key_id": key.key_id, "aws_secret_access_key": secret, "region": REGION}
     profile = "\n".join(f"aws configure set {name} {value} --profile {PROFILE}" for name, value in configured.items())

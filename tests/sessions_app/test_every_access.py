@@ -125,6 +125,7 @@ FREE: dict[str, str] = {
     "deliveries:account": "the same",
     "deliveries:check": "the same",
     "deliveries:live": "the same",
+    "api:session_stream": "the stream that it leads to attaches as a browser does: websocket:own",
     "aws:ResumeSession": "the stream that it leads to attaches as a browser does: websocket:own",
     "aws:DescribeSessions": "rows of sessions that one may see",
     "aws:GetConnectionStatus": "a fact of the inventory",
