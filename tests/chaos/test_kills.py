@@ -125,7 +125,7 @@ def test_a_session_is_whole_in_cloudwatch_logs_whatever_was_killed_meanwhile(sta
                     return events if any(event["fleetops"]["event"] == "end" for event in events) else None
         return None
 
-    # A killed worker's claim is over 40 s later.
+    # A killed worker's claim is over a minute later.
     events = until(told, seconds=120, what="the end of the session is in CloudWatch Logs", every=A_PAGE)
     recording = [event for event in events if event["fleetops"]["event"] not in ("command", "ended")]
     assert [event["fleetops"]["n"] for event in recording] == list(range(1, len(recording) + 1))
