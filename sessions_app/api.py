@@ -18,7 +18,7 @@ from fleetops.identity.models import ApiToken
 from fleetops.identity.rest import ApiView, Asked
 from fleetops.inventory.models import Instance
 
-from . import downloads, exit_codes, grant_api, live, live_api, questions, recording, services
+from . import downloads, exit_codes, grant_api, live, live_api, questions, recording, restricted_api, services
 from .addresses import terminal_address
 from .delivery import api as delivery_api
 from .frontdoor import tokens
@@ -113,6 +113,15 @@ class CarrySerializer(OpenSerializer):
         max_length=256, required=False, allow_blank=True, default="", help_text="of kind forward; empty: the instance"
     )
     port = serializers.IntegerField(min_value=1, max_value=65535, required=False, help_text="of kind forward")
+    document = serializers.CharField(
+        max_length=128, required=False, allow_blank=True, default="", help_text="of kind shell: a restricted shell's"
+    )
+    parameters = serializers.DictField(
+        child=serializers.CharField(max_length=1000, allow_blank=True, trim_whitespace=False),
+        required=False,
+        default=dict,
+        help_text="of the document",
+    )
     attach = serializers.BooleanField(
         required=False,
         default=False,
@@ -124,11 +133,15 @@ class CarrySerializer(OpenSerializer):
             raise ValidationError({"command": ["Say what is to be run."]})
         if attrs["kind"] == SessionKind.FORWARD and not attrs.get("port"):
             raise ValidationError({"port": ["Say which port is forwarded."]})
+        if attrs["document"] and attrs["kind"] != SessionKind.SHELL:
+            raise ValidationError({"document": ["Only shells are opened by a document here."]})
+        if attrs["parameters"] and not attrs["document"]:
+            raise ValidationError({"parameters": ["Say of which document."]})
         if attrs["kind"] != SessionKind.SHELL and not attrs["attach"]:
             raise ValidationError({"attach": ["A browser has no place for this; send attach: true."]})
         return attrs
 
-    def document(self) -> tuple[str, dict[str, list[str]]]:
+    def asked_for(self) -> tuple[str, dict[str, list[str]]]:
         """The session document that does what is asked, and its parameters."""
         given = self.validated_data
         if given["kind"] == SessionKind.COMMAND:
@@ -138,7 +151,7 @@ class CarrySerializer(OpenSerializer):
             if host := given["host"].strip():
                 return questions.TO_A_HOST, port | {"host": [host]}
             return questions.TO_THE_INSTANCE, port
-        return "", {}
+        return given["document"], {name: [text] for name, text in given["parameters"].items()}
 
 
 class StreamSerializer(serializers.Serializer):
@@ -248,7 +261,7 @@ class Sessions(ApiView, generics.ListAPIView):
             _bearer(request)
         visible = Instance.objects.visible_to(request.user).select_related("account", "region")
         instance = get_object_or_404(visible, pk=given["instance"])
-        document, parameters = asked.document()
+        document, parameters = asked.asked_for()
         session = services.open_session(
             instance,
             actor=request.user,
@@ -382,6 +395,7 @@ urlpatterns = [
     *grant_api.urlpatterns,
     *delivery_api.urlpatterns,
     *live_api.urlpatterns,
+    *restricted_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
     path("sessions/<uuid:pk>/stream/", SessionStream.as_view(), name="session_stream"),

@@ -14,7 +14,7 @@ from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.runcommand.models import Command, Invocation
-from sessions_app.models import Grant, GrantTarget, TerminalSession
+from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
 
 _numbers = itertools.count(1)
@@ -76,6 +76,11 @@ def make_session(*, user: User, instance: Instance | None = None, **fields: Any)
         "started_at": now(),
     }
     return TerminalSession.objects.create(user=user, instance_row=instance, **(defaults | fields))
+
+
+def make_restricted_shell(name: str = "", **fields: Any) -> RestrictedShell:
+    fields = {"linux": "exec cat", **fields}
+    return RestrictedShell.objects.create(name=name or f"shell-{next(_numbers)}", **fields)
 
 
 def make_grant(*, user: User, instance: Instance | None = None, **fields: Any) -> Grant:

@@ -193,6 +193,9 @@ LISTS = {
     "inventory:preview",
     "inventory:complete",
     "sessions:list",
+    # Commands bear the account of their session: tests/sessions_app/test_command_search.py.
+    *("sessions:commands", "sessions:commands_csv", "sessions:commands_json"),
+    *("api:session_commands", "api:session_commands_export"),
     "sessions:grants",
     "api:grants",
     "runcommand:list",
@@ -226,6 +229,8 @@ NO_NODE_PREFIXES = (
 NO_NODE = {
     "sessions:tokens",  # roles of accounts
     "sessions:restricted_shells",
+    "api:restricted_shells",
+    "api:restricted_shell",
     "sessions:restricted_shell",
     "sessions:restricted_shell_add",
     "sessions:restricted_shell_enabled",

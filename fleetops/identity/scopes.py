@@ -17,6 +17,7 @@ _SEE = "inventory.view_instance"
 _OPEN = "sessions_app.open_terminalsession"
 _REVIEW = "sessions_app.review_terminalsession"
 _END = "sessions_app.end_terminalsession"
+_RESTRICT = "sessions_app.change_restrictedshell"
 _SEE_RULES, _CHANGE_RULES = "policy.view_rule", "policy.change_rule"
 _SEE_REQUESTS, _VOTE = "approvals.view_approvalrequest", "approvals.vote_approvalrequest"
 _SEE_CALENDARS, _CHANGE_CALENDARS = "calendars.view_calendar", "calendars.change_calendar"
@@ -41,6 +42,8 @@ SCOPES: dict[str, Scope] = {
     ),
     "sessions:read": Scope("Read sessions: one's own, or everybody's with the permission to review", (_REVIEW,)),
     "sessions:open": Scope("Open shells", (_OPEN, _SEE), (_OPEN,)),
+    "restricted_shells:read": Scope("Read restricted shells", (_OPEN, _RESTRICT), (_OPEN, _RESTRICT)),
+    "restricted_shells:write": Scope("Define restricted shells", (_RESTRICT,), (_RESTRICT,)),
     "access:ask": Scope("Ask for access for a while, and take one's own requests back", (_SEE, _REVIEW)),
     "sessions:message": Scope("Say something to who is at live sessions that one may watch", (_REVIEW,)),
     "sessions:end": Scope("End sessions: one's own, or anybody's with the permission", (_END, _REVIEW)),

@@ -29,6 +29,7 @@ NAVIGATION = (
             ("API budget", "budget:page", "gauge", ("inventory.view_account",)),
             ("Notices", "notify:list", "bell", ("notify.view_channel",)),
             ("Policy", "policy:rules", "shield", ("policy.view_rule",)),
+            ("Restricted shells", "sessions:restricted_shells", "lock", ("sessions_app.change_restrictedshell",)),
             ("Users", "identity:users", "users", ("identity.administer",)),
             ("API tokens", "identity:all_tokens", "key", ("identity.administer",)),
         ),

@@ -25,7 +25,15 @@ from fleetops.inventory import ceilings
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
-from tests.factories import make_command, make_document, make_grant, make_instance, make_session, make_user
+from tests.factories import (
+    make_command,
+    make_document,
+    make_grant,
+    make_instance,
+    make_restricted_shell,
+    make_session,
+    make_user,
+)
 from tests.web.test_every_door import (
     ADMINISTER,
     ALL,
@@ -95,10 +103,20 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:activation": {"DELETE": Rule("machines:write", ADMINISTER, 409)},  # AWS is not there
     "api:deregister": {"POST": Rule("machines:write", ADMINISTER, 409)},  # an instance of EC2
     "api:sessions": {"GET": Rule("sessions:read", ALL), "POST": Rule("sessions:open", OPEN_SHELLS, 201)},
+    "api:restricted_shells": {
+        "GET": Rule("restricted_shells:read", OPEN_SHELLS),
+        "POST": Rule("restricted_shells:write", ADMINISTER, 400),  # says nothing
+    },
+    "api:restricted_shell": {
+        "GET": Rule("restricted_shells:read", OPEN_SHELLS),
+        "PUT": Rule("restricted_shells:write", ADMINISTER, 400),  # without a command
+    },
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:session_stream": {"POST": Rule("sessions:open", OPEN_SHELLS, 404, 403)},  # another's
     "api:session_messages": {"POST": Rule("sessions:message", REVIEW, 400, 404)},  # says nothing
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
+    "api:session_commands": {"GET": Rule("recordings:read", ALL)},  # of one's own, where one may not review
+    "api:session_commands_export": {"GET": Rule("recordings:read", ALL)},
     "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
@@ -217,6 +235,7 @@ def things(module_roles, valkey):
         "api:instance": instance.pk,
         "api:activation": (instance.account.pk, instance.region.name, uuid.uuid4()),
         "api:deregister": instance.pk,
+        "api:restricted_shell": make_restricted_shell().pk,
         "api:session": session.pk,
         "api:end_session": session.pk,
         "api:session_messages": session.pk,

@@ -19,7 +19,15 @@ from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
-from tests.factories import make_command, make_document, make_grant, make_instance, make_session, make_user
+from tests.factories import (
+    make_command,
+    make_document,
+    make_grant,
+    make_instance,
+    make_restricted_shell,
+    make_session,
+    make_user,
+)
 
 OUT = "nobody is logged in"
 NO_ROLE = "no role"
@@ -175,6 +183,14 @@ DOORS: dict[str, dict[str, Rule]] = {
     "runcommand:invocation": page(REVIEW, 200, 403, operator=404),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
+    "sessions:open_as": page(SEE_FLEET, 200, 404) | deed(SEE_FLEET, 409, 404),  # names no restricted shell
+    "sessions:restricted_shells": page(ADMINISTER),
+    "sessions:restricted_shell_add": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a name
+    "sessions:restricted_shell": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a command
+    "sessions:restricted_shell_enabled": deed(ADMINISTER),
+    "sessions:commands": page(ALL),  # likewise
+    "sessions:commands_csv": page(ALL),
+    "sessions:commands_json": page(ALL),
     "sessions:panel": page(SEE_FLEET, 200, 404),
     "sessions:terminal": page(REVIEW, 200, 404),
     "sessions:grants": page(ALL),  # one's own, where one may not review or answer
@@ -270,6 +286,9 @@ def things(module_roles, valkey):
     grants = ("", "_vote", "_withdraw", "_revoke", "_deny_tokens", "_allow_tokens")
     others |= {f"sessions:grant{each}": grant.pk for each in grants} | {"sessions:grant_of": grant.request_id}
     others["machines:deregister"] = instance.pk
+    others |= dict.fromkeys(
+        ("sessions:restricted_shell", "sessions:restricted_shell_enabled"), make_restricted_shell().pk
+    )
     more = {"accounts:document": ("policy",), "runcommand:invocation": (command.invocations.get().pk,)}
     activation = (instance.region.name, uuid.uuid4())
     more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
@@ -279,7 +298,8 @@ def things(module_roles, valkey):
         takes_pk = any("pk" in parameters for _, parameters in _possibilities(name))
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
-    forms = {"sessions:open": {"instance": str(instance.pk)}, "identity:set_active": {"active": "1"}}
+    forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
+    forms |= {"identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}
     forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}

@@ -36,7 +36,7 @@ def labels(user) -> list[str]:
             "administrator",
             [
                 *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars", "Audit"),
-                *("Accounts", "API budget", "Notices", "Policy", "Users", "API tokens"),
+                *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
         ("", []),
