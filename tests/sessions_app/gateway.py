@@ -154,6 +154,7 @@ class Gateway:
         self.kind: type[Shell] = Shell  # of what StartSession starts
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refuse: dict[str, tuple[int, str, str]] = {}  # operation: status, code, message
+        self.hold: set[str] = set()  # operations that get no answer at all
         self.swallow: set[str] = set()  # operations that are carried out and never answered
         self.lies: dict[str, bytes] = {}  # by the first word of a session's reason: the first frame of each websocket
         self._transports: set[asyncio.Transport] = set()
@@ -241,6 +242,8 @@ class Gateway:
         operation = headers[b"x-amz-target"].decode().partition(".")[2]
         parameters = json.loads(body)
         self.calls.append((operation, parameters))
+        if operation in self.hold:
+            await asyncio.Event().wait()
         if operation in self.refuse:
             status, code, text = self.refuse[operation]
             await self._answer(send, {"__type": code, "message": text}, status)

@@ -3,16 +3,20 @@
 import base64
 import json
 from types import SimpleNamespace
+from uuid import uuid4
 
 import boto3
 import pytest
 
+from fleetops.clock import steady
 from fleetops.endpoint.seed import NODE_ROLE
 from fleetops.policy import services as policy
+from fleetops.wire import DataChannel, Role, payloads
 from sessions_app import encryption
 from sessions_app.states import SessionKind
 
-from .conftest import ended, opened
+from .conftest import ended, opened, shell_of, until
+from .gateway import Shell
 
 SHELL, COMMAND = "Encrypted-Shell", "Encrypted-Command"
 
@@ -154,6 +158,34 @@ def test_a_command_under_a_key_has_its_output_and_its_exit_code(terminal, demo_i
     browser = terminal.browser(session, person)
     browser.until(r"sealed", seconds=15)
     assert ended(session).exit_code == 3
+
+
+class AskingShell(Shell):
+    """An agent that asks for encryption, and does not come further."""
+
+    def start(self) -> None:
+        self.channel = DataChannel(Role.AGENT, new_id=uuid4, session_id=self.session_id)
+        asked = payloads.HandshakeRequest.for_session("3.3.0.0", "Standard_Stream", kms_key_id="k", challenge=b"c")
+        self.channel.request_handshake(asked, now=steady())
+
+    def watch(self) -> None:
+        """There is no shell whose output could come."""
+
+
+def test_an_owner_that_dies_in_the_handshake_leaves_a_session_that_ends_in_words(terminal, gateway, instance, operator):
+    gateway.kind = AskingShell
+    gateway.hold.add("GenerateDataKey")
+    session = opened(instance, operator)
+    browser = terminal.browser(session, operator)
+    shell = shell_of(gateway, session)
+    until(lambda: gateway.called("GenerateDataKey") and not shell.channel.unacknowledged)
+    browser.type("password\r")  # it waits, and is never sent
+    browser.close()
+    terminal.kill()
+    gateway.hold.clear()
+    terminal.start()
+    assert ended(session, seconds=20).end_reason == encryption.UNFINISHED
+    assert bytes(shell.inputs) == b""
 
 
 @pytest.mark.parametrize(

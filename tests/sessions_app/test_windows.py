@@ -110,18 +110,6 @@ def test_a_second_browser_sees_the_same_screen(powershell, terminal, operator):
     assert bytes(shell.inputs) == b"echo before\recho after\r"
 
 
-def test_a_killed_owner_is_followed_by_another(powershell, terminal, operator):
-    session, browser, _ = powershell
-    browser.run("echo before", r"\r\nbefore\r\nPS ")
-    browser.close()
-    terminal.kill()
-    terminal.start()
-    again = terminal.browser(session, operator)
-    again.until(r"\r\nbefore\r\nPS ")
-    again.run("echo after", r"\r\nafter\r\nPS ", seconds=20)
-    again.close()
-
-
 def test_the_recording_has_what_was_shown_and_marks_letters_of_a_code_page(powershell):
     """A command that writes into a pipe writes the code page's bytes: they pass as they are, and are no UTF-8."""
     session, browser, _ = powershell
