@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -341,12 +342,35 @@ def _begin(grant: Grant, request: ApprovalRequest, yes: int) -> None:
                 approvers=names,
                 starts_at=starts_at.isoformat(),
                 ends_at=ends_at.isoformat(),
+                extends=[str(pk) for pk in _extend(grant)],
             )
             _tell_decided(grant, f"{grant.user_name} may have {words(grant)} until {ends_at:%H:%M} UTC")
     except LostRace:
         grant.refresh_from_db()
         return
     logger.info("grant begins grant=%s user=%s ends_at=%s", grant.pk, grant.user_name, ends_at.isoformat())
+
+
+def _extend(grant: Grant) -> list[UUID]:
+    """Have sessions that are open by an earlier grant of just this go on by this one; returns their ids.
+
+    Not by one that begins later: until then there would be none.
+    """
+    if grant.starts_at > now():
+        return []
+    same = TerminalSession.objects.live().filter(
+        user_id=grant.user_id,
+        deadline_at__lt=grant.ends_at,
+        grant__state=GrantState.ACTIVE,
+        grant__kind=grant.kind,
+        grant__run_as=grant.run_as,
+        grant__document=grant.document,
+        grant__destination=grant.destination,
+        instance_row__in=grant.targets.values("instance_row"),
+    )
+    found = list(same.values_list("pk", flat=True))
+    TerminalSession.objects.live().filter(pk__in=found).update(grant=grant, deadline_at=grant.ends_at)
+    return found
 
 
 def _close(grant: Grant, to: GrantState, *, actor: User | str, at: datetime, by: str = "", reason: str = "") -> bool:

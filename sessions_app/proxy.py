@@ -12,6 +12,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
@@ -76,6 +77,14 @@ MAX_COLS, MAX_ROWS = 1000, 500
 DATABASE_AWAY = "The database does not answer; what you type waits."
 
 _BYTES_IN, _BYTES_OUT = metrics.TERMINAL_BYTES.labels("in"), metrics.TERMINAL_BYTES.labels("out")
+
+
+def _steady_end(deadline: datetime | None) -> float:
+    """When a grant ends by the clock that nobody sets: it lasts no longer, however the system's own is set meanwhile.
+
+    A shifted clock goes at a rate of its own; then that one alone counts.
+    """
+    return math.inf if deadline is None or is_shifted() else steady() + (deadline - now()).total_seconds()
 
 
 class Over(Exception):
@@ -163,9 +172,7 @@ class Proxy:
         self._live: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         moment = self._loop.time()
-        # However the system's clock is set, a grant lasts no longer. A shifted clock goes at a rate of its own.
-        deadline, is_real = session.deadline_at, not is_shifted()
-        self._ends_by = steady() + (deadline - now()).total_seconds() if deadline and is_real else math.inf
+        self._ends_by = _steady_end(session.deadline_at)
         self.active_at = moment  # last input or output
         self.detached_at: float | None = moment  # since when no browser is here
         self.sealed_at = moment
@@ -884,6 +891,11 @@ class Proxy:
         """Seconds. A shell can be gone on with in a browser; nobody else can take up a forward or a command."""
         longest: float = settings.SESSION_DETACHED_SECONDS
         return longest if self.carried is None else min(longest, CLIENT_AWAY_SECONDS)
+
+    def put_off(self, deadline_at: datetime | None) -> None:
+        """Another grant of its user has begun, and the session goes on by it."""
+        self.session.deadline_at = deadline_at
+        self._ends_by = _steady_end(deadline_at)
 
     def check_deadline(self) -> None:
         """End the session with its grant. Called four times a second; it asks nobody, so nothing can keep it."""

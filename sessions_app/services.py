@@ -471,6 +471,7 @@ class Orders:
     is_mine: bool
     end_requested_by: str = ""
     taken_away: str = ""  # in words, why its user may no longer have it
+    deadline_at: datetime | None = None  # when its grant ends, which a later grant puts off
 
 
 def claim(session: TerminalSession, *, owner: str, host: str) -> int:
@@ -513,7 +514,7 @@ def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UU
     for row in _with_facts(rows).select_related("user").prefetch_related("user__groups"):
         taken_away = _taken_away(row, rules, moment)
         asked_by = (row.end_requested_by or "somebody") if row.end_requested_at else ""
-        orders[row.pk] = Orders(is_mine=True, end_requested_by=asked_by, taken_away=taken_away)
+        orders[row.pk] = Orders(True, asked_by, taken_away, row.deadline_at)
     return orders
 
 

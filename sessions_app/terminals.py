@@ -265,6 +265,8 @@ class Terminals:
                 proxy.let_go()
             elif order.end_requested_by:
                 proxy.end(f"Ended by {order.end_requested_by}.", kind="person")
+            elif order.deadline_at != proxy.session.deadline_at and not order.taken_away:
+                proxy.put_off(order.deadline_at)
             elif order.taken_away:
                 proxy.end(f"Ended: {order.taken_away}.", kind="access")
         await self._say_messages()

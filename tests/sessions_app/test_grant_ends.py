@@ -80,6 +80,20 @@ def test_without_broker_worker_and_web_a_grant_ends_by_itself(process, gateway, 
     assert Grant.objects.get(pk=grant.pk).state == "active"  # nobody has written that down: no worker is there
 
 
+def test_a_later_grant_for_the_same_puts_the_end_off(process, gateway, instance, operator, chief):
+    first = granted(operator, instance, seconds=600)
+    session = opened(instance, operator)
+    browser = process.browser(session, operator)
+    browser.until(r"\$ ")
+    second = grants.ask(operator, [instance], grants.Wish(), reason="INC-1", minutes=30)
+    grants.vote(second, actor=chief, approve=True)
+    until(lambda: (browser.messages.clear(), browser.told("deadlines")["grant"] > 600)[1], what="it is told")
+    Grant.objects.filter(pk=first.pk).update(starts_at=now() - timedelta(hours=1), ends_at=now())
+    browser.run("echo st''ill", r"\r\nstill")
+    session.refresh_from_db()
+    assert session.is_live and session.grant == second
+
+
 def test_a_grant_ends_while_the_database_does_not_answer(process, gateway, instance, operator, chief):
     """SQLite's write lock, held by the test, keeps the beat waiting as a lost server would."""
     granted(operator, instance, seconds=4)

@@ -356,6 +356,23 @@ def test_a_grant_that_begins_later_is_not_had_before(people, db1):
     assert "Begins later" in client_of(people["operator"]).get(grant.get_absolute_url()).content.decode()
 
 
+def test_a_second_grant_for_the_same_puts_the_end_of_what_is_open_off(people, db1):
+    first = given(people, db1, minutes=10)
+    session = live(people, db1, first)
+    second = given(people, db1, minutes=60)
+    session.refresh_from_db()
+    assert (session.grant, session.deadline_at) == (second, second.ends_at)
+    assert services.heartbeat("me", [session.pk], beat=False)[session.pk].deadline_at == second.ends_at
+    grants.revoke(first, actor=people["second"], reason="not needed twice")
+    assert taken_away(session) == ""
+    given(people, instance(), minutes=120)  # of another instance
+    given(people, db1, minutes=120, starts_at=now() + timedelta(hours=1))  # later
+    session.refresh_from_db()
+    assert session.grant == second
+    event = AuditEvent.objects.filter(action="sessions.grant.start").order_by("pk")[1]
+    assert event.details["extends"] == [str(session.pk)]
+
+
 # Ending
 
 
