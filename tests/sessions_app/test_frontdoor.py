@@ -411,6 +411,6 @@ def test_a_document_of_the_accounts_own_opens_no_port_under_another_name(cli, de
     )
     content = {"schemaVersion": "1.0", "sessionType": "Port", "properties": {"portNumber": "22"}}
     ssm.create_document(Name="Only-A-Shell", DocumentType="Session", Content=json.dumps(content))
-    rule("Its document", deeds=["shell"], documents=["Only-A-Shell"])
+    rule("Its document", deeds=["shell"], session_documents=["Only-A-Shell"])
     client = StreamClient(cli.start(demo_instance.instance_id, "Only-A-Shell")).connect()
     assert client.ended().startswith("This document forwards a port.")
