@@ -49,9 +49,10 @@ from .sources import Message, NotHere, Teller, of_commands, of_ends, of_recordin
 logger = logging.getLogger(__name__)
 
 SESSION_NAME: Final = "fleetops-delivery"
-CONNECT_SECONDS, READ_SECONDS = 4, 12  # of one call; together less than a claim
-CLAIM: Final = timedelta(seconds=40)  # renewed with each step
-_CALL_SECONDS: Final = CONNECT_SECONDS + READ_SECONDS + 4.0  # what a claim must have left before AWS is called
+CONNECT_SECONDS, READ_SECONDS = 4, 12  # of one call
+CLAIM: Final = timedelta(seconds=60)  # renewed with each step
+# What a claim must have left before AWS is called: the governor may keep a call waiting for 20 s.
+_CALL_SECONDS: Final = 20.0 + CONNECT_SECONDS + READ_SECONDS + 4.0
 AT_ONCE: Final = 8  # sessions, by one worker; a put takes AWS some 50 ms
 ROUND_SECONDS: Final = 8.0
 LOCK_SECONDS: Final = 20
@@ -309,10 +310,12 @@ class _Delivery:
             try:
                 rejected = self._call(listed)
             except AwsError as error:
-                if not _is_unknown(error):
-                    # Nothing of this is there. But of what was put before it, for the same numbers, something may be.
-                    undone: dict[str, Any] = {"sending": None} if is_fresh else {}
-                    self._save(**undone, sending_at=None if is_fresh else before_at)
+                if _is_unknown(error):
+                    self._save(sending_at=now())  # it may be carried out until now
+                elif is_fresh:
+                    self._save(sending=None, sending_at=None)
+                else:  # nothing of this is there; of what was put before it, for the same numbers, something may be
+                    self._save(sending_at=before_at)
                 raise
             if rejected is None:
                 return late
@@ -482,8 +485,7 @@ class _Delivery:
 
     def _hold_claim(self) -> None:
         """Raises Lost where a call could outlive the claim; renews it where it has grown old."""
-        left = CLAIM.total_seconds() - (monotonic() - self._claimed_at)
-        if left < CLAIM.total_seconds() / 2 or left < _CALL_SECONDS:
+        if CLAIM.total_seconds() - (monotonic() - self._claimed_at) < _CALL_SECONDS:
             self._save()
 
     def _save(self, **columns: Any) -> None:

@@ -14,9 +14,14 @@ WHERE = {"logs": "LogDelivery", "s3": "RecordingCopy"}
 
 
 def standing() -> Iterator[tuple[str, int, datetime | None]]:
-    """What cannot be delivered now, by where it should go: how many sessions, and since when the first of them."""
+    """What cannot be delivered now, by where it should go: how many sessions, and since when the first of them.
+
+    Sessions of an account that is no longer linked wait too, but for nobody.
+    """
+    linked = apps.get_model("inventory", "Account").objects.values("account_id")
     for where, name in WHERE.items():
-        rows = apps.get_model("sessions_app", name).objects.filter(done_at=None, waiting_since__isnull=False)
+        waiting = apps.get_model("sessions_app", name).objects.filter(done_at=None, waiting_since__isnull=False)
+        rows = waiting.filter(session__account_id__in=linked)
         yield where, rows.count(), rows.aggregate(since=Min("waiting_since"))["since"]
 
 

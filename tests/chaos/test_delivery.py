@@ -46,7 +46,7 @@ class Deliverer:
         return int(self.process.stdout.readline())
 
     def kill(self) -> None:
-        """Kill the child; its claims count as over, which they are 40 s later by themselves."""
+        """Kill the child; its claims count as over, which they are a minute later by themselves."""
         os.kill(self.pid, signal.SIGKILL)
         self.pid = self._next()
         LogDelivery.objects.filter(claim__isnull=False).update(claimed_until=now() - timedelta(seconds=1))

@@ -25,7 +25,7 @@ from tests.support.endpoint import running_endpoint
 from tests.support.faults import Faults
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def endpoint(tmp_path_factory):
     with running_endpoint(tmp_path_factory.mktemp("delivery") / "endpoint") as running:
         yield running
