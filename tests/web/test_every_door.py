@@ -183,7 +183,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "runcommand:invocation": page(REVIEW, 200, 403, operator=404),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
-    "sessions:open_as": page(SEE_FLEET, 200, 404) | deed(SEE_FLEET, 409, 404),  # names no restricted shell
+    "sessions:open_as": page(ALL, 400) | deed(SEE_FLEET, 409, 404),  # names no instance; no restricted shell
     "sessions:restricted_shells": page(ADMINISTER),
     "sessions:restricted_shell_add": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a name
     "sessions:restricted_shell": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a command
