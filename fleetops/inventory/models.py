@@ -199,6 +199,39 @@ class CheckRow(models.Model):
         return f"{self.action} {self.region}"
 
 
+class IdentityCheck(models.Model):
+    """One look at the roles under which FleetOps acts in an account: whom they trust, and what they may do."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="identity_checks")
+    state = models.CharField(max_length=8, choices=CheckState, default=CheckState.WAITING)
+    asked_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(default=now, editable=False)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    caller_arn = models.CharField(max_length=256, blank=True, help_text="the base credentials, as AWS names them")
+    roles = models.JSONField(default=list, blank=True, help_text="what was found of each: identity_checks.RoleFound")
+    error = models.CharField(max_length=512, blank=True, help_text="why it could not be carried out")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account"],
+                name="identity_check_one_at_a_time",
+                condition=models.Q(state__in=[CheckState.WAITING, CheckState.RUNNING]),
+            )
+        ]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"identity in {self.account}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in CHECK_MOVES
+
+
 # A status as the database tells it: the first condition that holds. `readiness.status_of` says the same of one row; a
 # test holds them against each other.
 STATUS_CONDITIONS = (
