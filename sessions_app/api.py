@@ -60,6 +60,7 @@ class SessionSerializer(serializers.ModelSerializer):
             "door",
             "document",
             "run_as",
+            "no_marks",
             "grant",
             "deadline_at",
             "needs_moderator",
