@@ -50,7 +50,9 @@ def _account_name(session: TerminalSession) -> str:
 @require_safe
 def pane(request, pk):
     """One session as a part, for a window that shows several: `sessions/_session.html`. Over: 410, with the reason."""
-    session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
+    session = get_object_or_404(
+        TerminalSession.objects.visible_to(request.user).select_related("instance_row", "grant"), pk=pk
+    )
     if not session.is_live:
         return HttpResponse(session.end_reason, status=GONE, content_type="text/plain; charset=utf-8")
     try:

@@ -15,7 +15,7 @@ from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance
 from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
-from . import downloads, grant_views, recording, services
+from . import command_views, downloads, grant_views, recording, services
 from .addresses import terminal_address
 from .delivery import services as deliveries
 from .live_views import terminal_context
@@ -179,7 +179,9 @@ def terminal(request, pk):
     Context: see live_views.terminal_context. Template `sessions/terminal.html`. A session that is over leads to its
     replay.
     """
-    session = get_object_or_404(TerminalSession.objects.visible_to(request.user).select_related("instance_row"), pk=pk)
+    session = get_object_or_404(
+        TerminalSession.objects.visible_to(request.user).select_related("instance_row", "grant"), pk=pk
+    )
     if not session.is_live:
         return redirect("sessions:replay", pk=session.pk)
     try:
@@ -237,6 +239,7 @@ def replay(request, pk):
         "copy": getattr(session, "recording_copy", None),
         "console": deliveries.console_of(session),
     }
+    context |= command_views.beside(session)
     return render(request, "sessions/replay.html", context)
 
 
