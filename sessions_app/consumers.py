@@ -33,6 +33,7 @@ from . import live, services
 from .models import TerminalSession
 from .proxy import MAX_COLS, MAX_ROWS, Proxy
 from .readers import CTRL_C, ENTER, Gone, Peer, Reader
+from .states import SessionKind
 from .terminals import Elsewhere, Ended, Terminals, Unreachable
 from .visitors import TurnedAway
 
@@ -271,7 +272,7 @@ class TerminalConsumer:
 
     async def _show(self, proxy: Proxy, peer: Peer, attach: dict[str, Any]) -> None:
         """Serve a browser from a session that this process owns. Raises Closed, Gone."""
-        writable = not attach["watch"]
+        writable = not attach["watch"] and proxy.session.kind != SessionKind.FORWARD
         person = live.Person.of(attach.get("who"), proxy.session)
         reader = Reader(proxy, peer, writable=writable, person=person)
         proxy.add(reader, person)

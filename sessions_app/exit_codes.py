@@ -23,6 +23,16 @@ def telling(command: str) -> str:
     return shlex.join(["/bin/sh", "-c", f'/bin/sh -c "$1"; echo "{word}:$?"', "sh", command])
 
 
+def plain(command: str) -> str:
+    """The line of sh that `telling` was given; what it has not made is left as it is."""
+    if not _WORD.search(command):
+        return command
+    try:
+        return shlex.split(command)[-1]
+    except ValueError:
+        return command
+
+
 class ExitCode:
     """Finds the code in a command's output, wherever that is cut."""
 

@@ -13,6 +13,7 @@ from fleetops.inventory.models import Instance
 
 from .delivery.models import DeliverySettings, LogDelivery, RecordingCopy  # noqa: F401  (Django looks for them here)
 from .document_models import RestrictedShell, SessionDocument, new_nonce  # noqa: F401  (likewise)
+from .exit_codes import plain
 from .states import CommandSource, Door, GrantState, SessionKind, SessionState
 
 
@@ -124,7 +125,18 @@ class TerminalSession(models.Model):
         return f"{self.user_name} on {self.instance_name}"
 
     def get_absolute_url(self) -> str:
-        return reverse("sessions:terminal" if self.is_live else "sessions:replay", args=[self.pk])
+        has_terminal = self.is_live and self.kind != SessionKind.FORWARD
+        return reverse("sessions:terminal" if has_terminal else "sessions:replay", args=[self.pk])
+
+    @property
+    def what(self) -> str:
+        """What it carries, in words; empty for a shell."""
+        given = {name: values[0] for name, values in self.parameters.items() if values}
+        if self.kind == SessionKind.FORWARD:
+            host = given.get("host")
+            port = given.get("portNumber", "its usual one")
+            return f"Port {port} of {host}, forwarded" if host else f"Port {port}, forwarded"
+        return f"Command: {plain(given.get('command', self.document))}" if self.kind == SessionKind.COMMAND else ""
 
     @property
     def is_live(self) -> bool:

@@ -20,7 +20,7 @@ from .addresses import terminal_address
 from .delivery import services as deliveries
 from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
-from .states import SessionState
+from .states import SessionKind, SessionState
 
 PAGE_SIZE = 100
 MOST_WORDS = 12  # of a search; each is looked for in four columns
@@ -182,7 +182,7 @@ def terminal(request, pk):
     session = get_object_or_404(
         TerminalSession.objects.visible_to(request.user).select_related("instance_row", "grant"), pk=pk
     )
-    if not session.is_live:
+    if not session.is_live or session.kind == SessionKind.FORWARD:
         return redirect("sessions:replay", pk=session.pk)
     try:
         context = terminal_context(request, session)

@@ -6,7 +6,7 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessions_app.exit_codes import ExitCode, telling
+from sessions_app.exit_codes import ExitCode, plain, telling
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -19,6 +19,7 @@ def test_a_command_says_what_it_said_before_and_its_exit_code():
     done = subprocess.run(["/bin/sh", "-c", f"exec {command}"], capture_output=True)
     found = ExitCode({"command": [command]})
     assert found.feed(done.stdout) == (b"a  b\n", 7)
+    assert plain(command) == "echo 'a  b'; exit 7" and plain("ls 'x") == "ls 'x"
 
 
 @given(st.binary(max_size=200), st.integers(0, 255), st.lists(st.integers(0, 300), max_size=8))

@@ -3,6 +3,8 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleetops.wire import (
     MAX_PAYLOAD,
@@ -761,3 +763,49 @@ def test_ids_come_from_the_owner():
     agent = DataChannel(Role.AGENT, new_id=lambda: given_id)
     agent.send_output(b"a", now=NOW)
     assert parse(agent.data_to_send()[0]).message_id == given_id
+
+
+# An end that is silent about what it has
+
+
+def test_in_order_all_that_is_under_way_goes_out_again_at_once_by_a_new_transport():
+    agent = channel(Role.AGENT, is_in_order=True)
+    for n in range(3):
+        agent.send_output(b"%d" % n, now=NOW)
+    agent.data_to_send()
+    agent.reconnected(now=NOW + 1)
+    assert [parse(each).sequence for each in agent.data_to_send()] == [0, 1, 2]
+
+
+def test_in_order_an_acknowledge_speaks_for_all_below_it():
+    agent = channel(Role.AGENT, is_in_order=True)
+    for n in range(4):
+        agent.send_output(b"%d" % n, now=NOW)
+    agent.receive(acknowledged(2), now=NOW)
+    assert (agent.acknowledged_through, agent.unacknowledged) == (2, 1)
+    agent.receive(acknowledged(0), now=NOW)
+    assert agent.acknowledged_through == 2
+    agent.receive(acknowledged(3), now=NOW)
+    assert agent.unacknowledged == 0 and agent.next_timeout() is None
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 12))
+def test_a_client_that_says_nothing_of_what_it_has_gets_each_byte_once_from_an_heir(sent, kept, more):
+    """The plugin drops what it has, silently; the heir begins where the dead owner last knew that it stood."""
+    agent, plugin = channel(Role.AGENT, is_in_order=True), channel(Role.CLIENT)
+    numbers = [agent.send_output(b"%02d" % n, now=NOW)[0] for n in range(sent)]
+    for each in agent.data_to_send():
+        plugin.receive(each, now=NOW)
+    plugin.data_to_send()  # lost with the owner
+    begin = min(kept, len(numbers))
+    heir = channel(Role.AGENT, is_in_order=True, next_sequence=begin, state=State.OPEN)
+    for n in range(begin, sent + more):
+        heir.send_output(b"%02d" % n, now=NOW)
+    for each in heir.data_to_send():
+        if parse(each).sequence >= plugin.expected_sequence:
+            plugin.receive(each, now=NOW)
+    for each in plugin.data_to_send():
+        heir.receive(each, now=NOW)
+    shown = b"".join(event.data for event in plugin.events() if isinstance(event, OutputReceived))
+    assert shown == b"".join(b"%02d" % n for n in range(sent + more))
+    assert heir.unacknowledged == 0 or not more
