@@ -3,13 +3,14 @@
 import re
 
 # What a terminal obeys and does not show: CSI; OSC, DCS, SOS, PM, APC to their end; other escapes; control characters.
+# 65,600 characters: the longest mark of a shell, sessions_app/commandlog/marks.py.
 _UNSEEN = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
-    r"|\x1b[\]PX^_][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)"
+    r"|\x1b[\]PX^_][^\x07\x1b]{0,65600}(?:\x07|\x1b\\)"
     r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
     r"|[\x00-\x07\x0b-\x0c\x0e-\x1a\x1c-\x1f\x7f]"
 )
-_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]{0,4096}\x1b?|[ -/]*)?\Z")
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]{0,65600}\x1b?|[ -/]*)?\Z")
 
 
 class PlainText:

@@ -31,7 +31,7 @@ from sessions_app import live, services
 from sessions_app.frontdoor import api as front_door
 from sessions_app.frontdoor import operations
 from sessions_app.models import TerminalSession
-from tests.factories import make_instance, make_session, make_user
+from tests.factories import make_instance, make_restricted_shell, make_session, make_user
 
 pytestmark = pytest.mark.django_db
 READ, WATCH, END, SHELL = "read_recording", "watch_session", "end_session", "shell"
@@ -71,6 +71,9 @@ def aws(operation: Callable[[operations.Caller, TerminalSession], Any]) -> Calla
 
 DOORS: dict[str, Door] = {
     "sessions:open": Door((SHELL,), "POST", instance_of),
+    "sessions:open_as": Door(
+        (SHELL,), "POST", lambda session: instance_of(session) | {"shell": str(make_restricted_shell().pk)}
+    ),
     "sessions:terminal": Door((WATCH,)),
     "sessions:pane": Door((WATCH,)),
     "sessions:message": Door((WATCH,), "POST", lambda session: {"text": "Hello"}),
@@ -106,6 +109,12 @@ FREE: dict[str, str] = {
     "sessions:list": "rows of sessions that one may see; what happened in them is behind other doors",
     "sessions:panel": "the same, of one instance",
     "api:session": "the same, one",
+    "sessions:restricted_shells": "what may be opened, for who defines it; opening asks by itself",
+    "sessions:restricted_shell_add": "the same",
+    "sessions:restricted_shell": "the same",
+    "sessions:restricted_shell_enabled": "the same",
+    "api:restricted_shells": "the same",
+    "api:restricted_shell": "the same",
     "sessions:grants": "requests of one's own, and of others for who answers or reviews",
     "sessions:grant": "the same, one",
     "sessions:grant_of": "leads there",
@@ -184,7 +193,7 @@ def gets_in(name: str, session: TerminalSession, user: User) -> bool:
         return True
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    takes_pk = name not in {"sessions:open", "sessions:grant_ask", "api:sessions", "api:grants"}
+    takes_pk = name not in {"sessions:open", "sessions:open_as", "sessions:grant_ask", "api:sessions", "api:grants"}
     path = reverse(name, args=[session.pk] if takes_pk else []) + door.query
     form = door.form(session)
     if door.method == "GET":

@@ -254,6 +254,10 @@ class Person:
         return Terminal(self, session_id, **options)
 
 
+# What an integrated shell tells of itself; no terminal shows it. sessions_app/commandlog/marks.py
+_MARK = re.compile(rb"\x1b\]7717;[^\x07\x1b]*\x07")
+
+
 class Terminal:
     """A browser's terminal without its screen: attaches, types, and keeps every byte that it was shown."""
 
@@ -311,7 +315,7 @@ class Terminal:
         expression = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
         deadline = time.monotonic() + seconds
         while True:
-            if found := expression.search(self.output, since):
+            if found := expression.search(_MARK.sub(b"", self.output[since:])):
                 return found
             left = deadline - time.monotonic()
             if left <= 0:
