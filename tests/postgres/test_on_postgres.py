@@ -21,6 +21,7 @@ ROOMS = [
     "tests/approvals",
     "tests/calendars/test_services.py",
     "tests/notify",
+    "tests/sessions_app/test_grants.py",
     "tests/review",
     "tests/test_two_accounts.py",
     "tests/inventory/test_services.py",
