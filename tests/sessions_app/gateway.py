@@ -248,6 +248,10 @@ class Gateway:
             status, code, text = self.refuse[operation]
             await self._answer(send, {"__type": code, "message": text}, status)
             return
+        if not hasattr(self, f"_{operation}"):  # session documents, which FleetOps can do without
+            text = f"User is not authorized to perform: ssm:{operation}"
+            await self._answer(send, {"__type": "AccessDeniedException", "message": text}, 400)
+            return
         answer = getattr(self, f"_{operation}")(parameters)
         if operation in self.swallow:
             await self._answer(send, {"__type": "InternalServerError", "message": "lost"}, 500)
