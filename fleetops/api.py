@@ -18,6 +18,7 @@ import fleetops.policy.api
 import fleetops.review.api
 import fleetops.runcommand.api
 import sessions_app.api
+import sessions_app.command_api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
 from fleetops.identity.scopes import SCOPES
 
@@ -26,7 +27,7 @@ app_name = "api"
 ROOMS = {
     "Yourself": fleetops.identity.api.urlpatterns,
     "Fleet": fleetops.inventory.api.urlpatterns,
-    "Sessions": sessions_app.api.urlpatterns,
+    "Sessions": sessions_app.command_api.urlpatterns + sessions_app.api.urlpatterns,
     "Approvals": fleetops.approvals.api.urlpatterns,
     "Calendars": fleetops.calendars.api.urlpatterns,
     "Notices": fleetops.notify.api.urlpatterns,

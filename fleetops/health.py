@@ -1,7 +1,7 @@
 """Is this process well? Ends with 0 if it is, else with 1 and the reason; made for a container's health check.
 
     python -m fleetops.health http HOST:PORT     web or terminal: its /healthz answers 200 within three seconds
-    python -m fleetops.health pulse FILE         worker, beat or command log: has touched FILE within the last 30 seconds
+    python -m fleetops.health pulse FILE         worker, beat, command log: has touched FILE within the last 30 seconds
 
 A worker touches it from its main loop, when it has sent the broker its heartbeat, every two seconds; beat at each tick,
 the command log at each round. None says that tasks succeed: the pages and /metrics do.

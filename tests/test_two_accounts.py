@@ -183,7 +183,14 @@ DEEDS |= {"sessions:grant_ask", "sessions:grant_of", "sessions:grant_vote", "ses
 DEEDS |= {"sessions:grant_revoke", "sessions:grant_deny_tokens", "sessions:grant_allow_tokens"}
 DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
 DEEDS |= {"sessions:open_as"}  # as sessions:open
-DEEDS |= {"sessions:open", "sessions:end", "sessions:reason", "api:end_session", "api:session_stream", "api:session_messages"}
+DEEDS |= {
+    "sessions:open",
+    "sessions:end",
+    "sessions:reason",
+    "api:end_session",
+    "api:session_stream",
+    "api:session_messages",
+}
 DEEDS |= {"api:deregister", "review:prove"}
 # Lists of many, which are filtered; likewise.
 LISTS = {
@@ -217,6 +224,8 @@ LISTS = {
     "accounts:account",
     "api:account",
     "accounts:live",
+    "accounts:identity",
+    "accounts:identity_live",
     "accounts:edit",
 }
 # These speak of no instance.
@@ -266,6 +275,7 @@ NO_NODE = {
     "api:entries",
     "api:entry",
     "api:check_account",
+    "api:account_identity",
     "api:enable_account",
     # Of one account or session by its id, and of no node: tests/sessions_app/delivery/test_pages.py.
     "api:session_delivery",
@@ -286,6 +296,7 @@ NO_NODE = {
     "accounts:add",
     "accounts:template",
     "accounts:check",
+    "accounts:check_identity",
     "accounts:set_enabled",
     "accounts:remove",
     "accounts:document",
@@ -384,7 +395,7 @@ def test_the_accounts_count_their_own(chief, program):
         "444455556666": 1,
     }
     for account in Account.objects.all():
-        for name in ("accounts:account", "accounts:live", "accounts:edit", "api:account"):
+        for name in (*("accounts:account", "accounts:live", "accounts:identity", "accounts:edit"), "api:account"):
             client = program if name.startswith("api:") else chief
             text = text_of(client.get(reverse(name, args=[account.pk])))
             other = ({"111122223333", "444455556666"} - {account.account_id}).pop()

@@ -74,6 +74,7 @@ ACTIONS = (
     "inventory.account.disable",
     "inventory.account.remove",
     "inventory.account.check",
+    "inventory.account.identity",
     "inventory.region.enable",
     "inventory.region.disable",
     "inventory.region.refresh.fail",

@@ -60,6 +60,7 @@ VERBS = {
     "inventory.account.disable": "disabled the account",
     "inventory.account.remove": "removed the account",
     "inventory.account.check": "checked the connection of",
+    "inventory.account.identity": "checked the roles of",
     "inventory.region.enable": "turned a region on in",
     "inventory.region.disable": "turned a region off in",
     "inventory.region.refresh.fail": "could not read",

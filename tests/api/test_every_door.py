@@ -81,6 +81,10 @@ DOORS: dict[str, dict[str, Rule]] = {
         "GET": Rule("accounts:read", ADMINISTER, 404),
         "POST": Rule("accounts:write", ADMINISTER, 202),
     },
+    "api:account_identity": {
+        "GET": Rule("accounts:read", ADMINISTER, 404),  # nobody has looked
+        "POST": Rule("accounts:write", ADMINISTER, 202),
+    },
     "api:enable_account": {"POST": Rule("accounts:write", ADMINISTER, 400)},
     "api:account_delivery": {
         "GET": Rule("accounts:read", ADMINISTER),

@@ -127,6 +127,9 @@ DOORS: dict[str, dict[str, Rule]] = {
     "accounts:edit": page(ADMINISTER) | deed(ADMINISTER, 400),
     "accounts:check": deed(ADMINISTER),
     "accounts:live": page(ADMINISTER),
+    "accounts:identity": page(ADMINISTER),
+    "accounts:check_identity": deed(ADMINISTER),
+    "accounts:identity_live": page(ADMINISTER),
     "accounts:set_enabled": deed(ADMINISTER),
     "accounts:remove": deed(ADMINISTER, 409),  # without its number
     "accounts:document": page(ADMINISTER),

@@ -208,6 +208,7 @@ function showButton() {
 }
 
 let saidPosition = "";
+let markedLength = -1;
 
 function showPosition() {
   const share = length() ? (now / length()) * 100 : 0;
@@ -217,6 +218,7 @@ function showPosition() {
   if (text === saidPosition) return;
   saidPosition = text;
   part("now").textContent = text;
+  showCommand();
   showPassing();
   scrub.setAttribute("aria-valuenow", Math.round(now));
   scrub.setAttribute("aria-valuetext", `${spoken(now)} of ${spoken(length())}`);
@@ -227,6 +229,9 @@ function showLength() {
   scrub.setAttribute("aria-valuemax", Math.round(length()));
   const share = isWhole ? 100 : length() ? ((times.at(-1) ?? 0) / length()) * 100 : 0;
   scrub.querySelector(".loaded").style.width = `${isWhole ? 0 : share}%`;
+  if (length() === markedLength) return;
+  markedLength = length();
+  showMarks();
 }
 
 function setSpeed(value) {
@@ -344,6 +349,7 @@ function showHits(found, more) {
 function showMarks() {
   for (const mark of scrub.querySelectorAll(".mark")) mark.remove();
   if (!length()) return;
+  if (!input.value.trim()) return showCommandMarks();
   const every = Math.ceil(hits.length / MOST_MARKS) || 1;
   hits.forEach((hit, index) => {
     if (index % every && index !== current) return;
@@ -407,6 +413,45 @@ input.addEventListener("keydown", (event) => {
   event.preventDefault();
   event.stopPropagation();
 });
+
+/* --- commands: a list beside the picture, and marks in the bar --- */
+
+const commands = [...document.querySelectorAll("[data-part=commands] .fo-cmd")];
+for (const row of commands) {
+  row.querySelector("time").textContent = clock(Number(row.dataset.seconds));
+  row.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    goToCommand(row);
+  });
+}
+
+function goToCommand(row) {
+  pause();
+  seek(Number(row.dataset.seconds));
+  history.replaceState(null, "", row.getAttribute("href"));
+}
+
+function showCommandMarks() {
+  const every = Math.ceil(commands.length / MOST_MARKS) || 1;
+  commands.forEach((row, index) => {
+    if (index % every && !("failed" in row.dataset)) return;
+    const mark = make("span", { class: "failed" in row.dataset ? "mark is-failed" : "mark", title: row.title });
+    mark.style.left = `${Math.min(100, (Number(row.dataset.seconds) / length()) * 100)}%`;
+    mark.addEventListener("click", () => goToCommand(row));
+    scrub.querySelector(".head").before(mark);
+  });
+}
+
+/** The command that ran at the moment that is shown. */
+function showCommand() {
+  const at = commands.findLastIndex((row) => Number(row.dataset.seconds) <= now + 0.05);
+  commands.forEach((row, index) => {
+    row.classList.toggle("active", index === at);
+    if (index === at) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+  });
+}
 
 /* --- reading --- */
 

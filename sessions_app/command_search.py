@@ -1,0 +1,215 @@
+"""Which commands somebody may read, and looking through them. The policy is asked of each session, as for its replay.
+
+What is found is read in batches of rows; sessions that the policy leaves out cost no more than that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import orjson
+from django.db import transaction
+from django.db.models import Q
+from django.http import HttpResponse
+
+from fleetops.audit.models import AuditEvent
+from fleetops.audit.record import record
+from fleetops.clock import now
+from fleetops.identity.models import User
+from fleetops.policy import services as policy
+from fleetops.policy.decide import Deed, DeedRequest, decide
+
+from . import questions
+from .models import Command, CommandQuerySet, TerminalSession
+from .services import LOOK_LASTS, one_line
+from .states import CommandSource
+
+PAGE_SIZE = 100
+MOST_BATCHES = 10  # read for one page, of which the policy may leave out all
+MOST_EXPORTED = 50_000  # some 20 MB, made in memory
+FIELDS = ("q", "user", "instance", "account", "source", "failed", "disputed", "since", "session")
+SINCE = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/x-ndjson"}
+COLUMNS = (
+    *("started_at", "ended_at", "user", "instance_id", "instance_name", "account_id", "session", "number", "source"),
+    *("text", "exit_code", "cwd", "os_user", "is_disputed", "dispute", "shown_text", "is_cut", "is_masked", "seconds"),
+)
+
+
+def filters_of(asked: Mapping[str, str]) -> dict[str, str]:
+    """What is looked for, out of a query string."""
+    return {name: asked.get(name, "").replace("\x00", "").strip()[:200] for name in FIELDS}
+
+
+def found(user: User, filters: Mapping[str, str]) -> CommandQuerySet:
+    """Commands that `user` may see and that fit. What the policy says of them is not asked yet.
+
+    Raises ValueError if `session` is no id, or another filter has a value that it does not know.
+    """
+    rows = Command.objects.visible_to(user)
+    if text := filters["q"]:
+        rows = rows.filter(Q(text__icontains=text) | Q(is_disputed=True, shown_text__icontains=text))
+    if filters["user"]:
+        rows = rows.filter(user_name=filters["user"])
+    if name := filters["instance"]:
+        rows = rows.filter(Q(instance_id=name) | Q(instance_name__icontains=name))
+    if filters["account"]:
+        rows = rows.filter(account_id=filters["account"])
+    if source := filters["source"]:
+        if source not in CommandSource.values:
+            raise ValueError("source")
+        rows = rows.filter(source=source)
+    if filters["failed"]:
+        rows = rows.filter(exit_code__isnull=False).exclude(exit_code=0)
+    if filters["disputed"]:
+        rows = rows.filter(is_disputed=True)
+    if since := filters["since"]:
+        if since not in SINCE:
+            raise ValueError("since")
+        rows = rows.filter(started_at__gte=now() - SINCE[since])
+    if filters["session"]:
+        rows = rows.filter(session_id=UUID(filters["session"]))
+    return rows
+
+
+class Reader:
+    """What one person may read of recordings, asked of each session once. Two queries."""
+
+    def __init__(self, actor: User, *, reason_for: Callable[[UUID], str] = lambda pk: "") -> None:
+        """`reason_for` a session: why they want to see it, as they have said it."""
+        self.actor = actor
+        self._reason_for = reason_for
+        self._rules = [rule for rule in policy.rules() if Deed.READ_RECORDING in rule.deeds]
+        self._who = policy.actor_facts(actor)
+        self._answers: dict[UUID, bool] = {}
+        self.left_out: set[UUID] = set()  # sessions of which something was asked for and not given
+
+    def may(self, session: TerminalSession) -> bool:
+        if session.pk not in self._answers:
+            here = policy.context(self.actor, reason=one_line(self._reason_for(session.pk)))
+            target = questions.target_of(session)
+            asked = DeedRequest(self._who, Deed.READ_RECORDING, here, target, owner=str(session.user_id))
+            self._answers[session.pk] = decide(asked, self._rules).allowed
+        if not self._answers[session.pk]:
+            self.left_out.add(session.pk)
+        return self._answers[session.pk]
+
+
+def with_sessions(rows: CommandQuerySet) -> CommandQuerySet:
+    """With what the policy looks at."""
+    return rows.select_related("session__instance_row__account", "session__instance_row__region")
+
+
+@dataclass
+class Page:
+    rows: list[Command] = field(default_factory=list)
+    next: str = ""  # "before" of the next page
+
+
+def page(rows: CommandQuerySet, reader: Reader, *, before: str = "", size: int = PAGE_SIZE) -> Page:
+    """The newest rows before a place that may be read. One query, and another where the policy leaves many out.
+
+    Raises ValueError if `before` is no place.
+    """
+    result = Page()
+    ordered = with_sessions(rows).order_by("-started_at", "-id")
+    for _ in range(MOST_BATCHES):
+        batch = list(_behind(ordered, before)[: size + 1])
+        for row in batch[:size]:
+            if len(result.rows) == size:
+                break
+            before = _place(row)
+            if reader.may(row.session):
+                result.rows.append(row)
+        else:
+            if len(batch) <= size:
+                return result
+        result.next = before
+        if len(result.rows) == size:
+            return result
+    return result
+
+
+def _place(row: Command) -> str:
+    return f"{row.started_at.isoformat()}_{row.pk}"
+
+
+def _behind(rows: CommandQuerySet, before: str) -> CommandQuerySet:
+    if not before:
+        return rows
+    moment, _, pk = before.partition("_")
+    at = datetime.fromisoformat(moment)
+    if at.tzinfo is None:
+        raise ValueError("no time zone")
+    return rows.filter(Q(started_at__lt=at) | Q(started_at=at, id__lt=UUID(pk)), started_at__lte=at)
+
+
+# Audit
+
+
+def note_look(actor: User, rows: list[Command], filters: Mapping[str, str]) -> None:
+    """Somebody read what others typed: audited once an hour."""
+    if not any(row.user_id != actor.pk for row in rows):
+        return
+    looks = AuditEvent.objects.filter(action="sessions.commands.view", actor_id=str(actor.pk))
+    if not looks.filter(at__gt=now() - LOOK_LASTS).exists():
+        with transaction.atomic():
+            record("sessions.commands.view", actor=actor, looked_for={k: v for k, v in filters.items() if v})
+
+
+# Taking away
+
+
+def export(rows: CommandQuerySet, reader: Reader, *, form: str, filters: Mapping[str, str]) -> HttpResponse:
+    """The rows as a file, the newest first, at most MOST_EXPORTED: CSV, or JSON line by line. Audited."""
+    taken = list(_readable(rows, reader))
+    with transaction.atomic():
+        asked = {name: value for name, value in filters.items() if value}
+        record("sessions.commands.export", actor=reader.actor, format=form, rows=len(taken), looked_for=asked)
+    response = HttpResponse((_csv if form == "csv" else _json)(taken), content_type=TYPES[form])
+    name = f"commands-newest-{MOST_EXPORTED}" if len(taken) == MOST_EXPORTED else "commands"
+    response["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _readable(rows: CommandQuerySet, reader: Reader) -> Iterator[Command]:
+    before, count = "", 0
+    while count < MOST_EXPORTED:
+        batch = page(rows, reader, before=before, size=min(500, MOST_EXPORTED - count))
+        yield from batch.rows
+        count += len(batch.rows)
+        if not (before := batch.next):
+            return
+
+
+def facts(row: Command) -> dict[str, object]:
+    """One row, for programs."""
+    return {
+        name: {"user": row.user_name, "session": str(row.session_id)}.get(name, getattr(row, name, None))
+        for name in COLUMNS
+    }
+
+
+def _json(rows: list[Command]) -> bytes:
+    return b"".join(orjson.dumps(facts(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def _csv(rows: list[Command]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(value) for value in facts(row).values()] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it."""
+    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        return "'" + value
+    return value.isoformat() if isinstance(value, datetime) else value
