@@ -220,6 +220,7 @@ def palette(request: HttpRequest) -> JsonResponse:
                 "status": ready.word,
                 "url": row.get_absolute_url(),
                 "connect_url": reverse("sessions:open") if shell.may_try and ready.can_connect else None,
+                "as_url": f"{reverse('sessions:open_as')}?instance={row.pk}" if ready.can_connect else None,
             }
         )
     return JsonResponse({"instances": found})

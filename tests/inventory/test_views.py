@@ -453,6 +453,7 @@ def test_the_palette_finds_instances_those_that_can_be_reached_first(client_as, 
         "status": "Online",
         "url": fleet[0].get_absolute_url(),
         "connect_url": reverse("sessions:open"),
+        "as_url": f"{reverse('sessions:open_as')}?instance={fleet[0].pk}",
     }
     assert found[4]["connect_url"] is None
 

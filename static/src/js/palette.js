@@ -89,6 +89,8 @@ function show() {
       detail: open,
     });
   });
+  const first = instances[0];
+  if (query && first?.as_url) found.push(item("lock", `Open ${first.name} as…`, query, { act: go(first.as_url) }));
   const places = pages().filter((page) => page.name.toLowerCase().includes(query.toLowerCase()))
     .map((page) => item("arrow-right", page.name, query, { act: go(page.url) }));
   list.replaceChildren(
