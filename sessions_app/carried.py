@@ -198,9 +198,11 @@ class Carried:
     # How far the client is behind
 
     def measure(self, client: ClientEnd | None) -> None:
-        """Read the agent or do not, as the client takes what comes."""
+        """Read the agent or do not, as the client takes what comes; and forget what it has."""
+        self._journal.sealed = self.droppable(self._proxy.sealer.offset)
         if not self.is_forward:
             return
+        self._journal.drop_sealed(1 << 62)
         behind = self._journal.end - (client.offset if client is not None else self._journal.base)
         if behind > BEHIND_BYTES and not self._is_behind:
             self._is_behind = True
@@ -208,6 +210,14 @@ class Carried:
         elif behind < BEHIND_BYTES // 2 and self._is_behind:
             self._is_behind = False
             self._proxy.pause_reading(False)
+
+    def droppable(self, sealed: int) -> int:
+        """Of what is sealed, up to where the client has it too: it cannot do without."""
+        if not self.waits_for_client:
+            return sealed
+        client, places = self._proxy.client, self.kept.places
+        taken = client.taken_through if client is not None else places[0].offset if places else 0
+        return min(sealed, taken)
 
     @property
     def is_behind(self) -> bool:

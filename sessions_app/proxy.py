@@ -179,7 +179,7 @@ class Proxy:
         self.unsealed_since: float | None = moment if self.sealer.offset < journal.end else None
         self._sealing: asyncio.Task[None] | None = None
         self._told_recorded_at = 0.0
-        journal.sealed = sealer.offset
+        journal.sealed = self._droppable()
         self._people_due: list[dict[str, Any]] = []
         self._is_storing_people = False
         self.encryption = Encryption(self)
@@ -285,6 +285,8 @@ class Proxy:
 
     async def type(self, data: bytes) -> None:
         """Send keystrokes; waits while too many of them wait already, or an Enter is held."""
+        if self._is_forward:
+            return  # they would stand in the midst of its connections
         await (self.type_now(data) if self.strict is None else self.strict.type(data))
 
     async def type_now(self, data: bytes) -> None:
@@ -337,6 +339,10 @@ class Proxy:
         if self._over is None and self.can_send and self.rows > 1 and not self._is_forward:
             self._send_size(self.cols, self.rows - 1)
             self._loop.call_later(0.1, self._unnudge)
+
+    def _droppable(self) -> int:
+        """Up to where in the journal nobody needs it any more: it is sealed, and its client has it."""
+        return self.sealer.offset if self.carried is None else self.carried.droppable(self.sealer.offset)
 
     def flush_soon(self) -> None:
         """Send what the channel has been given past `type`."""
@@ -927,7 +933,7 @@ class Proxy:
             logger.exception("sealing failed session=%s", self.session.pk)
         finally:
             self._sealing = None
-        self.journal.sealed = self.sealer.offset
+        self.journal.sealed = self._droppable()
         if self.sealer.offset < self.journal.end:
             self._is_unsealed()
         moment = self._loop.time()
