@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.core.cache import cache
-from django.db import close_old_connections
+from django.db import connections
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from redis.exceptions import RedisError
@@ -117,30 +118,39 @@ def deliver_due(*, seconds: float = ROUND_SECONDS) -> int:
     until = monotonic() + seconds
     away: dict[tuple[str, str], UserError] = {}
     taken = 0
-    with ThreadPoolExecutor(AT_ONCE, "delivery") as pool:
-        while monotonic() < until:
-            found = list(due(now()).values_list("pk", flat=True)[:_DUE])
-            if not found:
-                break
-            running = [
-                pool.submit(contextvars.copy_context().run, _in_thread, session_id, until, away) for session_id in found
-            ]
-            for each in running:
-                each.result()
-            taken += len(found)
+    while monotonic() < until and (found := list(due(now()).values_list("pk", flat=True)[:_DUE])):
+        waiting = deque(found)
+        if len(found) == 1:
+            _work_off(waiting, until, away)
+        else:
+            _work_off_at_once(waiting, until, away)
+        taken += len(found)
     return taken
 
 
-def _in_thread(session_id: UUID, until: float, away: dict[tuple[str, str], UserError]) -> None:
-    if monotonic() > until:
-        return
-    close_old_connections()
-    try:
-        deliver(session_id, until=until, away=away)
-    except Exception:  # the outermost loop of a delivery: the others go on, and the next round tries it again
-        logger.exception("a delivery failed session=%s", session_id)
-    finally:
-        close_old_connections()
+def _work_off_at_once(waiting: deque[UUID], until: float, away: dict[tuple[str, str], UserError]) -> None:
+    def in_thread() -> None:
+        try:
+            _work_off(waiting, until, away)
+        finally:
+            connections.close_all()  # this thread's own
+
+    threads = min(AT_ONCE, len(waiting))
+    with ThreadPoolExecutor(threads, "delivery") as pool:
+        for each in [pool.submit(contextvars.copy_context().run, in_thread) for _ in range(threads)]:
+            each.result()
+
+
+def _work_off(waiting: deque[UUID], until: float, away: dict[tuple[str, str], UserError]) -> None:
+    while monotonic() < until:
+        try:
+            session_id = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            deliver(session_id, until=until, away=away)
+        except Exception:  # the outermost loop of a delivery: the others go on, and the next round tries it again
+            logger.exception("a delivery failed session=%s", session_id)
 
 
 def deliver(
