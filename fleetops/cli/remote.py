@@ -213,20 +213,27 @@ def whoami(chosen: argparse.Namespace) -> int:
 
 def fleet_list(chosen: argparse.Namespace) -> int:
     query = {"q": " ".join(chosen.expression)} if chosen.expression else {}
-    return _list(chosen, "instances/", query, INSTANCE_COLUMNS)
+    return list_rows(chosen, "instances/", query, INSTANCE_COLUMNS)
 
 
 def session_list(chosen: argparse.Namespace) -> int:
     asked = {"state": chosen.state, "user": chosen.user}
-    return _list(chosen, "sessions/", {key: value for key, value in asked.items() if value}, SESSION_COLUMNS)
+    return list_rows(chosen, "sessions/", {key: value for key, value in asked.items() if value}, SESSION_COLUMNS)
 
 
 def audit_list(chosen: argparse.Namespace) -> int:
     query = {"q": " ".join(chosen.filter)} if chosen.filter else {}
-    return _list(chosen, "audit/events/", query, EVENT_COLUMNS)
+    return list_rows(chosen, "audit/events/", query, EVENT_COLUMNS)
 
 
-def _list(chosen: argparse.Namespace, path: str, query: dict[str, str], columns: dict[str, str]) -> int:
+def list_rows(
+    chosen: argparse.Namespace,
+    path: str,
+    query: dict[str, str],
+    columns: dict[str, str],
+    shown: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> int:
+    """Show what a path lists, as a table or as JSON; `shown` makes of a row what the table has."""
     names = _columns(chosen.columns, columns)
     rows: list[dict[str, Any]] = []
     has_more = False
@@ -239,7 +246,8 @@ def _list(chosen: argparse.Namespace, path: str, query: dict[str, str], columns:
         _print_json(rows)
     elif rows:
         tables.show(
-            [name.upper() for name in names], [[_cell(row.get(columns[name])) for name in names] for row in rows]
+            [name.upper() for name in names],
+            [[_cell(row.get(columns[name])) for name in names] for row in map(shown, rows)],
         )
     else:
         print("Nothing matches." if query else "There is nothing.", file=sys.stderr)
@@ -268,7 +276,7 @@ def complete_columns(known: dict[str, str]) -> Callable[[str], list[str]]:
 
 def fleet_show(chosen: argparse.Namespace) -> int:
     client = client_of(chosen)
-    found = client.get(f"instances/{_instance_pk(client, chosen.name)}/")
+    found = client.get(f"instances/{instance_pk(client, chosen.name)}/")
     if chosen.json:
         return _print_json(found)
     ready = found["readiness"]
@@ -295,7 +303,7 @@ def instances_named(client: Client, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _instance_pk(client: Client, name: str) -> str:
+def instance_pk(client: Client, name: str) -> str:
     """Our id of the instance of that name, or AWS id. Raises Refused if there is none, or more than one."""
     if _UUID.fullmatch(name):
         return name

@@ -197,6 +197,30 @@ def test_sessions_and_the_audit_log_are_listed(stack, log_in):
     assert wrong.returncode == 1 and "outcome:odd is none of" in wrong.stderr
 
 
+ASKS = """
+from datetime import timedelta
+from fleetops.clock import now
+from tests.factories import make_grant, make_user
+from fleetops.inventory.models import Instance
+print(make_grant(user=make_user("tomas"), instance=Instance.objects.get(name="pay-api-eu1a-01")).pk)
+"""
+
+
+def test_access_is_asked_for_answered_and_revoked(stack, log_in):
+    shell = log_in()
+    done = shell.run("access", "request", "pay-api-eu1a-01", "--reason", "INC-7")
+    assert done.returncode == 1 and "Nothing of this needs an approval" in done.stderr
+    done = shell.run("access", "request", "pay-api-eu1a-01", "--reason", "INC-7", "--forward", "x:y")
+    assert done.returncode == 2
+    pk = stack.manage("shell", "-v0", "-c", ASKS).stdout.strip().splitlines()[-1]
+    waiting = shell.ok("access", "list", "--show", "waiting")
+    assert "tomas" in waiting and "pay-api-eu1a-01" in waiting and pk in waiting
+    assert re.match(r"tomas: active until 20\d\d-", shell.ok("access", "approve", pk))
+    assert [each["id"] for each in json.loads(shell.ok("access", "list", "--show", "open", "--json"))] == [pk]
+    assert "Say why" in shell.run("access", "revoke", pk).stderr
+    assert shell.ok("access", "revoke", pk, "--reason", "It is fixed") == "tomas: revoked\n"
+
+
 def test_a_long_list_is_shown_in_part_unless_all_is_asked_for(stack, log_in):
     shell = log_in()
     log_in("--scopes", "fleet:read", "--profile", "narrow")
@@ -301,6 +325,8 @@ def test_words_are_completed(shell):
             "manage",
             "node",
             "login",
+            "access",
+            "connect",
             "logout",
             "whoami",
             "fleet",
