@@ -21,11 +21,11 @@ class DeliveryForm(forms.Form):
         label="Kept for",
         choices=[("", "as the group says"), *((days, f"{days} days") for days in RETENTION_DAYS)],
     )
-    log_kms_key = forms.CharField(max_length=256, required=False, label="Key of KMS")
+    log_kms_key = forms.CharField(max_length=256, required=False, label="KMS key of the group")
     strict = forms.ChoiceField(required=False, label="If it is not confirmed in time", choices=Strict.choices)
     bucket = forms.CharField(max_length=63, required=False, label="Bucket")
     prefix = forms.CharField(max_length=256, required=False, label="Prefix")
-    bucket_kms_key = forms.CharField(max_length=256, required=False, label="Key of KMS")
+    bucket_kms_key = forms.CharField(max_length=256, required=False, label="KMS key of the copies")
 
     @classmethod
     def initial_of(cls, row: DeliverySettings) -> dict[str, Any]:
