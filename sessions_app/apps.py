@@ -2,6 +2,7 @@ from django.apps import AppConfig
 
 from fleetops import metrics
 from fleetops.clock import now
+from fleetops.inventory.features import tell_use
 from fleetops.inventory.removal import hold_removal
 from fleetops.policy import standing
 from fleetops.web.navigation import show_count
@@ -80,3 +81,5 @@ class SessionsConfig(AppConfig):
             lambda: [((), grants.filter(state=GrantState.ACTIVE, ends_at__gt=now()).count())],
         )
         hold_removal(holds)
+        tell_use("Session logs", "sessions_app.delivery.use.has_logs")
+        tell_use("Copies of recordings", "sessions_app.delivery.use.has_copies")

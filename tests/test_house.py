@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": _DECIDERS,
     "calendars": _DECIDERS,
     "policy": _DECIDERS,
-    "inventory": _INVENTORY,
+    "inventory": _INVENTORY | {"awsapi"},
     "library": _LIBRARY,
     "runcommand": _RUNS,
     "automation": _RUNS,

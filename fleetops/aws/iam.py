@@ -1,7 +1,10 @@
 """IAM: what a role's policies would say, asked without doing anything."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
 
 from .clients import AccountAccess, client
 from .errors import AwsError, aws_call
@@ -25,11 +28,11 @@ def simulate(
     region: str,
     *,
     principal_arn: str,
-    action: str,
+    actions: Sequence[str],
     resources: Sequence[str],
     session_name: str,
 ) -> list[Verdict]:
-    """Ask whether the policies of the user or role `principal_arn` allow `action` on each of `resources`.
+    """Ask whether the policies of the user or role `principal_arn` allow each of `actions` on each of `resources`.
 
     Policies of other kinds (the organisation's, a resource's own) are only partly in the answer [IAM user guide,
     "Testing IAM policies with the IAM policy simulator"]. Raises AccessDenied where the caller may not ask.
@@ -37,7 +40,7 @@ def simulate(
     iam = client("iam", access, region, session_name=session_name)
     with aws_call("iam:SimulatePrincipalPolicy", where=access.account_id):
         answer = iam.simulate_principal_policy(
-            PolicySourceArn=principal_arn, ActionNames=[action], ResourceArns=list(resources)
+            PolicySourceArn=principal_arn, ActionNames=list(actions), ResourceArns=list(resources)
         )
     verdicts = []
     for each in answer.get("EvaluationResults", []):
@@ -48,6 +51,14 @@ def simulate(
             for one in of_resources
         ] or [Verdict(each["EvalActionName"], each.get("EvalResourceName", "*"), each["EvalDecision"])]
     return verdicts
+
+
+def trust_policy(access: AccountAccess, region: str, *, role_arn: str, session_name: str) -> dict[str, Any]:
+    """Whom a role trusts, as it stands in IAM. Raises AwsError."""
+    roles = client("iam", access, region, session_name=session_name)
+    with aws_call("iam:GetRole", where=role_arn):
+        found = roles.get_role(RoleName=role_name(role_arn))["Role"]["AssumeRolePolicyDocument"]
+    return found if isinstance(found, dict) else dict(json.loads(unquote(found)))
 
 
 def put_role_policy(

@@ -334,14 +334,6 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
     Permission(
-        "iam:GetRole",
-        "Machines outside EC2",
-        "reads whether SSM may assume the role of the machines",
-        "A role that does not fit is refused in AWS's words, which do not tell why.",
-        _HYBRID_ROLES,
-        is_optional=True,
-    ),
-    Permission(
         "iam:PassRole",
         "Machines outside EC2",
         "hands that role to SSM, which gives it to the machines",
@@ -362,6 +354,14 @@ PERMISSIONS: Final = (
         "asks whether a permission is there without using it",
         "Permissions that change something show themselves only when they are used.",
         ("{role}",),
+        is_optional=True,
+    ),
+    Permission(
+        "iam:GetRole",
+        "Connection check",
+        "reads whom a role trusts: its own, those of sessions, and those of machines outside EC2",
+        "What is missing in a trust policy is not told; a role that does not fit is refused in AWS's words alone.",
+        ("{role}", *_HYBRID_ROLES),
         is_optional=True,
     ),
 )
@@ -385,6 +385,8 @@ BY_HAND: Final = (
         is_optional=True,
     ),
 )
+# Called under the role that a rule of the access policy names for its sessions; all else goes under the account's own.
+OF_SESSIONS: Final = frozenset({"ssm:StartSession", "ssm:ResumeSession", "kms:GenerateDataKey", "kms:Decrypt"})
 # Never called: AWS asks for them at another call, of whoever makes that.
 ASKED_WITHIN: Final = frozenset({"iam:PassRole"})
 # Made, and never denied: AWS answers it to whoever signs right.
@@ -401,13 +403,33 @@ def fill(pattern: str, *, partition: str = "aws", account: str = "*", role: str 
 
 
 def policy(
-    account: str = "*", *, role: str = "", partition: str = "aws", actions: Iterable[str] | None = None
+    account: str = "*",
+    *,
+    role: str = "",
+    partition: str = "aws",
+    actions: Iterable[str] | None = None,
+    session_roles: Iterable[str] = (),
 ) -> Document:
-    """The least that the account's role needs; of `actions` alone, if they are given."""
+    """The least that the account's role needs; of `actions` alone, if they are given.
+
+    It may look at itself, and at `session_roles`: ARNs of roles under which rules of the access policy open sessions.
+    """
     wanted = None if actions is None else set(actions)
     chosen = [each for each in PERMISSIONS if wanted is None or each.action in wanted]
     places = {"account": account, "role": role, "partition": partition}
-    return _policy(chosen, lambda pattern: fill(pattern, **places))
+    made = _policy(chosen, lambda pattern: fill(pattern, **places))
+    own, more = fill("{role}", **places), sorted(session_roles)
+    for statement in made["Statement"]:
+        named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        if more and own in named:
+            statement["Resource"] = [own, *more, *(each for each in named if each != own)]
+    return made
+
+
+def session_policy(account: str = "*", *, partition: str = "aws") -> Document:
+    """The least that a role needs under which a rule of the access policy opens sessions."""
+    chosen = [each for each in PERMISSIONS if each.action in OF_SESSIONS]
+    return _policy(chosen, lambda pattern: fill(pattern, account=account, partition=partition))
 
 
 def trust_policy(principal: str, external_id: str = "") -> Document:

@@ -13,11 +13,11 @@ from rest_framework.response import Response
 from fleetops.clock import now
 from fleetops.identity.rest import ApiView, Asked
 
-from . import account_checks, tasks
+from . import account_checks, identity_checks, tasks
 from . import accounts as services
 from .account_forms import AccountForm
 from .account_rules import COLUMNS, MOST_STREAM_HOSTS, SENSITIVE, AccountFacts
-from .models import Account, AccountCheck, CheckRow
+from .models import Account, AccountCheck, CheckRow, IdentityCheck
 from .states import CheckResult, CheckState
 
 READ, WRITE = "accounts:read", "accounts:write"
@@ -264,6 +264,77 @@ class Checks(ApiView):
         return Response(CheckSerializer(check).data, status=202)
 
 
+class RoleCheckedSerializer(serializers.Serializer):
+    """One question about a role, and its answer."""
+
+    part = serializers.ChoiceField(
+        choices=["trust", "use", "permissions"], help_text="whom it trusts; whether it was assumed; what it may do"
+    )
+    action = serializers.CharField(help_text="as IAM writes it; tried: the role was really assumed")
+    purpose = serializers.CharField()
+    result = serializers.ChoiceField(choices=CheckResult.choices)
+    text = serializers.CharField(help_text="in words, what is missing and how to mend it")
+    is_optional = serializers.BooleanField()
+
+
+class RoleSerializer(serializers.Serializer):
+    """A role under which FleetOps acts, and what was found of it."""
+
+    arn = serializers.CharField(help_text="empty: the base credentials act themselves")
+    rules = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="of the access policy, that open sessions under it; none: its own",
+    )
+    rows = RoleCheckedSerializer(many=True)
+
+
+class IdentitySerializer(serializers.ModelSerializer):
+    """As whom FleetOps acts in an account: one look at its roles."""
+
+    state = serializers.ChoiceField(choices=CheckState.choices, read_only=True)
+    word = serializers.SerializerMethodField(help_text="what it comes to")
+    works = serializers.SerializerMethodField(help_text="nothing that is needed is missing")
+    missing = serializers.SerializerMethodField(help_text="by role, what it lacks")
+    roles = RoleSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = IdentityCheck
+        fields = (
+            *("id", "state", "word", "works", "missing", "asked_by", "created_at", "ended_at", "caller_arn", "error"),
+            "roles",
+        )
+        read_only_fields = fields
+
+    def get_word(self, check: IdentityCheck) -> str:
+        return identity_checks.verdict(check).word
+
+    def get_works(self, check: IdentityCheck) -> bool:
+        return identity_checks.verdict(check).kind == "ok"
+
+    def get_missing(self, check: IdentityCheck) -> list[str]:
+        return list(identity_checks.verdict(check).missing)
+
+
+class Identity(ApiView):
+    """The roles under which FleetOps acts in an account, its own and those of the access policy's rules."""
+
+    scopes = {"GET": READ, "POST": WRITE}
+    permissions = {"GET": SEE, "POST": CHANGE}
+
+    @extend_schema(operation_id="accounts_identity_get", responses=IdentitySerializer)
+    def get(self, request, pk):
+        """The last look at them: whom each trusts, whether it could be assumed for a person, what it may do."""
+        check = get_object_or_404(IdentityCheck.objects.filter(account=_account(request, pk))[:1])
+        return Response(IdentitySerializer(check).data)
+
+    @extend_schema(operation_id="accounts_identity", request=None, responses={202: IdentitySerializer})
+    def post(self, request, pk):
+        """Have a worker look at them; the look that is under way, if there is one."""
+        check = identity_checks.ask(_account(request, pk), actor=request.user)
+        tasks.check_identity.delay(str(check.pk))
+        return Response(IdentitySerializer(check).data, status=202)
+
+
 def _facts(given: dict, account: Account | None = None) -> AccountFacts:
     """What was sent, held against the page's form. Raises ValidationError."""
     said = AccountForm.initial_of(account) if account else {}
@@ -296,4 +367,5 @@ urlpatterns = [
     path("accounts/<uuid:pk>/", OneAccount.as_view(), name="account"),
     path("accounts/<uuid:pk>/check/", Checks.as_view(), name="check_account"),
     path("accounts/<uuid:pk>/enabled/", EnableAccount.as_view(), name="enable_account"),
+    path("accounts/<uuid:pk>/identity/", Identity.as_view(), name="account_identity"),
 ]

@@ -272,7 +272,7 @@ class _Region:
                 self.access,
                 self.region,
                 principal_arn=principal,
-                action=permission.action,
+                actions=[permission.action],
                 resources=resources,
                 session_name=self.name,
             )

@@ -7,7 +7,7 @@ from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import account_checks, ceilings, events, services
+from . import account_checks, ceilings, events, identity_checks, services
 
 
 @shared_task(ignore_result=True)
@@ -41,6 +41,20 @@ def check_account(check_id: str) -> None:
         account_checks.give_up(check_id, "AWS did not answer within three minutes; check the network, then try again.")
     except Exception:  # the outermost loop of a check: its page says that it is over, and the worker's log why
         account_checks.give_up(check_id, "FleetOps failed at it; the worker's log says why.")
+        raise
+
+
+@shared_task(ignore_result=True, soft_time_limit=170, time_limit=180)
+@within("worker")
+@acting_for(Priority.PERSON)
+def check_identity(check_id: str) -> None:
+    """Look at the roles of an account once."""
+    try:
+        identity_checks.carry_out(check_id)
+    except SoftTimeLimitExceeded:
+        identity_checks.give_up(check_id, "AWS did not answer within three minutes; check the network, then try again.")
+    except Exception:  # the outermost loop of a check: its page says that it is over, and the worker's log why
+        identity_checks.give_up(check_id, "FleetOps failed at it; the worker's log says why.")
         raise
 
 

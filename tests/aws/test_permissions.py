@@ -245,6 +245,7 @@ def test_the_manual_shows_the_policies_as_they_are_made():
     assert shown == [
         permissions.policy("222233334444"),
         permissions.trust_policy(permissions.UNKNOWN_PRINCIPAL, "SOMETHING-ONLY-YOU-KNOW"),
+        permissions.session_policy("222233334444"),
         permissions.caller_policy([role]),
     ], "write them anew: manage.py aws_policy --account 222233334444, and so on"
 
@@ -294,7 +295,7 @@ def test_under_the_generated_policy_the_whole_main_job_runs_and_nothing_else(lea
         ssm.start_session(least, region, target=target, reason="", document_name="AWS-StartSSHSession", **person)
 
     verdicts = iam.simulate(
-        least, region, principal_arn=least.role_arn, action="ssm:StartSession", session_name="w",
+        least, region, principal_arn=least.role_arn, actions=["ssm:StartSession"], session_name="w",
         resources=[f"arn:aws:ec2:{region}:{least.account_id}:instance/{target}", f"arn:aws:ec2:{region}:9:instance/x"],
     )  # fmt: skip
     assert [(each.decision, each.is_allowed) for each in verdicts] == [("allowed", True), ("implicitDeny", False)]

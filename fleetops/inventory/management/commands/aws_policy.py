@@ -13,10 +13,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument(
             "--format",
-            choices=("policy", "trust", "caller", "cloudformation"),
+            choices=("policy", "trust", "caller", "sessions", "cloudformation"),
             default="policy",
             help="policy: of the account's role. trust: who may assume it. caller: of the identity as which FleetOps "
-            "runs. cloudformation: a template (YAML) of the role with both.",
+            "runs. sessions: of a role under which a rule of the access policy opens sessions. cloudformation: a "
+            "template (YAML) of the role with both.",
         )
         parser.add_argument("--account", default="", help="AWS's twelve digits; without it policies are of any account")
         parser.add_argument(
@@ -42,6 +43,8 @@ class Command(BaseCommand):
             document = permissions.policy(account or "*", role=role_arn)
         elif format == "trust":
             document = permissions.trust_policy(principal or permissions.UNKNOWN_PRINCIPAL, external_id)
+        elif format == "sessions":
+            document = permissions.session_policy(account or "*")
         else:
             role = role_arn or f"arn:aws:iam::{account or '*'}:role/{permissions.ROLE_NAME}"
             document = permissions.caller_policy([role])
