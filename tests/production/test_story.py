@@ -28,6 +28,7 @@ from fleetops.endpoint.credentials import TokenVault
 from fleetops.node.spec import NodeSpec
 from tests.browser.conftest import CHROMIUM, FLAGS
 from tests.browser.test_one_click_shell import connect, wait_for_screen
+from tests.sessions_app.clients import StreamClient
 from tests.support.production import HOST, ROOT, Production, missing_programs
 from tests.support.stack import descendants, until
 
@@ -35,6 +36,15 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 ENDPOINT = "/var/lib/fleetops/endpoint"
 MACHINE = seed.MACHINES[0]
+MAKE_A_KEY = """
+from datetime import timedelta
+from fleetops.clock import now
+from fleetops.identity import access_keys
+from fleetops.identity.models import User
+owner = User.objects.get(username="admin")
+key, secret = access_keys.create(owner, actor=owner, name="story", expires_at=now() + timedelta(days=1))
+print(key.key_id, secret)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +330,25 @@ def end_shell(page: Page) -> None:
 
 def test_the_main_job_is_done(fleet: Page):
     do_the_main_job(fleet)
+
+
+def test_the_aws_cli_has_its_door_behind_the_proxy(fleet: Page, production: Production):
+    """Signed over the path and the Host that the proxy was sent."""
+    made = production.execute("web-1", "python", "manage.py", "shell", "-v", "0", "-c", MAKE_A_KEY).stdout.split()[-2:]
+    tls = str(production.secret("tls_certificate"))
+
+    def client(service: str) -> Any:
+        keys = {"aws_access_key_id": made[0], "aws_secret_access_key": made[1], "region_name": "eu-west-1"}
+        return boto3.client(service, endpoint_url=f"https://{HOST}:8443/aws/", verify=tls, **keys)
+
+    assert client("sts").get_caller_identity()["Arn"].endswith(":user/admin")
+    answer = client("ssm").start_session(Target=MACHINE.instance_id)
+    assert answer["StreamUrl"].startswith(f"wss://{HOST}:8443/aws/stream/")
+    shell = StreamClient(answer, tls=ssl.create_default_context(cafile=tls)).connect()
+    shell.until(lambda: b"$ " in shell.output or b"# " in shell.output, what="a prompt", seconds=30)
+    shell.run("echo $((6*7))", b"42\r\n")
+    client("ssm").terminate_session(SessionId=answer["SessionId"])
+    assert shell.ended(seconds=30) == "Ended by admin."
 
 
 def test_a_shell_goes_on_when_one_of_each_is_killed_and_the_main_job_is_done_again(fleet: Page, production: Production):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import time
 from uuid import uuid4
 
@@ -33,8 +34,9 @@ VERSION = "1.2.650.0"
 class StreamClient:
     """One run of a client. It may connect several times, and goes on where it was."""
 
-    def __init__(self, answer: dict, *, is_silent: bool = True) -> None:
+    def __init__(self, answer: dict, *, is_silent: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.url, self.token = answer["StreamUrl"], answer["TokenValue"]
+        self._tls = tls
         self.client_id = str(uuid4())
         self.channel = DataChannel(Role.CLIENT, new_id=uuid4)
         self.output, self.errors = bytearray(), bytearray()
@@ -51,7 +53,7 @@ class StreamClient:
         token = answer["TokenValue"] if answer else self.token
         self._exits = contextlib.ExitStack()
         self._socket = self._exits.enter_context(
-            connect(self.url, compression=None, proxy=None, max_size=2**20, close_timeout=0.5)
+            connect(self.url, ssl=self._tls, compression=None, proxy=None, max_size=2**20, close_timeout=0.5)
         )
         self._socket.send(open_data_channel_client(uuid4(), token, client_id=self.client_id, client_version=VERSION))
         self.channel.reconnected(now=time.time())

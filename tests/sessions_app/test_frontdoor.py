@@ -33,7 +33,7 @@ from sessions_app.states import Door, SessionKind
 from tests.factories import make_account, make_instance, make_region, make_user
 
 from .clients import PortClient, StreamClient, words_of
-from .conftest import ended
+from .conftest import TerminalProcess, ended
 
 COMMAND, PORT = "AWS-StartNonInteractiveCommand", "AWS-StartPortForwardingSession"
 
@@ -314,6 +314,29 @@ def test_a_killed_terminal_process_costs_a_client_nothing(terminal, shell, cli):
     numbers = [int(number) for number in re.findall(rb"n(1[0-9]{2})\r\n", client.output)]
     assert numbers == list(range(100, 161))
     client.run("echo $((40+2))", b"42\r\n")
+
+
+def test_a_client_that_reaches_another_process_is_relayed_and_told_the_end(terminal, home, tmp_path, cli, shell):
+    session, first, _ = shell
+    second = TerminalProcess(home, tmp_path / "second.log")
+    second.start()
+    try:
+        elsewhere = Cli(second, cli.key.user)
+        first.close()
+        answer = elsewhere.boto().resume_session(SessionId=str(session.pk))
+        first.url = answer["StreamUrl"]
+        first.connect(answer)
+        first.run("echo relayed", b"relayed\r\n")
+        session.refresh_from_db()
+        assert session.owner_epoch == 1 and str(second.port) in first.url
+        terminal.kill()
+        first.lost()
+        first.connect(elsewhere.boto().resume_session(SessionId=str(session.pk)))
+        first.run("echo moved", b"moved\r\n")
+        services.request_end(session, actor=cli.key.user)
+        assert first.ended() == f"Ended by {cli.key.user.username}."
+    finally:
+        second.stop()
 
 
 def test_who_ends_a_session_and_who_revokes_a_key_is_told_to_its_client(shell, cli, demo_instance, operator):
