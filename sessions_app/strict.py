@@ -49,8 +49,10 @@ ECHO_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.02
 CONNECT_SECONDS, READ_SECONDS = 2, 3
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 0.8)
+WAITING_BYTES: Final = 256 * 1024  # of keystrokes; then browsers are not read
 TAIL_BYTES: Final = 32 * 1024  # of output, from which the line at the cursor is made out
 LINE_LENGTH: Final = 16 * 1024  # characters of one
+CTRL_C: Final = b"\x03"
 # What has a shell take its line: CR and LF; and Ctrl-O, which readline takes for an Enter too.
 _ENTER: Final = re.compile(rb"[\r\n\x0f]")
 _ALTERNATE: Final = re.compile(rb"\x1b\[\?(?:47|1047|1049)h")
@@ -77,27 +79,58 @@ def rules_of(session: TerminalSession) -> Rules | None:
 
 
 class StrictInput:
-    """Lets keystrokes through to one session, and holds each Enter. One person's or another's, they go in turn."""
+    """Lets keystrokes through to one session, and holds each Enter. Whoever types, it goes in turn.
+
+    They wait here, and not with the browser that sent them, which has other things to say meanwhile and may leave.
+    A Ctrl-C throws away what waits before it, a held Enter too, as a terminal does that has not read its input yet.
+    """
 
     def __init__(self, proxy: Proxy, rules: Rules) -> None:
         self._proxy = proxy
         self._delivery = rules.delivery
         self._access = rules.access
-        self._turn = asyncio.Lock()
-        self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
+        self._waiting = bytearray()
+        self._room = asyncio.Event()
+        self._interrupt = asyncio.Event()
+        self._sent_at = 0.0
+        self._task: asyncio.Task[None] | None = None
 
     async def type(self, data: bytes) -> None:
-        """Send keystrokes as far as the next Enter, have that confirmed, and so on."""
-        async with self._turn:
-            begin = 0
-            for enter in _ENTER.finditer(data):
-                await self._send(data[begin : enter.start()])
-                if not await self._may_pass():
-                    return
-                await self._send(enter[0])
-                begin = enter.end()
-            await self._send(data[begin:])
+        """Take keystrokes; waits only while too many of them wait already."""
+        if CTRL_C in data:
+            self._waiting.clear()
+            self._interrupt.set()
+            data = data[data.rindex(CTRL_C) :]
+        while len(self._waiting) >= WAITING_BYTES and not self._is_over:
+            self._room.clear()
+            await self._room.wait()
+        self._waiting += data
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._work(), name=f"strict {self._proxy.session.pk}")
+
+    @property
+    def _is_over(self) -> bool:
+        return self._proxy.is_finishing or self._proxy.is_let_go
+
+    async def _work(self) -> None:
+        """Send what waits as far as the next Enter, have that confirmed, and so on."""
+        try:
+            while self._waiting and not self._is_over:
+                enter = _ENTER.search(self._waiting)
+                end = enter.end() if enter else len(self._waiting)
+                taken = bytes(self._waiting[:end])
+                del self._waiting[:end]
+                self._room.set()
+                self._interrupt.clear()
+                text, key = (taken[:-1], taken[-1:]) if enter else (taken, b"")
+                await self._send(text)
+                if key and await self._may_pass():
+                    await self._send(key)
+        except Exception:  # the outermost loop of a session's input: what comes next is tried anew
+            logger.exception("strict input failed session=%s", self._proxy.session.pk)
+        finally:
+            self._room.set()
 
     async def _send(self, data: bytes) -> None:
         if data:
@@ -105,47 +138,60 @@ class StrictInput:
             self._sent_at = self._loop.time()
 
     async def _may_pass(self) -> bool:
-        """Whether the next Enter may go; else the session ends."""
+        """Whether the next Enter may go; else the session ends, or somebody pressed Ctrl-C."""
         proxy = self._proxy
-        while not proxy.has_sent_all and not proxy.is_finishing and not proxy.is_let_go:
+        while not proxy.has_sent_all and not self._is_over and not self._interrupt.is_set():
             await asyncio.sleep(_LOOK_SECONDS)  # what holds it up has its own words
         await self._echoed()
+        if self._interrupt.is_set() or self._is_over:
+            return False
         until = monotonic() + settings.STRICT_HOLD_SECONDS
         stop = threading.Event()
-        output = self._tail()
-        putting = asyncio.ensure_future(proxy.threads.aws(self._confirm, output, proxy.journal.time_us(), until, stop))
+        putting = asyncio.ensure_future(
+            proxy.threads.aws(self._confirm, self._tail(), proxy.journal.time_us(), until, stop)
+        )
         putting.add_done_callback(_forget)
+        interrupted = asyncio.ensure_future(self._interrupt.wait())
+        either = {"return_when": asyncio.FIRST_COMPLETED}
         try:
-            done, _ = await asyncio.wait({putting}, timeout=TELL_SECONDS)
+            done, _ = await asyncio.wait({putting, interrupted}, timeout=TELL_SECONDS, **either)
             if not done:
                 proxy.hold_input(True, HELD)
-                done, _ = await asyncio.wait({putting}, timeout=max(0.0, until - monotonic()))
+                left = max(0.0, until - monotonic())
+                done, _ = await asyncio.wait({putting, interrupted}, timeout=left, **either)
         finally:
             proxy.hold_input(False, HELD)
             stop.set()
-        why = "it did not answer in time"
-        if done:
+            interrupted.cancel()
+        if self._interrupt.is_set() or self._is_over:
+            return False
+        return self._outcome(putting if putting in done else None)
+
+    def _outcome(self, putting: asyncio.Future[None] | None) -> bool:
+        """Whether the Enter passes; None: CloudWatch Logs did not answer in time."""
+        why = "It did not answer in time."
+        if putting is not None:
             try:
                 putting.result()
             except UserError as error:
                 why = str(error)
             except Exception:  # whatever it is, a shell must not hang on it
-                logger.exception("a line could not be put session=%s", proxy.session.pk)
-                why = "FleetOps met a fault of its own"
+                logger.exception("a line could not be put session=%s", self._proxy.session.pk)
+                why = "FleetOps met a fault of its own; it is in the log."
             else:
-                return not proxy.is_finishing
-        logger.warning("a line is not confirmed session=%s: %s", proxy.session.pk, why)
+                return True
+        logger.warning("a line is not confirmed session=%s: %s", self._proxy.session.pk, why)
         if self._delivery.strict == Strict.END:
-            proxy.end(f"Ended: CloudWatch Logs did not confirm a line in time. {why}", kind="strict")
+            self._proxy.end(f"Ended: CloudWatch Logs did not confirm a line in time. {why}", kind="strict")
             return False
-        proxy.note("unconfirmed", "CloudWatch Logs did not confirm this line; it was let pass.", why=why[:256])
-        return not proxy.is_finishing
+        self._proxy.note("unconfirmed", "CloudWatch Logs did not confirm this line; it was let pass.", why=why[:256])
+        return True
 
     async def _echoed(self) -> None:
         """Wait until what was typed has been shown, as far as that can be told."""
         begun = self._loop.time()
         end, quiet_since = self._proxy.journal.output_end, self._sent_at
-        while (moment := self._loop.time()) - begun < ECHO_SECONDS and not self._proxy.is_finishing:
+        while (moment := self._loop.time()) - begun < ECHO_SECONDS and not self._is_over:
             if self._proxy.journal.output_end != end:
                 end, quiet_since = self._proxy.journal.output_end, moment
             elif not self._proxy.has_sent_all:

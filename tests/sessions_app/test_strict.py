@@ -87,6 +87,19 @@ def test_of_a_paste_each_line_is_held_in_its_turn(strict, demo_instance):
     assert shown.index(b"one-1") < shown.index(b"two-2") < shown.index(b"three-3")
 
 
+def test_a_ctrl_c_throws_away_what_waits_and_the_browser_is_heard_meanwhile(strict, demo_instance, faults):
+    session, browser = strict("pass")
+    with faults.on("latency", match=PUT, seconds=1.2):
+        browser.type("".join(f"echo pasted-$(({n}))\r" for n in range(30)))
+        browser.told("status", state="open", text=HELD)
+        browser.send({"type": "ping"})
+        browser.told("pong")
+        browser.type("\x03")
+    browser.run("echo alone-$((1))", "alone-1")
+    assert b"pasted-29" not in browser.output
+    assert commands(demo_instance, session)[-1] == "echo alone-$((1))" and len(commands(demo_instance, session)) < 30
+
+
 def test_what_is_typed_unseen_is_not_in_the_log(strict, demo_instance):
     session, browser = strict("pass")
     browser.run("stty -echo; printf 'Pass''word: '; read word; stty echo; echo got-${#word}", "Password: ")
