@@ -304,7 +304,7 @@ class Journal(Segments):
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(self.directory)
         self._fd = -1
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners: list[Callable[[], None]] = []  # in the order in which they are told
         self.sealed = 0  # journal offset up to which chunks are safe; what lies before it may be dropped
         try:
             super().__init__(directory)

@@ -233,14 +233,17 @@ class Proxy:
     def add(self, listener: Listener, who: live.Person | None = None) -> None:
         """Let somebody read; without `who` it is the session's own user."""
         self.listeners.add(listener)
-        self.journal.listeners.add(listener.wake)
+        # Who types is told first: their echo does not wait for watchers.
+        watches = who is not None and who.mode == live.WATCH
+        self.journal.listeners.insert(len(self.listeners) if watches else 0, listener.wake)
         self.detached_at = None
         self.people.came(listener, who)
         self.deadlines.tell()
 
     def remove(self, listener: Listener) -> None:
         self.listeners.discard(listener)
-        self.journal.listeners.discard(listener.wake)
+        if listener.wake in self.journal.listeners:
+            self.journal.listeners.remove(listener.wake)
         if not self.listeners:
             self.detached_at = self._loop.time()
         self.people.went(listener)

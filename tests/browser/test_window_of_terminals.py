@@ -84,6 +84,7 @@ def test_a_window_is_divided_types_into_all_its_shells_and_stands_again_after_a_
     wait_for_screen(admin, "^written in the editor")
     admin.keyboard.press("Escape")
     admin.keyboard.type(":q!\n")
+    wait_for_screen(admin, r"[$#] $")  # what is typed before, the editor takes with it
     run(admin, "echo out-$((1+1))", "^out-2$")
     pane_shows(admin, 1, "^second-2$")
 
@@ -161,3 +162,16 @@ def test_another_person_watches_says_something_joins_and_ends_the_session(admin:
     admin.goto(f"/audit/?q=session:{session}")
     for deed in ("sessions.watch", "sessions.message", "sessions.join"):
         expect(admin.get_by_text(deed).first).to_be_visible()
+
+
+def test_a_computer_that_slept_finds_its_connection_dead_and_comes_back_to_its_screen(admin: Page):
+    connect(admin)
+    wait_for_screen(admin, r"[$#] $")
+    run(admin, "MARK=kept; (sleep 1; echo meanwhile-$((1+1))) &", r"[$#] $")
+    # The socket is dead and does not say so, and ten minutes passed between two looks at the clock.
+    admin.evaluate(
+        "() => { const { link } = fleetopsTerminal.panes[0]; link.socket.onmessage = null; link.lookedAt -= 600_000; }"
+    )
+    wait_for_screen(admin, "meanwhile-2")  # right behind the prompt
+    run(admin, "echo still-$MARK", "^still-kept$")
+    assert admin.evaluate("() => fleetopsTerminal.text().match(/meanwhile-2/g).length") == 1

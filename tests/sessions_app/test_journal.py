@@ -224,7 +224,7 @@ def test_a_damaged_record_in_the_middle_is_found_when_it_is_read(tmp_path):
 def test_a_reader_that_follows_is_woken_and_gets_what_was_appended(tmp_path):
     journal = Journal(tmp_path)
     woken = []
-    journal.listeners.add(lambda: woken.append(1))
+    journal.listeners.append(lambda: woken.append(1))
     cursor = journal.cursor(0)
     assert cursor.read() is None
     journal.append_output([(b"hello", 0)])
