@@ -25,7 +25,7 @@ LOOKED_FOR = [
 ]
 
 
-class CommandSerializer(serializers.ModelSerializer):
+class SessionCommandSerializer(serializers.ModelSerializer):
     """One command of a session, or a notice of a forged mark, which is none."""
 
     user = serializers.CharField(source="user_name", read_only=True)
@@ -59,7 +59,7 @@ class Commands(ApiView, generics.ListAPIView):
     """Commands that were typed in sessions, in the order in which they were written down, the newest first."""
 
     scopes = {"GET": "recordings:read"}
-    serializer_class = CommandSerializer
+    serializer_class = SessionCommandSerializer
     pagination_class = Readable
     queryset = Command.objects.none()
 
@@ -85,14 +85,14 @@ class ExportCommands(ApiView):
     @extend_schema(
         operation_id="session_commands_export",
         parameters=[
-            OpenApiParameter("format", str, enum=list(command_search.TYPES), description="json if left out."),
+            OpenApiParameter("format", str, enum=list(command_search.TYPES), required=True),
             *LOOKED_FOR,
         ],
         responses={(200, "application/x-ndjson"): OpenApiTypes.BINARY, (200, "text/csv"): OpenApiTypes.BINARY},
     )
     def get(self, request):
         """Up to 50,000 commands, the newest first: JSON line by line, or CSV. Audited."""
-        form = request.query_params.get("format", "json")
+        form = request.query_params.get("format", "")
         if form not in command_search.TYPES:
             raise ValidationError({"format": ["Write csv or json."]})
         reader = command_search.Reader(request.user)

@@ -120,7 +120,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:session_messages": {"POST": Rule("sessions:message", REVIEW, 400, 404)},  # says nothing
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:session_commands": {"GET": Rule("recordings:read", ALL)},  # of one's own, where one may not review
-    "api:session_commands_export": {"GET": Rule("recordings:read", ALL)},
+    "api:session_commands_export": {"GET": Rule("recordings:read", ALL, 400)},  # without a format
     "api:replay": {"GET": Rule("recordings:read", REVIEW, 200, 404)},
     "api:search_recording": {"GET": Rule("recordings:read", ALL, 400)},  # without what is looked for
     "api:recording": {"GET": Rule("recordings:read", REVIEW, 200, 404)},

@@ -202,5 +202,5 @@ def test_the_api_gives_the_same(client, people, sessions):
     deny(deeds=["read_recording"], targets="name=db-1", everybody=True)
     texts = [each["text"] for each in client.get(reverse("api:session_commands")).json()["results"]]
     assert texts == ["false", "uname -a"]
-    lines = client.get(reverse("api:session_commands_export")).content.splitlines()
+    lines = client.get(reverse("api:session_commands_export"), {"format": "json"}).content.splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["false", "uname -a"]
