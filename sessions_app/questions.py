@@ -76,7 +76,6 @@ def going_on(session: TerminalSession, who: ActorFacts, context: Context) -> Dee
     if is_own:
         approvals = grant.approvals if grant is not None and grant.holds(context.at) else 0
         context = replace(context, approvals=approvals, began_at=session.created_at)
-    is_forward = session.kind == SessionKind.FORWARD
     asked = opening(
         who,
         target_of(session),
@@ -84,9 +83,19 @@ def going_on(session: TerminalSession, who: ActorFacts, context: Context) -> Dee
         kind=session.kind,
         document=session.document,
         run_as=session.run_as,
-        destination=destination_asked(session.document, session.parameters) if is_forward else "",
+        destination=_destination_of(session),
     )
     return replace(asked, owner=str(session.user_id), under=session.role_arn, is_moderated=session.needs_moderator)
+
+
+def _destination_of(session: TerminalSession) -> str:
+    """Where it forwards its port to; nowhere that a rule allows if that can no longer be told."""
+    if session.kind != SessionKind.FORWARD:
+        return ""
+    try:
+        return destination_asked(session.document, session.parameters)
+    except FieldError:
+        return ""
 
 
 def as_opened(session: TerminalSession, who: ActorFacts, moment: datetime) -> DeedRequest:

@@ -49,6 +49,12 @@ def test_a_rule_is_made_and_holds_and_says_by_which_token(chief):
             "networks": ["10.0.0.0/8"],
             "needs_mfa": True,
             "approvals": 2,
+            "approvers": ["administrator"],
+            "grant_minutes": 30,
+            "mfa_minutes": 15,
+            "shell_user": "deploy",
+            "session_documents": ["FleetOps-*"],
+            "needs_moderator": True,
             "valid_until": "2030-01-01T12:00:00Z",
         },
     )
@@ -56,6 +62,8 @@ def test_a_rule_is_made_and_holds_and_says_by_which_token(chief):
     assert answer.status_code == 201, body
     assert (body["users"], body["groups"], body["run_as"]) == (["mei"], ["viewer"], ["app", "deploy-*"])
     assert (body["days"], body["starts_at"], body["version"], body["enabled"]) == ([0, 4], "08:00:00", 1, True)
+    told_back = ("approvers", "grant_minutes", "mfa_minutes", "shell_user", "session_documents", "needs_moderator")
+    assert [body[name] for name in told_back] == [["administrator"], 30, 15, "deploy", ["FleetOps-*"], True]
     rule = Rule.objects.get(pk=body["id"])
     assert list(rule.users.all()) == [mei] and rule.changed_by == "chief" and rule.needs_mfa
     assert str(rule.hours) == "Mon, Fri 08:00–18:30 Europe/Berlin"

@@ -14,7 +14,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.policy import overview, picks, services
-from fleetops.policy.models import Rule
+from fleetops.policy.models import Rule, RuleRevision
 from tests.factories import make_instance, make_user
 
 pytestmark = pytest.mark.django_db
@@ -160,6 +160,16 @@ def test_what_the_form_shows_is_what_it_saves(chief):
         ({"everybody": ""}, "Choose a group or a person"),
         ({"networks": "here"}, "here is no network"),
         ({"name": "Prod"}, "There is a rule “Prod” already"),
+        ({"deeds": ["forward"]}, "Name where ports may be forwarded to"),
+        ({"deeds": ["forward"], "destinations": "db.internal"}, "db.internal is no host and port"),
+        ({"shell_user": "two users"}, "Name one OS user"),
+        ({"deeds": ["patch"], "shell_user": "app"}, "Name one OS user"),
+        ({"deeds": ["patch"], "session_documents": "Acme-*"}, "where shells are opened alone"),
+        ({"deeds": ["patch"], "needs_moderator": "on"}, "Somebody can watch a shell alone"),
+        ({"mfa_minutes": "10"}, "Ask for a second factor too"),
+        ({"grant_minutes": "30"}, "Say how many have to approve"),
+        ({"effect": "deny", "needs_moderator": "on"}, "A deny denies"),
+        ({"effect": "deny", "shell_user": "app"}, "A deny denies"),
         ({"groups": ["999999"]}, "field"),
         ({"starts_at": "late"}, "field"),
     ],
@@ -170,6 +180,53 @@ def test_bad_input_is_told_and_nothing_is_saved(chief, fields, words):
     answer = chief.post(f"{RULES}new/", form(**fields))
     assert answer.status_code == 400 and words in answer.content.decode()
     assert Rule.objects.count() == before
+
+
+def test_all_that_a_rule_says_of_sessions_is_saved_and_shown_again(chief):
+    administrators = Group.objects.get(name="administrator")
+    said = {
+        "deeds": ["shell", "forward"],
+        "session_documents": "SSM-SessionManagerRunShell, FleetOps-*",
+        "shell_user": "deploy",
+        "destinations": "DB.internal:5432 localhost:*",
+        "needs_mfa": "on",
+        "mfa_minutes": "15",
+        "needs_moderator": "on",
+        "approvals": "2",
+        "approvers": [str(administrators.pk)],
+        "grant_minutes": "90",
+    }
+    assert chief.post(f"{RULES}new/", form(**said)).status_code == 302
+    rule = Rule.objects.get(name="Ledger")
+    assert rule.session_documents == ["FleetOps-*", "SSM-SessionManagerRunShell"]
+    assert rule.destinations == ["db.internal:5432", "localhost:*"]
+    assert (rule.shell_user, rule.mfa_minutes, rule.needs_moderator, rule.grant_minutes) == ("deploy", 15, True, 90)
+    facts = services.facts_of(rule)
+    assert facts.approvers == ("administrator",) and facts.shell_user == "deploy" and facts.mfa_minutes == 15
+    page = chief.get(rule.get_absolute_url()).content.decode()
+    for shown in ("db.internal:5432, localhost:*", 'value="deploy"', 'value="15"', 'value="90"'):
+        assert shown in page, shown
+    listed = chief.get(RULES).content.decode()
+    for words in ("second factor of 15 min", "moderator present", "shells as deploy", "to db.internal:5432"):
+        assert words in listed, words
+    revision = RuleRevision.objects.get(rule_id=rule.pk)
+    assert revision.after["approvers"] == ["administrator"] and revision.after["mfa_minutes"] == 15
+
+
+def test_a_simulation_is_of_a_shell_as_a_user_and_of_a_forwarded_port(auditor, db):
+    make("Shells", targets="all", confirmed=True, needs_moderator=True)
+    make("Ports", deeds=["forward"], destinations=["*:443"], targets="all", confirmed=True)
+    make_user("mei")
+    asked = {"person": "mei", "deed": "shell", "run_as": "root"}
+    assert not auditor.get(f"{RULES}simulate/", asked).context["decision"].allowed
+    plain = auditor.get(f"{RULES}simulate/", asked | {"run_as": ""})
+    assert plain.context["decision"].allowed and "Input waits until a moderator watches" in plain.content.decode()
+    port = {"person": "mei", "deed": "forward", "destination": "db.internal:443"}
+    assert auditor.get(f"{RULES}simulate/", port).context["decision"].allowed
+    assert not auditor.get(f"{RULES}simulate/", port | {"destination": "db.internal:22"}).context["decision"].allowed
+    assert auditor.get(f"{RULES}simulate/", port | {"destination": "x"}).status_code == 400
+    make("Asked", deeds=["run_as"], run_as=["root"], targets="all", confirmed=True, approvals=1)
+    assert "They may ask for it" in auditor.get(f"{RULES}simulate/", asked).content.decode()
 
 
 def test_a_rule_for_every_instance_is_confirmed(chief):

@@ -32,10 +32,12 @@ from sessions_app.frontdoor import api as front_door
 from sessions_app.frontdoor import operations
 from sessions_app.models import TerminalSession
 from tests.factories import make_instance, make_restricted_shell, make_session, make_user
+from tests.test_two_accounts import text_of
 
 pytestmark = pytest.mark.django_db
 READ, WATCH, END, SHELL = "read_recording", "watch_session", "end_session", "shell"
 # The session is the owner's; the others come with what their role gives.
+TYPED = "needle-in-the-haystack"
 PEOPLE = ("owner", "operator", "auditor", "administrator", "viewer")
 
 
@@ -48,6 +50,7 @@ class Door:
     form: Callable[[TerminalSession], dict[str, Any]] = field(default=lambda session: {})
     query: str = ""
     way: Callable[[TerminalSession, User], Any] | None = None  # where it is no address
+    shows: str = ""  # of a list that leaves out what somebody may not see: what it shows to whom it lets in
 
 
 def instance_of(session: TerminalSession) -> dict[str, Any]:
@@ -83,6 +86,11 @@ DOORS: dict[str, Door] = {
     "sessions:cast": Door((READ,)),
     "sessions:events": Door((READ,)),
     "sessions:search": Door((READ,), query="?q=x"),
+    "sessions:commands": Door((READ,), shows=TYPED),
+    "sessions:commands_csv": Door((READ,), shows=TYPED),
+    "sessions:commands_json": Door((READ,), shows=TYPED),
+    "api:session_commands": Door((READ,), shows=TYPED),
+    "api:session_commands_export": Door((READ,), shows=TYPED, query="?format=csv"),
     "sessions:grant_ask": Door(
         (SHELL,), "POST", lambda session: instance_of(session) | {"kind": "shell", "minutes": "30", "reason": "why"}
     ),
@@ -179,7 +187,21 @@ def session(people) -> TerminalSession:
     policy.create_rule(
         actor="test", name="Asked", everybody=True, deeds=[SHELL], targets="all", confirmed=True, approvals=1
     )
-    return make_session(user=people["owner"], instance=make_instance(), owner="me", owner_epoch=1)
+    made = make_session(user=people["owner"], instance=make_instance(), owner="me", owner_epoch=1)
+    made.commands.create(
+        number=1,
+        user=made.user,
+        user_name=made.user_name,
+        instance_id=made.instance_id,
+        instance_name=made.instance_name,
+        account_id=made.account_id,
+        source="marks",
+        text=TYPED,
+        started_at=now(),
+        time_us=0,
+        output_offset=0,
+    )
+    return made
 
 
 def gets_in(name: str, session: TerminalSession, user: User) -> bool:
@@ -193,7 +215,8 @@ def gets_in(name: str, session: TerminalSession, user: User) -> bool:
         return True
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    takes_pk = name not in {"sessions:open", "sessions:open_as", "sessions:grant_ask", "api:sessions", "api:grants"}
+    of_many = {"sessions:open", "sessions:open_as", "sessions:grant_ask", "api:sessions", "api:grants"}
+    takes_pk = not door.shows and name not in of_many
     path = reverse(name, args=[session.pk] if takes_pk else []) + door.query
     form = door.form(session)
     if door.method == "GET":
@@ -203,6 +226,8 @@ def gets_in(name: str, session: TerminalSession, user: User) -> bool:
     else:
         answer = client.post(path, form)
     assert answer.status_code < 500
+    if door.shows:
+        return answer.status_code == 200 and door.shows in text_of(answer)
     return answer.status_code < 300 or (answer.status_code == 302 and "login" not in answer.url)
 
 
