@@ -62,6 +62,7 @@ def tell_late_deliveries() -> None:
 
 @shared_task(acks_late=True, ignore_result=True)
 @within("worker")
+@acting_for(Priority.PERSON)
 def check_delivery(account_id: str) -> None:
     """Make each call of an account's deliveries once, for whoever asked."""
     checks.carry_out(UUID(account_id))
