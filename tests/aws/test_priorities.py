@@ -15,6 +15,9 @@ SAID = {
     "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started
     "sessions_app.tasks.tidy": Priority.RUN,  # shells that should be over
+    "sessions_app.tasks.deliver_logs": Priority.RUN,  # what people do is to be seen
+    "sessions_app.tasks.copy_recordings": Priority.RUN,
+    "sessions_app.tasks.check_delivery": Priority.PERSON,  # as check_account
 }
 
 
