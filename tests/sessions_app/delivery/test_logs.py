@@ -309,3 +309,16 @@ def test_a_round_delivers_several_sessions_at_once(endpoint, recorded):
     assert logs.deliver_due() == 12
     for n, each in enumerate(made):
         assert lines(read(endpoint, each.row)) == [f"session {n}"] and each.row.done_at is not None
+
+
+def test_one_worker_delivers_at_a_time_and_any_where_valkey_is_away(valkey, settings):
+    with logs.one_at_a_time() as first:
+        assert first
+        with logs.one_at_a_time() as second:
+            assert not second
+    with logs.one_at_a_time() as next_one:
+        assert next_one
+    nowhere = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"}
+    settings.CACHES = {"default": nowhere}
+    with logs.one_at_a_time() as alone:
+        assert alone
