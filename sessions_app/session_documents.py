@@ -43,10 +43,13 @@ INTERACTIVE_AS: Final = "interactive as"
 # AWS's documents that run one command, and what stands for them where the policy names the OS user.
 UNDER_A_USER: Final = {"AWS-StartNonInteractiveCommand": COMMAND_AS, "AWS-StartInteractiveCommand": INTERACTIVE_AS}
 
+_RESTRICTED: Final = "restricted:"
+
 REFRESH: Final = timedelta(minutes=10)  # how old the account's preferences may be
 CONTENT_REFRESH: Final = timedelta(hours=1)  # how long a document is believed to be what we wrote
 # A click waits for AWS only where a row is older than this; the worker should have been there long before.
 STALE: Final = timedelta(hours=1)
+RETRY: Final = timedelta(minutes=1)  # for a restricted shell that could not be had: there is nothing else to open
 ACTOR: Final = "fleetops"  # RoleSessionName of these calls
 RUN_AS_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}$"
 DIGEST_LENGTH: Final = 12
@@ -164,7 +167,7 @@ def restricted(row: RestrictedShell, preferences: Mapping[str, Any], *, run_as: 
 
 
 def restricted_purpose(row: RestrictedShell, *, run_as: bool) -> str:
-    return f"restricted:{row.pk}" + (" as" if run_as else "")
+    return f"{_RESTRICTED}{row.pk}" + (" as" if run_as else "")
 
 
 def _inputs(preferences: Mapping[str, Any], *, run_as: bool) -> dict[str, Any]:
@@ -288,18 +291,30 @@ def _name(session: TerminalSession, access: AccountAccess, purpose: str) -> str:
     """The name of the document in the session's region, made there if need be. Raises NoDocument."""
     place = (session.account_id, session.region)
     row = _row(place, purpose)
-    if row is None or row.checked_at < now() - STALE:
+    if row is None or row.checked_at < now() - STALE or not _is_current(row):
         try:
             refresh(access, session.region, purposes={purpose})
         except Unavailable as error:
-            if row is None or not row.name:
+            # The shell of an older FleetOps is a shell; an older restricted shell may let its user do more.
+            if row is None or not row.name or (purpose.startswith(_RESTRICTED) and not _is_current(row)):
                 raise NoDocument(str(error)) from None
         except UserError as error:
             raise NoDocument(str(error)) from None
-        row = _row(place, purpose)
+        else:
+            row = _row(place, purpose)
     if row is None or not row.name:
         raise NoDocument(row.problem if row is not None else "FleetOps has no such session document here.")
     return row.name
+
+
+def _is_current(row: SessionDocument) -> bool:
+    """Whether it is the document that would be made now, under the account's preferences as they were read last."""
+    if row.problem:
+        return not row.purpose.startswith(_RESTRICTED) or row.checked_at > now() - RETRY
+    known = _row((row.account_id, row.region), SHELL)
+    if known is None:
+        return False
+    return any(each.purpose == row.purpose and each.name == row.name for each in _all_wanted(known.preferences))
 
 
 def _row(place: tuple[str, str], purpose: str) -> SessionDocument | None:
@@ -338,13 +353,13 @@ def prepare(region_id: int) -> None:
 
 
 def refresh(access: AccountAccess, region: str, *, purposes: Iterable[str] = ()) -> None:
-    """Read the account's preferences and make all documents that follow from them, or those of `purposes` alone.
+    """Read the account's preferences and make all documents that follow from them, or the shell and `purposes` alone.
 
     What cannot be had is written down with its reason. Raises Unavailable, having written nothing of what it did not
     get to know.
     """
     place = (access.account_id, region)
-    only = set(purposes)
+    only = {SHELL, *purposes} if purposes else set()  # the shell's row has the preferences
     preferences, problem = _read_preferences(access, region)
     for wanted in _all_wanted(preferences):
         if only and wanted.purpose not in only:

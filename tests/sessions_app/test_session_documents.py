@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import boto3
@@ -14,7 +15,7 @@ from sessions_app.commandlog.marks import MarkReader
 from sessions_app.models import SessionDocument, TerminalSession
 from sessions_app.session_documents import NoDocument
 from sessions_app.states import SessionKind
-from tests.factories import make_instance, make_session
+from tests.factories import make_instance, make_restricted_shell, make_session
 
 from .conftest import ended, opened
 
@@ -202,6 +203,32 @@ def test_a_document_of_our_name_with_other_content_is_not_used(ssm, session, acc
     assert "is not what FleetOps wrote" in session.no_marks
 
 
+def test_a_restricted_shell_that_is_changed_is_opened_as_it_is_now(ssm, session, access):
+    row = make_restricted_shell(
+        "logs", linux="exec tail -f {{ file }}", parameters=[{"name": "file", "pattern": "^a$"}]
+    )
+    session.document, session.parameters = row.document, {"file": ["a"]}
+    name, parameters = session_documents.for_session(session, access)
+    assert name.startswith("FleetOps-logs-") and parameters == {"file": ["a"]}
+    assert content(ssm, name)["properties"] == {
+        "linux": {"commands": "exec tail -f {{ file }}", "runAsElevated": False}
+    }
+    row.parameters[0]["pattern"] = "^b$"
+    row.save()
+    later, _ = session_documents.for_session(session, access)
+    assert later != name and content(ssm, later)["parameters"]["file"]["allowedPattern"] == "^b$"
+    row.parameters[0]["pattern"] = "^c$"
+    row.save()
+    with pytest.raises(NoDocument):  # AWS is away: the one of before is not opened
+        session_documents.for_session(session, replace(access, endpoint_url="https://127.0.0.1:1"))
+    row.enabled = False
+    row.save()
+    with pytest.raises(NoDocument, match="no restricted shell"):
+        session_documents.for_session(session, access)
+    with pytest.raises(ssm.exceptions.InvalidParameters):  # the service holds the pattern as well
+        ssm.start_session(Target=session.instance_id, DocumentName=later, Parameters={"file": ["a"]})
+
+
 def test_an_os_user_goes_into_a_document_that_takes_one(ssm, session, access):
     session.run_as = "deploy"
     name, parameters = session_documents.for_session(session, access)
@@ -236,13 +263,14 @@ def test_an_account_that_does_not_answer_keeps_what_was_known(db, operator):
     session = make_session(user=operator, instance=instance)
     assert session_documents.for_session(session, access) == ("", {})
     assert session.no_marks
+    name = session_documents.shell({}, run_as=False).name
     SessionDocument.objects.update_or_create(
         account_id=session.account_id,
         region=session.region,
         purpose="shell",
-        defaults={"name": "FleetOps-Shell-aaaaaaaaaaaa", "problem": "", "checked_at": now()},
+        defaults={"name": name, "problem": "", "checked_at": now()},
     )
-    assert session_documents.for_session(session, access)[0] == "FleetOps-Shell-aaaaaaaaaaaa"
+    assert session_documents.for_session(session, access)[0] == name
     session.refresh_from_db()
     assert session.no_marks == ""
 
