@@ -269,7 +269,10 @@ CONFIRM_SECONDS = env_int("FLEETOPS_CONFIRM_MINUTES", 10, low=1, high=720) * 60
 TOKEN_LONGEST_DAYS = env_int("FLEETOPS_TOKEN_LONGEST_DAYS", 365, low=1, high=3650)
 API_CALLS_PER_MINUTE = env_int("FLEETOPS_API_CALLS_PER_MINUTE", 600, low=1)  # of one token
 API_LOGINS_PER_MINUTE = env_int("FLEETOPS_API_LOGINS_PER_MINUTE", 20, low=1)  # from one address
-REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "fleetops.identity.rest.Schema"}  # the rest is in its ApiView
+REST_FRAMEWORK = {  # the rest is in its ApiView
+    "DEFAULT_SCHEMA_CLASS": "fleetops.identity.rest.Schema",
+    "URL_FORMAT_OVERRIDE": None,  # else ?format= is never a route's own
+}
 SPECTACULAR_SETTINGS = {
     "TITLE": "FleetOps",
     "DESCRIPTION": "The REST API of FleetOps. Send a token as “Authorization: Bearer fo_…”.",
