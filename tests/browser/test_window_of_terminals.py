@@ -88,6 +88,10 @@ def test_a_window_is_divided_types_into_all_its_shells_and_stands_again_after_a_
     run(admin, "echo out-$((1+1))", "^out-2$")
     pane_shows(admin, 1, "^second-2$")
 
+    admin.goto(address.split("#")[0])  # as a log-in leads back: the address alone
+    panes(admin, 3)
+    wait_for_screen(admin, "^out-2$")
+
     admin.set_viewport_size({"width": 390, "height": 800})
     assert admin.evaluate("document.documentElement.scrollWidth") <= 390
     expect(admin.locator(".fo-term:not(.is-away)")).to_have_count(1)

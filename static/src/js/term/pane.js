@@ -5,6 +5,7 @@ import { WebLinksAddon } from "@xterm/addon-web-links";
 import { Terminal } from "@xterm/xterm";
 import { copyText } from "../clipboard.js";
 import { announce, csrfToken } from "../dom.js";
+import { load, save } from "../settings.js";
 import { toast } from "../toasts.js";
 import { consoleOf } from "./console.js";
 import { Countdown } from "./countdown.js";
@@ -454,13 +455,18 @@ export class Pane {
     listen("end-login", () => location.reload());
     listen("end-close", () => this.desk.close(this));
     listen("find-opener", () => this.find.open());
+    listen("join", (event) => {
+      if (this.desk.panes.size < 2) return; // alone in its window it is a page of its own
+      event.preventDefault();
+      this.desk.joinIn(this);
+    });
     listen("split-right", () => this.desk.split(this, "row"));
     listen("split-down", () => this.desk.split(this, "col"));
     const today = this.part("said").querySelector(".alert");
-    if (today && sessionStorage.getItem("motd") === today.textContent) today.remove();
+    if (today && load("term.today", "") === this.id) today.remove();
     listen("said", (event) => {
       const strip = event.target.closest("button")?.closest(".alert");
-      if (strip === today) sessionStorage.setItem("motd", strip.textContent); // read, in this window
+      if (strip && strip === today) save("term.today", this.id); // read, for this session
       strip?.remove();
       this.focus();
     });

@@ -10,6 +10,33 @@ const ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}!?$/; // a session; with
 const MOST = 12; // panes: browsers have few contexts to draw with, and people few eyes
 const NARROW = matchMedia("(max-width: 767px)");
 
+const KEPT = "terminals";
+
+/** The layout as this browser tab had it last. */
+function kept() {
+  try {
+    return sessionStorage.getItem(KEPT) ?? "";
+  } catch {
+    return ""; // storage may be blocked; then the address alone tells
+  }
+}
+
+function keep(layout) {
+  try {
+    sessionStorage.setItem(KEPT, layout);
+  } catch {
+    // as above
+  }
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return "";
+  }
+}
+
 export class Workspace {
   constructor(page, settings) {
     this.page = page;
@@ -50,8 +77,8 @@ export class Workspace {
   async start() {
     const own = this.adopt(this.part("first"));
     const key = this.keyOf(own);
-    const wanted = read(decodeURIComponent(location.hash.slice(1)), ID);
-    this.tabs = wanted.some((tree) => leaves(tree).includes(key)) ? wanted : [key];
+    const wanted = [location.hash.slice(1), kept()].map((text) => read(unescaped(text), ID));
+    this.tabs = wanted.find((tabs) => tabs.some((tree) => leaves(tree).includes(key))) ?? [key];
     this.activeId = key;
     this.place();
     own.start();
@@ -133,6 +160,16 @@ export class Workspace {
     this.tabs = this.tabs.map((tree) => split(tree, key, dir, id));
     const added = await this.bring(id);
     if (added) this.show(id);
+  }
+
+  /** Type into another's session that one has watched, in the place of its pane. */
+  async joinIn(pane) {
+    const key = this.keyOf(pane);
+    const joined = `${pane.id}!`;
+    this.tabs = this.tabs.map((tree) => replaced(tree, key, joined));
+    this.drop(key);
+    if (this.activeId === key) this.activeId = joined;
+    if (await this.bring(joined)) this.show(joined);
   }
 
   /** A new session in the place of one that has ended. */
@@ -330,6 +367,7 @@ export class Workspace {
   keepAddress() {
     const path = this.page.dataset.pane.replace(this.page.dataset.session, this.active.id).replace(/pane\/$/, "");
     const layout = this.panes.size > 1 ? `#${write(this.tabs)}` : "";
+    keep(layout.slice(1)); // a log-in on the way back takes the # away
     const url = path + (this.active.join ? "?join=1" : "") + layout;
     if (url !== location.pathname + location.search + location.hash) history.replaceState(null, "", url);
   }
