@@ -56,6 +56,16 @@ def test_a_window_is_divided_types_into_all_its_shells_and_stands_again_after_a_
     admin.keyboard.press("Control+Shift+ArrowLeft")
     wait_for_screen(admin, "^first-2$")
 
+    wide = admin.evaluate("() => fleetopsTerminal.cols")
+    admin.keyboard.press("Control+Shift+Alt+ArrowLeft")
+    admin.wait_for_function("wide => fleetopsTerminal.cols < wide", arg=wide)
+    line = admin.get_by_role("separator").first.bounding_box()
+    admin.mouse.move(line["x"] + 4, line["y"] + 100)
+    admin.mouse.down()
+    admin.mouse.move(line["x"] + 200, line["y"] + 100, steps=4)
+    admin.mouse.up()
+    admin.wait_for_function("wide => fleetopsTerminal.cols > wide", arg=wide)
+
     admin.keyboard.press("Control+Shift+B")
     dialog = admin.get_by_role("dialog")
     expect(dialog).to_contain_text("Type into 3 terminals at once?")

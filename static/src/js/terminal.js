@@ -96,6 +96,8 @@ const CHORDS = {
   ArrowUp: out,
   Slash: () => (keysDialog.showModal(), true),
 };
+/* With Alt besides, the arrows move the line beside the pane. */
+const LINES = { ArrowLeft: ["row", -1], ArrowRight: ["row", 1], ArrowUp: ["col", -1], ArrowDown: ["col", 1] };
 const ZOOM = { Equal: 1, NumpadAdd: 1, Minus: -1, NumpadSubtract: -1, Digit0: 0, Numpad0: 0 };
 const isMac = /mac|iphone|ipad/i.test(navigator.platform);
 
@@ -105,6 +107,7 @@ desk.chords = (event, pane) => {
     if (event.code === "KeyV") return "browser";
     if (CHORDS[event.code]?.()) return true;
   }
+  if (event.ctrlKey && event.shiftKey && event.altKey && LINES[event.code] && desk.resize(...LINES[event.code])) return true;
   if (isMac && event.metaKey && !event.ctrlKey) {
     if (event.code === "KeyC" && pane.terminal.hasSelection()) return pane.copy(), true;
     if (event.code === "KeyV") return "browser";

@@ -4,10 +4,11 @@ import { ask } from "../ask.js";
 import { announce, csrfToken, icon, make } from "../dom.js";
 import { toast } from "../toasts.js";
 import { Pane } from "./pane.js";
-import { leaves, neighbour, places, read, replaced, split, without, write } from "./tree.js";
+import { dividers, leaves, lineBeside, moved, neighbour, places, read, replaced, split, without, write } from "./tree.js";
 
 const ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}!?$/; // a session; with ! it is another's that one has joined
 const MOST = 12; // panes: browsers have few contexts to draw with, and people few eyes
+const STEP = 5; // hundredths by which an arrow moves a line
 const NARROW = matchMedia("(max-width: 767px)");
 
 const KEPT = "terminals";
@@ -45,6 +46,7 @@ export class Workspace {
     this.tabs = []; // trees
     this.last = new Map(); // of each tab (its index), the pane that had the keys last
     this.receiving = new Set(); // ids that one types into at once
+    this.lines = []; // between panes
     const { port, url } = page.dataset;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const base = url ? url.replace(/^http/, "ws").replace(/\/$/, "") : `${scheme}//${location.hostname}:${port}`;
@@ -266,7 +268,66 @@ export class Workspace {
         pane.screen.classList.toggle("is-split-y", top > 0);
       }
     }
+    this.placeDividers();
     this.see();
+  }
+
+  /** Lines between the panes of this tab, to be dragged, or moved by the arrows. They are kept while they are dragged. */
+  placeDividers() {
+    const tab = this.tabOf(this.activeId);
+    const lines = tab < 0 || NARROW.matches ? [] : dividers(this.tabs[tab]);
+    while (this.lines.length > lines.length) this.lines.pop().remove();
+    while (this.lines.length < lines.length) this.lines.push(this.makeDivider());
+    lines.forEach((line, index) => {
+      const element = this.lines[index];
+      const isRow = line.dir === "row";
+      element.line = { ...line, tab };
+      element.classList.toggle("is-row", isRow);
+      element.setAttribute("aria-orientation", isRow ? "vertical" : "horizontal");
+      element.setAttribute("aria-valuenow", Math.round(line.share));
+      const [left, top, width, height] = isRow ? [line.at.x, line.at.y, 0, line.at.h] : [line.at.x, line.at.y, line.at.w, 0];
+      Object.assign(element.style, { left: `${left * 100}%`, top: `${top * 100}%`, width: width ? `${width * 100}%` : "", height: height ? `${height * 100}%` : "" });
+    });
+  }
+
+  moveLine({ tab, path, n }, by) {
+    this.tabs = this.tabs.map((tree, index) => (index === tab ? moved(tree, path, n, by) : tree));
+    this.last.set(this.tabs[tab], this.activeId);
+    this.place();
+    this.render();
+  }
+
+  /** Move the line beside the pane that has the keys. False if there is none. */
+  resize(dir, sign) {
+    const tab = this.tabOf(this.activeId);
+    const line = NARROW.matches ? null : lineBeside(this.tabs[tab], this.activeId, dir);
+    if (line) this.moveLine({ tab, ...line }, sign * STEP);
+    return line !== null;
+  }
+
+  makeDivider() {
+    const element = make("div", { class: "fo-divider", role: "separator", tabindex: "0", "aria-label": "Line between panes", "aria-valuemin": "10", "aria-valuemax": "90" });
+    const move = (by) => this.moveLine(element.line, by);
+    element.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -STEP, ArrowUp: -STEP, ArrowRight: STEP, ArrowDown: STEP }[event.key];
+      if (!by || event.ctrlKey) return;
+      event.preventDefault();
+      move(by);
+    });
+    element.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      element.setPointerCapture(event.pointerId);
+    });
+    element.addEventListener("pointermove", (event) => {
+      if (!element.hasPointerCapture(event.pointerId)) return;
+      const { dir, room, at } = element.line;
+      const box = this.part("main").getBoundingClientRect();
+      const [whole, from, to] = dir === "row" ? [box.width * room.w, box.left + box.width * at.x, event.clientX] : [box.height * room.h, box.top + box.height * at.y, event.clientY];
+      move(((to - from) / whole) * 100);
+    });
+    element.addEventListener("pointerup", () => this.active?.focus());
+    this.part("main").append(element);
+    return element;
   }
 
   /** Only the tab that has the keys is seen; on a narrow screen only the pane. */
