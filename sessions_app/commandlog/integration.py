@@ -12,6 +12,7 @@ NONCE_PATTERN: Final = "^[A-Za-z0-9]{32}$"
 
 _SHELLS: Final = Path(__file__).with_name("shells")
 # A profile's line that only puts another shell in the place of `sh`: ours is the user's login shell already.
+_END: Final = "FLEETOPS_END"  # ends each script within start.sh
 _CHANGES_SHELL: Final = re.compile(r"(exec\s+)?(/\S*/)?(ba|z|da|k|a)?sh(\s+-\w+|\s+--login)*;?")
 
 
@@ -27,7 +28,7 @@ def unix_commands(profile: str = "") -> str:
 
     AWS types a profile into the plain shell; here it is read as a file of the shell is.
     """
-    kept = [line for line in profile.splitlines() if not _CHANGES_SHELL.fullmatch(line.strip())]
+    kept = [line for line in profile.splitlines() if not _CHANGES_SHELL.fullmatch(line.strip()) and line != _END]
     text = _script("start.sh")
     for place, name in (("@BASH@", "integration.bash"), ("@ZSH@", "integration.zsh"), ("@SH@", "integration.sh")):
         text = text.replace(f"\n{place}\n", f"\n{_script(name)}\n")
