@@ -27,6 +27,7 @@ from fleetops.clock import steady
 
 SEGMENT_BYTES = 1 << 20  # what a quota can drop at once, and what is scanned to find an offset
 MAX_PAYLOAD = 1 << 18  # of one record: one frame of the protocol is smaller
+MOST_BUFFERS = os.sysconf("SC_IOV_MAX")  # of one writev
 PIECE_BYTES = 1 << 16  # read at once, and the most that one websocket message shows
 
 STATE = 1  # payload: see State. At the start of each segment
@@ -393,7 +394,8 @@ class Journal(Segments):
             if self.bytes_on_disk + size > self.quota_bytes:
                 raise JournalFull("the session's quota is full of what is not sealed yet")
         try:
-            written = os.writev(self._fd, buffers)
+            # A lost message that comes at last brings all that waited behind it, thousands at once.
+            written = os.writev(self._fd, buffers if len(buffers) <= MOST_BUFFERS else [b"".join(buffers)])
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise JournalFull(str(error)) from error

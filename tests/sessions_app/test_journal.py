@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sessions_app.journal import (
     INPUT,
     MARK,
+    MOST_BUFFERS,
     OUTPUT,
     SEGMENT_BYTES,
     SIZE,
@@ -206,6 +207,15 @@ def test_records_come_back_as_they_were_written(tmp_path):
     assert [record.kind for record in journal.records(middle, journal.end)] == [MARK, INPUT, SIZE]
     times = [record.time_us for record in records]
     assert times == sorted(times)
+    journal.close()
+
+
+def test_thousands_of_messages_that_come_in_one_go_are_taken(tmp_path):
+    """More than the system writes at once: what waited behind a lost message."""
+    numbered = [(b"%05d\n" % n, n) for n in range(2 * MOST_BUFFERS)]
+    journal = Journal(tmp_path)
+    journal.append_output(numbered)
+    assert read_all(journal.cursor(0))[0] == b"".join(data for data, _ in numbered)
     journal.close()
 
 
