@@ -353,16 +353,22 @@ def prepare(region_id: int) -> None:
 
 
 def refresh(access: AccountAccess, region: str, *, purposes: Iterable[str] = ()) -> None:
-    """Read the account's preferences and make all documents that follow from them, or the shell and `purposes` alone.
+    """Read the account's preferences, and make what follows from them: the shell's document, and those of `purposes`.
+
+    Without any: those that have been asked for here before. An account holds 500 documents, so none is made for nobody.
 
     What cannot be had is written down with its reason. Raises Unavailable, having written nothing of what it did not
     get to know.
     """
     place = (access.account_id, region)
-    only = {SHELL, *purposes} if purposes else set()  # the shell's row has the preferences
+    only = {SHELL, *purposes}  # the shell's row has the preferences
+    if not purposes:
+        only |= set(
+            SessionDocument.objects.filter(account_id=place[0], region=region).values_list("purpose", flat=True)
+        )
     preferences, problem = _read_preferences(access, region)
     for wanted in _all_wanted(preferences):
-        if only and wanted.purpose not in only:
+        if wanted.purpose not in only:
             continue
         row = _row(place, wanted.purpose)
         moment = now()
