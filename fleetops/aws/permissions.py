@@ -36,6 +36,14 @@ _OBJECTS = "arn:{partition}:s3:::fleetops-{bucket}/{key}"
 _DOCUMENT = f"arn:{{partition}}:ssm:{{region}}:{{account}}:document/{SESSION_DOCUMENT}"
 # Of shells that tell what they run, and of restricted shells: named by what is in them.
 _OUR_DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/FleetOps-*"
+# Of single commands and forwarded ports, by the command line.
+_SESSION_DOCUMENTS = tuple(
+    f"arn:{{partition}}:ssm:{{region}}::document/AWS-Start{name}"
+    for name in (
+        *("NonInteractiveCommand", "InteractiveCommand", "SSHSession"),
+        *("PortForwardingSession", "PortForwardingSessionToRemoteHost"),
+    )
+)
 _DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
 _AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
 
@@ -50,6 +58,8 @@ class Permission:
     missing: str  # what does not work without it
     resources: tuple[str, ...] = ("*",)
     is_optional: bool = False  # FleetOps works without it, and says less
+    extra: tuple[str, ...] = ()  # resources of what may be left out: `extra_purpose`
+    extra_purpose: str = ""
 
 
 PERMISSIONS: Final = (
@@ -96,6 +106,8 @@ PERMISSIONS: Final = (
         "No shell can be opened.",
         # The document of an ordinary shell, also where it is not named, and FleetOps's own.
         (_INSTANCE, _MANAGED, _DOCUMENT, _OUR_DOCUMENTS),
+        extra=_SESSION_DOCUMENTS,
+        extra_purpose="runs single commands and forwards ports, by AWS's documents for that",
     ),
     Permission(
         "ssm:ResumeSession",
@@ -529,14 +541,14 @@ def _policy(permissions: Iterable[Permission], filled: Any) -> Document:
     """One statement for the permissions of a feature that have their resources in common."""
     groups: dict[str, tuple[Permission, list[str]]] = {}
     for each in permissions:
-        key = json.dumps([each.feature, each.resources])
+        key = json.dumps([each.feature, each.resources, each.extra])
         groups.setdefault(key, (each, []))[1].append(each.action)
     statements: list[Document] = []
     seen: dict[str, int] = {}
     for permission, actions in groups.values():
         name = "".join(word.capitalize() for word in permission.feature.split())
         seen[name] = seen.get(name, 0) + 1
-        resources = [filled(pattern) for pattern in permission.resources]
+        resources = [filled(pattern) for pattern in (*permission.resources, *permission.extra)]
         statement: Document = {
             "Sid": name + (str(seen[name]) if seen[name] > 1 else ""),
             "Effect": "Allow",

@@ -241,6 +241,9 @@ class _Look:
         groups: dict[tuple[str, ...], list[Permission]] = {}
         for each in self._wanted(found):
             groups.setdefault(each.resources, []).append(each)
+            if each.extra:
+                extra = replace(each, resources=each.extra, purpose=each.extra_purpose, missing="", is_optional=True)
+                groups.setdefault(each.extra, []).append(extra)
         for patterns, wanted in groups.items():
             try:
                 answers = self._simulated(principal, patterns, [each.action for each in wanted])
@@ -252,7 +255,7 @@ class _Look:
             for each in wanted:
                 said = answers.get(each.action.lower(), "IAM's simulator did not answer.")
                 result = CheckResult.DENIED if said else CheckResult.OK
-                text = f"{each.missing} {said}" if said else ""
+                text = f"{each.missing} {said}".strip() if said else ""
                 yield Found("permissions", each.action, each.purpose, result, text, each.is_optional)
 
     def _wanted(self, found: RoleFound) -> list[Permission]:

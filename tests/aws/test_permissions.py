@@ -292,7 +292,7 @@ def test_under_the_generated_policy_the_whole_main_job_runs_and_nothing_else(lea
         assert [each.session_id for each in found] == [started.session_id]
         ssm.terminate_session(least, region, session_id=started.session_id, **person)
     with pytest.raises(AccessDenied, match="ssm:StartSession"):
-        ssm.start_session(least, region, target=target, reason="", document_name="AWS-StartSSHSession", **person)
+        ssm.start_session(least, region, target=target, reason="", document_name="AWS-PasswordReset", **person)
 
     verdicts = iam.simulate(
         least, region, principal_arn=least.role_arn, actions=["ssm:StartSession"], session_name="w",

@@ -47,6 +47,9 @@ def make_role(endpoint, linked, user):
     return make
 
 
+COMMANDS_AND_PORTS = "runs single commands and forwards ports, by AWS's documents for that"
+
+
 def rule_with(arn: str, name: str = "On call", **more) -> None:
     fields = {"users": [make_user()], "deeds": ["shell"], "targets": "all", "role_arn": arn, "confirmed": True}
     policy.create_rule(actor="tests", name=name, **fields | more)
@@ -61,7 +64,11 @@ def looked(account) -> IdentityCheck:
 
 
 def answers(role: dict) -> dict[str, dict]:
-    return {f"{row['part']} {row['action']}": row for row in role["rows"]}
+    """By what was asked; of what may be left out of a permission, by what it is for."""
+    extra = {each.extra_purpose for each in permissions.PERMISSIONS if each.extra}
+    return {
+        row["purpose"] if row["purpose"] in extra else f"{row['part']} {row['action']}": row for row in role["rows"]
+    }
 
 
 def refused(role: dict) -> dict[str, str]:
@@ -90,6 +97,7 @@ def test_the_accounts_role_and_one_with_the_printed_policies_work_and_nothing_el
         *(f"trust {action}" for action in permissions.ASSUME_ACTIONS),
         f"use {TRIED}",
         *(f"permissions {action}" for action in permissions.OF_SESSIONS),
+        COMMANDS_AND_PORTS,
     }
     assert "/fleetops-check-" in answers(oncall)[f"use {TRIED}"]["text"]
     asked = {row["action"] for row in own["rows"] if row["part"] == "permissions"}
@@ -159,6 +167,18 @@ def test_a_permission_that_is_missing_is_told_with_what_does_not_work_without_it
     assert "instance/" not in said["permissions ssm:StartSession"]
     assert "the network between FleetOps and AWS is lost" in said["permissions ssm:ResumeSession"]
     assert (verdict(check).kind, verdict(check).word) == ("warn", "Permission missing")
+
+
+def test_a_role_for_shells_alone_works(linked, make_role):
+    shells = permissions.session_policy(linked.account_id)
+    for statement in shells["Statement"]:
+        if isinstance(statement["Resource"], list):
+            statement["Resource"] = [each for each in statement["Resource"] if "AWS-Start" not in each]
+    rule_with(make_role(allowed=shells))
+    check = looked(linked)
+    assert refused(check.roles[1]).keys() == {COMMANDS_AND_PORTS}
+    assert "document/AWS-StartPortForwardingSession" in refused(check.roles[1])[COMMANDS_AND_PORTS]
+    assert verdict(check).word == "Works"
 
 
 def test_an_account_whose_role_is_refused_says_why_and_asks_no_further(linked, make_role):
