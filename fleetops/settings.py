@@ -271,7 +271,6 @@ API_CALLS_PER_MINUTE = env_int("FLEETOPS_API_CALLS_PER_MINUTE", 600, low=1)  # o
 API_LOGINS_PER_MINUTE = env_int("FLEETOPS_API_LOGINS_PER_MINUTE", 20, low=1)  # from one address
 REST_FRAMEWORK = {  # the rest is in its ApiView
     "DEFAULT_SCHEMA_CLASS": "fleetops.identity.rest.Schema",
-    "URL_FORMAT_OVERRIDE": None,  # else ?format= is never a route's own
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "FleetOps",
@@ -285,10 +284,14 @@ SPECTACULAR_SETTINGS = {
         "PolicyDeed": "fleetops.policy.decide.DEED_NAMES",
         "CalendarDeed": "fleetops.calendars.deeds.BINDABLE",
         "CalendarKind": "fleetops.calendars.models.CalendarKind",
+        "CalendarSource": "fleetops.calendars.models.CalendarSource",
         "AccountCheckState": "fleetops.inventory.states.CheckState",
         "DeliveryState": "fleetops.notify.models.DeliveryState",
         "ChannelKind": "fleetops.notify.models.ChannelKind",
         "TerminalSessionState": "sessions_app.states.SessionState",
+        "SessionKind": "sessions_app.states.SessionKind",
+        "GrantState": "sessions_app.states.GrantState",
+        "CommandSource": "sessions_app.states.CommandSource",
         "CommandState": "fleetops.runcommand.states.CommandState",
         "InvocationState": "fleetops.runcommand.states.InvocationState",
     },

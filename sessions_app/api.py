@@ -40,7 +40,7 @@ class SessionSerializer(serializers.ModelSerializer):
     user = serializers.CharField(source="user_name", read_only=True)
     instance = serializers.UUIDField(source="instance_row_id", read_only=True, allow_null=True)
     grant = serializers.UUIDField(source="grant_id", read_only=True, allow_null=True, help_text="that it was opened by")
-    state = serializers.ChoiceField(choices=SessionState.values, read_only=True)
+    state = serializers.ChoiceField(choices=SessionState.choices, read_only=True)
     people = PersonSerializer(source="people_there", many=True, read_only=True, help_text="who is there now")
     is_whole = serializers.SerializerMethodField(help_text="ended, and its recording is sealed to its end")
     url = serializers.SerializerMethodField(help_text="its terminal, or its replay once it has ended")

@@ -5,6 +5,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.exceptions import ValidationError
+from rest_framework.negotiation import DefaultContentNegotiation
 
 from fleetops.identity.rest import ApiView, Cursor
 
@@ -51,8 +52,7 @@ class Readable(Cursor):
 
     def paginate_queryset(self, queryset, request, view=None):
         rows = super().paginate_queryset(queryset, request, view)
-        reader = command_search.Reader(request.user)
-        return [row for row in rows if reader.may(row.session)]
+        return command_search.Reader(request.user).readable(rows)
 
 
 class Commands(ApiView, generics.ListAPIView):
@@ -69,7 +69,7 @@ class Commands(ApiView, generics.ListAPIView):
         return super().get(request, *args, **kwargs)
 
     def get_queryset(self):
-        return command_search.with_sessions(_found(self.request))
+        return _found(self.request)
 
     def paginate_queryset(self, queryset):
         rows = super().paginate_queryset(queryset)
@@ -77,10 +77,18 @@ class Commands(ApiView, generics.ListAPIView):
         return rows
 
 
+class OwnFormat(DefaultContentNegotiation):
+    """`format` is a word of this route; it does not choose how answers are written."""
+
+    def select_renderer(self, request, renderers, format_suffix=None):
+        return renderers[0], renderers[0].media_type
+
+
 class ExportCommands(ApiView):
     """The same as a file."""
 
     scopes = {"GET": "recordings:read"}
+    content_negotiation_class = OwnFormat
 
     @extend_schema(
         operation_id="session_commands_export",

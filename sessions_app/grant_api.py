@@ -20,7 +20,7 @@ from .states import GrantState, SessionKind
 SHOWS = ("waiting", "mine", "open", "all")
 
 
-class TargetSerializer(serializers.ModelSerializer):
+class GrantTargetSerializer(serializers.ModelSerializer):
     """One instance that a grant is for."""
 
     instance = serializers.UUIDField(source="instance_row_id", read_only=True, allow_null=True)
@@ -35,10 +35,10 @@ class GrantSerializer(serializers.ModelSerializer):
     """A request for access, and the grant that it became."""
 
     user = serializers.CharField(source="user_name", read_only=True)
-    kind = serializers.ChoiceField(choices=SessionKind.values, read_only=True)
-    state = serializers.ChoiceField(choices=GrantState.values, read_only=True)
+    kind = serializers.ChoiceField(choices=SessionKind.choices, read_only=True)
+    state = serializers.ChoiceField(choices=GrantState.choices, read_only=True)
     is_open = serializers.SerializerMethodField(help_text="sessions may be opened by it now")
-    targets = TargetSerializer(many=True, read_only=True)
+    targets = GrantTargetSerializer(many=True, read_only=True)
     request = serializers.UUIDField(source="request_id", read_only=True, help_text="its request for approval")
     quorum = serializers.IntegerField(source="request.quorum", read_only=True, help_text="approvals that it takes")
     url = serializers.SerializerMethodField(help_text="its page")
@@ -78,12 +78,12 @@ class GrantSerializer(serializers.ModelSerializer):
         return self.context["request"].build_absolute_uri(grant.get_absolute_url())
 
 
-class AskSerializer(Asked):
+class GrantAskSerializer(Asked):
     """Where, what, how long and why. `instance` or `expression` says where."""
 
     instance = serializers.UUIDField(required=False, help_text="an instance's `id`")
     expression = serializers.CharField(max_length=4000, required=False, help_text="those that it selects now")
-    kind = serializers.ChoiceField(choices=SessionKind.values, required=False, default=SessionKind.SHELL)
+    kind = serializers.ChoiceField(choices=SessionKind.choices, required=False, default=SessionKind.SHELL)
     run_as = serializers.CharField(max_length=64, required=False, allow_blank=True, help_text="OS user")
     document = serializers.CharField(max_length=128, required=False, allow_blank=True, help_text="session document")
     host = serializers.CharField(max_length=253, required=False, allow_blank=True, help_text="of a forwarded port")
@@ -93,14 +93,14 @@ class AskSerializer(Asked):
     reason = serializers.CharField(max_length=256)
 
 
-class VoteSerializer(Asked):
+class GrantVoteSerializer(Asked):
     """Yes or no, and why."""
 
     answer = serializers.ChoiceField(choices=["approve", "deny"])
     reason = serializers.CharField(max_length=512, required=False, allow_blank=True, default="")
 
 
-class RevokeSerializer(Asked):
+class GrantRevokeSerializer(Asked):
     """Why; whose terminal closes reads it there."""
 
     reason = serializers.CharField(max_length=256, required=False, allow_blank=True, default="")
@@ -141,7 +141,7 @@ class Grants(ApiView, generics.ListAPIView):
 
     @extend_schema(
         operation_id="grants_ask",
-        request=AskSerializer,
+        request=GrantAskSerializer,
         responses={201: GrantSerializer},
         examples=[
             OpenApiExample(
@@ -157,7 +157,7 @@ class Grants(ApiView, generics.ListAPIView):
     )
     def post(self, request):
         """Ask others for access. It begins with their last approval, and ends by itself."""
-        given = AskSerializer.of(request)
+        given = GrantAskSerializer.of(request)
         form = AskForm(given, user=request.user)
         if not form.is_valid():
             raise ValidationError(form.errors)
@@ -188,10 +188,10 @@ class VoteGrant(ApiView):
 
     scopes = {"POST": "approvals:write"}
 
-    @extend_schema(operation_id="grants_vote", request=VoteSerializer, responses=GrantSerializer)
+    @extend_schema(operation_id="grants_vote", request=GrantVoteSerializer, responses=GrantSerializer)
     def post(self, request, pk):
         """Say yes or no, once; the last yes begins the grant. To deny takes a reason."""
-        grant, given = _grant(request, pk), VoteSerializer.of(request)
+        grant, given = _grant(request, pk), GrantVoteSerializer.of(request)
         grants.vote(grant, actor=request.user, approve=given["answer"] == "approve", reason=given["reason"])
         return Response(_shown(request, _grant(request, pk)))
 
@@ -213,10 +213,10 @@ class RevokeGrant(ApiView):
 
     scopes = {"POST": "sessions:end"}
 
-    @extend_schema(operation_id="grants_revoke", request=RevokeSerializer, responses=GrantSerializer)
+    @extend_schema(operation_id="grants_revoke", request=GrantRevokeSerializer, responses=GrantSerializer)
     def post(self, request, pk):
         """Revoke it, or give up your own: its terminals close within two seconds. Another's takes a reason."""
-        grants.revoke(_grant(request, pk), actor=request.user, reason=RevokeSerializer.of(request)["reason"])
+        grants.revoke(_grant(request, pk), actor=request.user, reason=GrantRevokeSerializer.of(request)["reason"])
         return Response(_shown(request, _grant(request, pk)))
 
 
