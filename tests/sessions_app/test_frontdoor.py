@@ -33,7 +33,7 @@ from sessions_app.states import Door, SessionKind
 from tests.factories import make_account, make_instance, make_region, make_user
 
 from .clients import PortClient, StreamClient, words_of
-from .conftest import TerminalProcess, ended
+from .conftest import TerminalProcess, ended, until
 
 COMMAND, PORT = "AWS-StartNonInteractiveCommand", "AWS-StartPortForwardingSession"
 
@@ -299,6 +299,31 @@ def test_a_client_that_lost_its_websocket_goes_on_where_it_was(shell, cli):
     client.sees(b"alldone")
     assert [b"n%d\r\n" % n in client.output for n in range(1, 10)] == [True] * 9
     assert client.output.count(b"\nn5\r\n") == 1
+
+
+def test_ctrl_c_spares_a_client_what_it_has_not_seen_and_the_recording_has_it(shell):
+    session, client, _ = shell
+    client.type(b"seq 100000 300000; echo all''done\r")
+    client.sees(b"100100\r\n")
+    until(lambda: (session.refresh_from_db(), session.output_bytes > 1_000_000)[1], seconds=30, what="it floods")
+    client.type(b"\x03")
+    client.sees(b"not shown; in the recording")
+    client.run("echo $((6*7))", b"42\r\n")
+    client.type(b"exit\r")
+    client.ended()
+    ended(session)
+    shown = "".join(text for _, code, text in recording.events(list(session.chunks.all())) if code == "o")
+    assert "200000\r\n" in shown
+
+
+def test_another_client_of_the_same_shell_begins_at_its_screen(shell, cli):
+    """As when the plugin was started anew."""
+    session, client, _ = shell
+    client.run("echo $((40+2))", b"42\r\n")
+    client.close()
+    other = StreamClient(cli.boto().resume_session(SessionId=str(session.pk))).connect()
+    other.sees(b"42\r\n")
+    other.run("echo $((50+3))", b"53\r\n")
 
 
 def test_a_killed_terminal_process_costs_a_client_nothing(terminal, shell, cli):
