@@ -3,7 +3,7 @@
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers
+from rest_framework import generics, serializers
 from rest_framework.response import Response
 
 from fleetops.errors import Denied
@@ -53,14 +53,15 @@ class RestrictedShellSerializer(serializers.ModelSerializer):
         validators: list = []
 
 
-class RestrictedShells(ApiView):
-    """All restricted shells; disabled ones for who defines them."""
+class RestrictedShells(ApiView, generics.ListAPIView):
+    """Restricted shells, the newest first; disabled ones for who defines them."""
 
     scopes = {"GET": "restricted_shells:read", "POST": "restricted_shells:write"}
+    serializer_class = RestrictedShellSerializer
+    queryset = RestrictedShell.objects.none()
 
-    @extend_schema(operation_id="restricted_shells_list", responses=RestrictedShellSerializer(many=True))
-    def get(self, request):
-        return Response(RestrictedShellSerializer(_visible(request), many=True).data)
+    def get_queryset(self):
+        return _visible(self.request)
 
     @extend_schema(
         operation_id="restricted_shells_define",

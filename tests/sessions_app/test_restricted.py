@@ -205,7 +205,7 @@ def test_the_api_defines_one_and_opens_it(client, admin, operator):
     changed = send("put", path, {**body, "note": "Follow a log"}).json()
     assert (changed["note"], changed["version"]) == ("Follow a log", 2)
     client.force_login(operator)
-    assert [each["name"] for each in client.get("/api/v1/restricted-shells/").json()] == ["logs"]
+    assert [each["name"] for each in client.get("/api/v1/restricted-shells/").json()["results"]] == ["logs"]
     assert send("put", path, body).status_code == 403
     instance = make_instance(platform_type="Linux")
     ask = {"instance": str(instance.pk), "document": "FleetOps-logs", "parameters": {"unit": "sshd"}}
