@@ -46,7 +46,7 @@ def command_list(request):
         "sources": CommandSource.choices,
         "spans": [("1h", "Last hour"), ("24h", "Last 24 hours"), ("7d", "Last 7 days"), ("30d", "Last 30 days")],
         "sees_all": request.user.has_perm(services.REVIEW_PERMISSION),
-        "has_left_out": bool(reader.left_out),
+        "has_left_out": reader.has_left_out,
         "query": export,
     }
     is_part = getattr(request, "htmx", False) and not request.htmx.boosted
