@@ -16,6 +16,7 @@ from fleetops.approvals import services as approvals
 from fleetops.approvals.models import ApprovalRequest
 from fleetops.clock import now
 from fleetops.errors import Denied, FieldError, UserError
+from fleetops.identity import second_factor
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
 from fleetops.inventory.selection import facts_of
@@ -334,6 +335,7 @@ def denied(request, instance: Instance, error: policy.PolicyDenied, *, run_as: s
         "decision": error.decision,
         "run_as": run_as,
         "back": instance.get_absolute_url(),
+        "has_factor": second_factor.is_set_up(request.user),
     }
     return render(request, "sessions/denied.html", context, status=403)
 

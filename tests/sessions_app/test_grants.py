@@ -12,6 +12,8 @@ from fleetops.approvals.models import ApprovalRequest
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from fleetops.errors import Denied, FieldError, UserError
+from fleetops.identity.models import SecondFactor
+from fleetops.inventory.models import Instance
 from fleetops.notify.models import Notice
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
@@ -96,6 +98,9 @@ def test_what_lacks_a_second_factor_leads_to_the_page_that_asks_for_one(people, 
     answer = stale.post(reverse("sessions:open"), {"instance": db1.pk})
     text = answer.content.decode()
     assert answer.status_code == 403 and "a second factor of the last 15 minutes" in text
+    assert f'href="{reverse("identity:set_up")}"' in text
+    SecondFactor.objects.create(user=people["operator"], sealed_secret="x", confirmed_at=now())
+    text = stale.post(reverse("sessions:open"), {"instance": db1.pk}).content.decode()
     assert f'{reverse("identity:confirm")}?next={db1.get_absolute_url()}"' in text
     assert reverse("sessions:grant_ask") not in text
     fresh = client_of(people["operator"], mfa_at=now().timestamp())
@@ -322,6 +327,30 @@ def test_a_forwarded_port_is_judged_by_host_and_port_and_no_other_document_forwa
             forward(user, db1, parameters, document=document)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("169.254.169.254", "[::ffff:169.254.169.254]", "::FFFF:A9FE:A9FE", "169.254.169.254.", "metadata.internal."),
+        *("METADATA.internal", "0xa9fea9fe", "2852039166", "169.254.43518", "0251.0376.0251.0376", "0xA9.254.0xa9.254"),
+        *("169.254.169.254%lo", "fd00:ec2::254%eth0", "\uff11\uff16\uff19.254.169.254", "metadata\u3002internal"),
+    ],
+)
+def test_no_spelling_of_a_host_gets_around_a_rule_that_denies_it(people, db1, host):
+    rule("Anywhere", deeds=["forward"], destinations=["*:80"])
+    rule(
+        "No metadata",
+        effect="deny",
+        deeds=["forward"],
+        destinations=["169.254.169.254:*", "[fd00:ec2::254]:*", "metadata.internal:*"],
+    )
+    asked = {"portNumber": ["80"], "host": [host]}
+    with pytest.raises((policy.PolicyDenied, FieldError)):
+        forward(people["operator"], db1, asked, document="AWS-StartPortForwardingSessionToRemoteHost")
+    assert not TerminalSession.objects.exists()
+    free = {"portNumber": ["80"], "host": ["2001:db8::1"]}
+    assert forward(people["operator"], db1, free, document="AWS-StartPortForwardingSessionToRemoteHost").pk
+
+
 def test_a_rule_gives_its_os_user_and_its_moderator_to_the_session(people, db1):
     rule("Deploy", shell_user="deploy", needs_moderator=True)
     assert connect(people["operator"], db1).status_code == 302
@@ -333,6 +362,33 @@ def test_a_rule_gives_its_os_user_and_its_moderator_to_the_session(people, db1):
     policy.change_rule(given_before, actor=people["administrator"], version=1, confirmed=True, **fields(given_before))
     taken = services.heartbeat("me", [session.pk], beat=False)[session.pk].taken_away
     assert "No rule allows operator to run a shell as a named OS user (deploy)" in taken
+
+
+def test_a_rule_that_wants_a_moderator_lets_nothing_be_done_before_one_is_there(people, db1):
+    """A moderator holds keys; a command in a document's parameters needs none."""
+    Rule.objects.all().delete()
+    rule("Watched", needs_moderator=True, session_documents=["*"])
+    user = people["operator"]
+    assert services.open_session(db1, actor=user).needs_moderator
+    for kind, document in (
+        (SessionKind.COMMAND, "AWS-StartNonInteractiveCommand"),
+        (SessionKind.SHELL, "AWS-StartInteractiveCommand"),
+        (SessionKind.SHELL, "arn:aws:ssm:eu-west-1::document/AWS-StartInteractiveCommand"),
+        (SessionKind.SHELL, "AWS-StartNonInteractiveCommand:1"),
+    ):
+        with pytest.raises(UserError, match="open a shell"):
+            services.open_session(
+                db1, actor=user, kind=kind, document=document, parameters={"command": ["touch /tmp/unseen"]}
+            )
+    assert TerminalSession.objects.count() == 1
+    assert AuditEvent.objects.filter(action="sessions.open.refuse").count() == 4
+
+
+def test_a_port_is_forwarded_on_windows_whatever_user_a_rule_gives_to_shells(people, db1):
+    Instance.objects.filter(pk=db1.pk).update(platform_type="Windows")
+    db1.refresh_from_db()
+    rule("Both", deeds=["shell", "forward"], shell_user="deploy", destinations=["localhost:3389"])
+    assert forward(people["operator"], db1, {"portNumber": ["3389"]}).run_as == ""
 
 
 def fields(found: Rule) -> dict:
