@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 from fleetops.errors import FieldError
 from fleetops.inventory.selection import facts_of
@@ -23,6 +25,12 @@ FORWARDING: Mapping[str, str] = {
 }
 TO_THE_INSTANCE = "AWS-StartPortForwardingSession"
 TO_A_HOST = "AWS-StartPortForwardingSessionToRemoteHost"
+# AWS's documents that run what their parameters say as soon as they begin.
+AT_ONCE = frozenset({"AWS-StartNonInteractiveCommand", "AWS-StartInteractiveCommand"})
+# A name, or an IPv6 address with its zone.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9._-]{1,32})?")
+# What some resolvers take for an IPv4 address in another spelling: 127.1, 0x7f.1, 2130706433, 0177.0.0.1.
+_LIKE_AN_ADDRESS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 
 
 def deed_of(kind: str) -> Deed:
@@ -41,9 +49,25 @@ def destination_asked(document: str, parameters: Mapping[str, Sequence[str]]) ->
         raise FieldError("host", "Name the host that the port is forwarded to.")
     if not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise FieldError("portNumber", "A port is a number from 1 to 65535.")
-    if any(each.isspace() or each in "/@[]" for each in host.strip("[]")):
+    if not _HOST.fullmatch(host.removeprefix("[").removesuffix("]")):
         raise FieldError("host", "That is no name and no address of a host.")
+    if _LIKE_AN_ADDRESS.fullmatch(host.rstrip(".")) and not _is_address(host.rstrip(".")):
+        raise FieldError("host", "Write an IPv4 address as four numbers: 127.0.0.1.")
     return destination_of(host, str(int(port)))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def runs_at_once(kind: str, document: str) -> bool:
+    """Whether such a session does something before anybody has typed a key."""
+    name = document.rpartition("/")[2].partition(":")[0]  # behind an ARN, before a version
+    return kind == SessionKind.COMMAND or name in AT_ONCE
 
 
 def _one(parameters: Mapping[str, Sequence[str]], name: str) -> str:

@@ -125,7 +125,12 @@ def open_session(
         )
         deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
         raise UserError(text)
-    as_user = run_as or decision.obligations.shell_user
+    if decision.obligations.needs_moderator and questions.runs_at_once(kind, document):
+        # A moderator holds keys; this would be done before anybody was there to see it.
+        text = f"{decision.text} But it wants a moderator, whom a single command does not wait for: open a shell."
+        deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
+        raise UserError(text)
+    as_user = "" if kind == SessionKind.FORWARD else run_as or decision.obligations.shell_user
     if as_user and instance.platform_type == "Windows":
         # The agent there takes no notice of it [amazon-ssm-agent, shell_windows.go]: the shell would be ssm-user's.
         text = f"On Windows the agent runs every shell as ssm-user, so {instance} gives none as {as_user}."

@@ -163,7 +163,7 @@ def destination_of(host: str, port: str) -> str:
     """Where a port is forwarded to, as rules are compared with it: "db.internal:5432". This instance is localhost."""
     name = host.strip().rstrip(".").lower() or "localhost"
     try:
-        address = ip_address(name.strip("[]"))
+        address = ip_address(name.strip("[]").partition("%")[0])  # wherever its zone is
     except ValueError:
         return f"{name}:{port}"
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:

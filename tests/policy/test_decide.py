@@ -208,6 +208,7 @@ def test_a_port_is_forwarded_to_the_places_that_an_allow_names():
         ("::1", "22", True),
         ("[::1]", "22", True),
         ("::ffff:127.0.0.1", "22", True),
+        ("::1%lo", "22", True),
         ("0.0.0.0", "22", True),
         ("10.0.0.5", "22", False),
         ("2001:db8::1", "22", False),
