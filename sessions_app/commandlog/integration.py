@@ -12,7 +12,7 @@ NONCE_PATTERN: Final = "^[A-Za-z0-9]{32}$"
 
 _SHELLS: Final = Path(__file__).with_name("shells")
 # A profile's line that only puts another shell in the place of `sh`: ours is the user's login shell already.
-_END: Final = "FLEETOPS_END"  # ends each script within start.sh
+_END: Final = "END_OF_SHELL"  # ends each script within start.sh
 _CHANGES_SHELL: Final = re.compile(r"(exec\s+)?(/\S*/)?(ba|z|da|k|a)?sh(\s+-\w+|\s+--login)*;?")
 
 

@@ -42,24 +42,24 @@ export HOME SHELL USER LOGNAME
 cd "$HOME" 2>/dev/null || cd /
 [ -e /dev/fd/0 ] || exec "$fo_shell" -i # the terminal itself may not be the user's to open
 case $fo_shell in
-  */bash) exec "$fo_shell" --rcfile /dev/fd/9 -i 9<<'FLEETOPS_END'
+  */bash) exec "$fo_shell" --rcfile /dev/fd/9 -i 9<<'END_OF_SHELL'
 @BASH@
-FLEETOPS_END
+END_OF_SHELL
   ;;
   */zsh) ZDOTDIR=$(mktemp -d 2>/dev/null) || exec "$fo_shell" -l -i
   export ZDOTDIR
-  cat >"$ZDOTDIR/.zshenv" <<'FLEETOPS_END'
+  cat >"$ZDOTDIR/.zshenv" <<'END_OF_SHELL'
 . /dev/fd/9
-FLEETOPS_END
-  exec "$fo_shell" -l -i 9<<'FLEETOPS_END'
+END_OF_SHELL
+  exec "$fo_shell" -l -i 9<<'END_OF_SHELL'
 @ZSH@
-FLEETOPS_END
+END_OF_SHELL
   ;;
   */sh | */dash | */ash | */ksh | */mksh) ENV=/dev/fd/9
   export ENV
-  exec "$fo_shell" -i 9<<'FLEETOPS_END'
+  exec "$fo_shell" -i 9<<'END_OF_SHELL'
 @SH@
-FLEETOPS_END
+END_OF_SHELL
   ;;
   *) exec "$fo_shell" -l ;;
 esac
