@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TELL_SECONDS: Final = 0.3  # an Enter that is held for longer is told of
-# An echo has come once all that was typed is acknowledged and nothing came for so long; it is waited for no longer.
+# An echo has come once all that was typed is acknowledged, something was shown since, and then nothing for so long.
 QUIET_SECONDS: Final = 0.1
-ECHO_SECONDS: Final = 1.0
+ECHO_SECONDS: Final = 1.0  # since it was typed: what is not shown by then is not shown at all
 _LOOK_SECONDS: Final = 0.02
 CONNECT_SECONDS, READ_SECONDS = 2, 3
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 0.8)
@@ -94,6 +94,7 @@ class StrictInput:
         self._room = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._sent_at = 0.0
+        self._shown_before = 0  # output when something was last typed
         self._task: asyncio.Task[None] | None = None
 
     async def type(self, data: bytes) -> None:
@@ -134,6 +135,7 @@ class StrictInput:
 
     async def _send(self, data: bytes) -> None:
         if data:
+            self._shown_before = self._proxy.journal.output_end
             await self._proxy.type_now(data)
             self._sent_at = self._loop.time()
 
@@ -189,12 +191,12 @@ class StrictInput:
 
     async def _echoed(self) -> None:
         """Wait until what was typed has been shown, as far as that can be told."""
-        begun = self._loop.time()
-        end, quiet_since = self._proxy.journal.output_end, self._sent_at
-        while (moment := self._loop.time()) - begun < ECHO_SECONDS and not self._is_over:
-            if self._proxy.journal.output_end != end:
-                end, quiet_since = self._proxy.journal.output_end, moment
-            elif not self._proxy.has_sent_all:
+        journal = self._proxy.journal
+        end, quiet_since = journal.output_end, self._sent_at
+        while (moment := self._loop.time()) - self._sent_at < ECHO_SECONDS and not self._is_over:
+            if journal.output_end != end:
+                end, quiet_since = journal.output_end, moment
+            elif not self._proxy.has_sent_all or end == self._shown_before:
                 quiet_since = moment
             if moment - quiet_since >= QUIET_SECONDS:
                 return

@@ -95,6 +95,7 @@ def test_a_ctrl_c_throws_away_what_waits_and_the_browser_is_heard_meanwhile(stri
         browser.send({"type": "ping"})
         browser.told("pong")
         browser.type("\x03")
+        browser.until(rb"(?s)\^C.*[$#] $")  # what is typed before the shell reads again is lost with the rest
     browser.run("echo alone-$((1))", "alone-1")
     assert b"pasted-29" not in browser.output
     assert commands(demo_instance, session)[-1] == "echo alone-$((1))" and len(commands(demo_instance, session)) < 30
