@@ -281,13 +281,14 @@ class SessionStream(ApiView):
     """The way back into a session of one's own that a program attached to."""
 
     scopes = {"POST": "sessions:open"}
+    permissions = {"POST": ("sessions_app.open_terminalsession",)}
 
     @extend_schema(operation_id="sessions_stream", request=None, responses={201: StreamSerializer})
     def post(self, request, pk):
         """A new token for the stream, for a program that lost its connection."""
-        _bearer(request)
         mine = TerminalSession.objects.filter(user_id=request.user.pk, door=Door.CLI)
         session = get_object_or_404(mine, pk=pk)
+        _bearer(request)
         if not session.is_live:
             raise UserError(session.end_reason or "The session is over.")
         return Response(_stream(request, session), status=201)
