@@ -53,7 +53,7 @@ def drained(shells: list[FleetOps]):
         try:
             while by_socket:
                 for ready in select.select(list(by_socket), [], [], 1.0)[0]:
-                    while by_socket[ready].read(0.0):
+                    while by_socket[ready].read(0.001):  # 0 would look at nothing
                         pass
         finally:
             os._exit(0)
