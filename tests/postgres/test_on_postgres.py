@@ -32,6 +32,7 @@ ROOMS = [
     "tests/runcommand/test_services.py",
     "tests/runcommand/test_dispatching.py",
     "tests/sessions_app/delivery/test_logs.py",
+    "tests/sessions_app/test_command_search.py",
 ]
 # Computes for seconds, and asks the database nothing that the others do not.
 LEFT_OUT = "tests/calendars/test_services.py::test_ten_thousand_instances_are_asked_for_quickly"
