@@ -108,6 +108,14 @@ def recent(access: AccountAccess, region: str, *, since: datetime, session_name:
         request["NextToken"] = answer["NextToken"]
 
 
+def details_of(access: AccountAccess, region: str, *, command_id: str, session_name: str) -> str:
+    """A command's StatusDetails, which say more of it than those of its invocations; empty if AWS does not know it."""
+    ssm = _client(access, region, session_name)
+    with aws_call("ssm:ListCommands", where=f"{access.account_id} {region}"):
+        found = ssm.list_commands(CommandId=command_id).get("Commands", [])
+    return _command(found[0]).status_details if found else ""
+
+
 def invocations(
     access: AccountAccess, region: str, *, command_id: str, session_name: str
 ) -> Iterator[Page[InvocationRecord]]:

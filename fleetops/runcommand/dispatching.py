@@ -65,6 +65,11 @@ LOOKS_A_SECOND: Final = 3.0
 LONGEST_RUN: Final = timedelta(hours=49)
 FORGOTTEN: Final = timedelta(minutes=10)  # an id that AWS does not know after so long it will never know
 _NAMED = 50
+# StatusDetails of a command that say why AWS has cancelled it [SSM user guide, "Understanding command statuses"].
+CANCELLED_BY_AWS: Final = {
+    "RateExceeded": "RateExceeded: more of the account's commands waited for their instances than AWS lets, so it "
+    "cancelled this one before any instance had it.",
+}
 
 
 def claim_due(*, now: datetime) -> list[Any]:
@@ -344,6 +349,7 @@ def _follow(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
             for page in aws.invocations(access, region, command_id=dispatch.ssm_command_id, session_name=SESSION_NAME)
             for each in page
         ]
+        why = _why_cancelled(dispatch, told)
     except Unavailable:
         raise
     except AwsError as error:
@@ -354,7 +360,7 @@ def _follow(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         Dispatch.objects.filter(pk=dispatch.pk).update(due_at=later, error=str(error)[:512])
         logger.warning("dispatch not followed dispatch=%s code=%s", dispatch.pk, error.code)
         return
-    is_news = _take(dispatch, told, now=clock_now())
+    is_news = _take(dispatch, told, why_cancelled=why, now=clock_now())
     left = [each for each in dispatch.invocations.only("state", "exit_code") if _is_awaited(each, dispatch)]
     quiet = 0 if is_news else dispatch.quiet + 1
     if not left:
@@ -370,6 +376,26 @@ def _follow(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         Dispatch.objects.filter(pk=dispatch.pk).update(due_at=later, quiet=min(quiet, 999), error="")
 
 
+def _why_cancelled(dispatch: Dispatch, told: Sequence[InvocationRecord]) -> str:
+    """Why AWS has cancelled now what nobody here cancelled, in words: its invocations say no more than that.
+
+    Raises Unavailable.
+    """
+    cancelled = [each.instance_id for each in told if OF_AWS.get(each.status) == InvocationState.CANCELLED]
+    news = dispatch.invocations.filter(instance_id__in=cancelled).exclude(state=InvocationState.CANCELLED)
+    if dispatch.cancel_sent_at is not None or not cancelled or not news.exists():
+        return ""
+    access, region = dispatch.account.access(), dispatch.region.name
+    try:
+        found = aws.details_of(access, region, command_id=dispatch.ssm_command_id, session_name=SESSION_NAME)
+    except Unavailable:
+        raise
+    except AwsError as error:  # they are cancelled all the same
+        logger.warning("why a command was cancelled is not told dispatch=%s code=%s", dispatch.pk, error.code)
+        return ""
+    return CANCELLED_BY_AWS.get(found, "")
+
+
 def _is_awaited(invocation: Invocation, dispatch: Dispatch) -> bool:
     """Whether there is more to come. The last replies of an agent come in any order: a code may come after the end."""
     if invocation.state in OPEN:
@@ -378,7 +404,7 @@ def _is_awaited(invocation: Invocation, dispatch: Dispatch) -> bool:
     return has_run and invocation.exit_code is None and dispatch.quiet < 2
 
 
-def _take(dispatch: Dispatch, told: Sequence[InvocationRecord], *, now: datetime) -> bool:
+def _take(dispatch: Dispatch, told: Sequence[InvocationRecord], *, why_cancelled: str, now: datetime) -> bool:
     """Write down what AWS told; whether anything was new."""
     rows = {each.instance_id: each for each in dispatch.invocations.all()}
     is_news = False
@@ -394,6 +420,8 @@ def _take(dispatch: Dispatch, told: Sequence[InvocationRecord], *, now: datetime
                 "head": record.output.replace("\x00", "\ufffd"),
                 "started_at": record.started_at or row.started_at,
             }
+            if state == InvocationState.CANCELLED:
+                facts["details"] = row.details if row.state == state else (why_cancelled or facts["details"])
             if state not in OPEN:
                 facts["ended_at"] = row.ended_at or record.ended_at or now
             changed = {name: value for name, value in facts.items() if getattr(row, name) != value}
