@@ -46,8 +46,8 @@ export class Countdown {
       place.hidden = text === null;
       if (text !== null) place.textContent = text;
     };
-    put("idle", idle === null ? null : `idle end in ${clock(idle)}`);
-    put("longest", longest === null ? null : `longest end ${new Date(this.ends.longest).toISOString().slice(11, 16)} UTC`);
+    put("idle", idle === null ? null : `ends when idle in ${clock(idle)}`);
+    put("longest", longest === null ? null : `ends at ${new Date(this.ends.longest).toISOString().slice(11, 16)} UTC`);
     pane.part("grant").hidden = pane.part("burn").hidden = grant === null;
     if (grant !== null) {
       pane.part("grant").querySelector(".fo-countdown").textContent = clock(grant);
