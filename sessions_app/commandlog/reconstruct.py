@@ -230,7 +230,7 @@ class LineReader:
         self._pasted = False
         self._left.clear()
         if not place.is_more:
-            if self._known(place.prompt) is None or not self._ends_known(place.prompt):
+            if self._known(place.prompt) == place.prompt or not self._ends_known(place.prompt):
                 self._learn(place.prompt)
             self.prompted.append(self._output_us)
 
@@ -241,7 +241,7 @@ class LineReader:
             return None
         if not self._keys and not self._ahead and self._ends_known(head):
             place = _Place(row, col, head)  # whatever was printed before it
-        elif (known := self._known(head)) is not None:
+        elif (known := self._known(head) or self._known_inside(head)) is not None:
             place = _Place(row, wcswidth(known), known)
         elif (self._is_editor and not _OTHERS.match(head)) or looks_like_prompt(head, is_first=not self._prompts):
             like = self._alike(head)
@@ -273,6 +273,12 @@ class LineReader:
     def _known(self, text: str) -> str | None:
         found = [prompt for prompt in self._prompts if text.startswith(prompt)]
         return max(found, key=len, default=None)
+
+    def _known_inside(self, text: str) -> str | None:
+        """The front of a row up to the end of a prompt that an editor shows behind what was typed ahead."""
+        places = [(text.find(prompt), prompt) for prompt in self._prompts if self._is_editor and len(prompt) > 3]
+        found = [text[: at + len(prompt)] for at, prompt in places if at > 0]
+        return min(found, key=len, default=None)
 
     def _alike(self, text: str) -> str:
         """The prompt at the front of a row, if it is one that was learned but for the directory in it."""
@@ -373,7 +379,7 @@ class LineReader:
                 return None
             if row > self.screen.top and self.screen.goes_on(row - 1):
                 continue
-            prompt = self._known(shown) or self._alike(shown)
+            prompt = self._known(shown) or self._known_inside(shown) or self._alike(shown)
             if prompt:
                 return _Place(row, wcswidth(prompt), prompt)
         return None

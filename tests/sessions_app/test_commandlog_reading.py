@@ -35,6 +35,7 @@ CHOSEN = [
     torture.a_transcript_shown,
     torture.a_prompt_printed_without_a_line_end,
     torture.typed_ahead,
+    torture.half_typed_ahead,
     torture.a_forged_mark_of_another_session,
     torture.a_recorded_mark_shown_again,
     torture.a_mark_far_ahead,

@@ -598,6 +598,18 @@ def typed_ahead(t: Typist) -> Expected:
     return ["sleep 0.6", "echo ahead"]
 
 
+@interaction
+def half_typed_ahead(t: Typist) -> Expected:
+    t.type("sleep 0.6")
+    start = len(t.output)
+    t.key("\r")
+    t.quiet(0.1)
+    t.type("echo par")
+    t.prompt(start)
+    t.line("tly")
+    return ["sleep 0.6", "echo partly"]
+
+
 # A shell in the shell
 
 
