@@ -32,6 +32,7 @@ from .states import CommandSource
 PAGE_SIZE = 100
 MOST_BATCHES = 10  # read for one page, of which the policy may leave out all
 MOST_EXPORTED = 50_000  # some 20 MB, made in memory
+ABOUT_CONTENT = ("q", "source", "failed", "disputed")  # filters by what was typed, and what became of it
 FIELDS = ("q", "user", "instance", "account", "source", "failed", "disputed", "since", "session")
 SINCE = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/x-ndjson"}
@@ -88,6 +89,7 @@ class Reader:
         self._who = policy.actor_facts(actor)
         self._answers: dict[UUID, bool] = {}
         self.has_left_out = False  # something was asked for and not given
+        self.over: set[UUID] = set()  # sessions that have ended
 
     def readable(self, rows: Sequence[Command]) -> list[Command]:
         """Those of `rows` that may be read."""
@@ -96,6 +98,8 @@ class Reader:
             sessions = TerminalSession.objects.filter(pk__in=unknown)
             for session in sessions.select_related("instance_row__account", "instance_row__region"):
                 self._answers[session.pk] = self._may(session)
+                if not session.is_live:
+                    self.over.add(session.pk)
         found = [row for row in rows if self._answers.get(row.session_id)]
         self.has_left_out |= len(found) < len(rows)
         return found

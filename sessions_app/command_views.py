@@ -21,7 +21,7 @@ def command_list(request):
 
     Query: the fields of command_search.FIELDS, and `before` (the place of the page before). Context: `commands`,
     `next` (the query string of the next page, or ""), `filters`, `accounts` ([{"account_id", "name"}]), `sources`,
-    `spans`, `sees_all`, `has_left_out` (the policy does not let this user read some of them), `query` (of the export).
+    `spans`, `sees_all`, `has_left_out` (the policy may not let this user read some of them), `query` (of the export).
     An htmx request gets `sessions/_commands.html`, with the same context. At most six queries of its own, however many
     rows.
     """
@@ -33,6 +33,11 @@ def command_list(request):
     except ValueError:
         return HttpResponseBadRequest("One of the filters has a value that is not known.")
     command_search.note_look(request.user, page.rows, filters)
+    for row in page.rows:
+        row.ended_with_session = row.ended_at is None and row.session_id in reader.over
+    sees_all = request.user.has_perm(services.REVIEW_PERMISSION)
+    # Whether something with just these words was left out is not told: that would be an answer about it.
+    is_about_content = any(filters[name] for name in command_search.ABOUT_CONTENT)
     query = request.GET.copy()
     query.pop("before", None)
     export = query.urlencode()
@@ -45,8 +50,8 @@ def command_list(request):
         "accounts": list(Account.objects.values("account_id", "name")),
         "sources": CommandSource.choices,
         "spans": [("1h", "Last hour"), ("24h", "Last 24 hours"), ("7d", "Last 7 days"), ("30d", "Last 30 days")],
-        "sees_all": request.user.has_perm(services.REVIEW_PERMISSION),
-        "has_left_out": reader.has_left_out,
+        "sees_all": sees_all,
+        "has_left_out": sees_all if is_about_content else reader.has_left_out,
         "query": export,
     }
     is_part = getattr(request, "htmx", False) and not request.htmx.boosted

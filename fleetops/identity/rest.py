@@ -167,19 +167,29 @@ class Cursor(BasePagination):
 
     def paginate_queryset(self, queryset: QuerySet, request, view=None) -> list[Any]:
         self.size = self._size(request.query_params.get("page_size", ""))
+        rows = list(self.behind(queryset, request, view)[: self.size + 1])
+        self.next = None
+        if len(rows) > self.size:
+            rows = rows[: self.size]
+            self.next = self.link(request, rows[-1])
+        return rows
+
+    @staticmethod
+    def behind(queryset: QuerySet, request, view) -> QuerySet:
+        """What comes after the place that the request names, in order."""
         descending = getattr(view, "newest_first", True)
         if after := request.query_params.get("after", ""):
             try:
                 queryset = queryset.filter(**{f"pk__{'lt' if descending else 'gt'}": after})
             except (ValueError, DjangoValidationError):
                 raise exceptions.ValidationError({"after": ["This is no row's id; take it from “next”."]}) from None
-        rows = list(queryset.order_by("-pk" if descending else "pk")[: self.size + 1])
-        self.next = None
-        if len(rows) > self.size:
-            rows = rows[: self.size]
-            query = {**request.query_params.dict(), "after": str(rows[-1].pk)}
-            self.next = request.build_absolute_uri(f"{request.path}?{urlencode(query)}")
-        return rows
+        return queryset.order_by("-pk" if descending else "pk")
+
+    @staticmethod
+    def link(request, last: Any) -> str:
+        """To the page behind the row `last`."""
+        query = {**request.query_params.dict(), "after": str(last.pk)}
+        return request.build_absolute_uri(f"{request.path}?{urlencode(query)}")
 
     @staticmethod
     def _size(text: str) -> int:

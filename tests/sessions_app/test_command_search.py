@@ -98,6 +98,41 @@ def test_what_the_policy_does_not_let_one_replay_is_left_out(client, people, ses
         assert b"Secret_Table" not in client.get(reverse(f"sessions:commands_{form}")).content
 
 
+def test_no_filter_tells_what_stands_in_commands_that_one_may_not_read(client, people, sessions):
+    """Page and API answer the same to a word that is in them and to one that is not."""
+    for number in range(5, 9):
+        make_typed(sessions["other"], number, f"echo hunter{number}")
+    deny(deeds=["read_recording"], targets="name=db-1", everybody=True)
+    client.force_login(people["ida"])
+    for right, wrong in (({"q": "hunter"}, {"q": "hunted"}), ({"disputed": "1"}, {"failed": "1", "user": "bob"})):
+        answers = []
+        for asked in (right, wrong):
+            context = client.get(reverse("sessions:commands"), asked).context
+            api = client.get(reverse("api:session_commands"), asked | {"page_size": "1"}).json()
+            answers.append((context["commands"], context["next"], context["has_left_out"], api))
+        assert answers[0] == answers[1]
+    first = client.get(reverse("api:session_commands"), {"page_size": "1"}).json()
+    assert [row["text"] for row in first["results"]] == ["false"]
+    second = client.get(first["next"]).json()
+    assert [row["text"] for row in second["results"]] == ["uname -a"] and second["next"] is None
+
+
+def test_a_command_that_had_no_end_ended_with_its_session(client, people):
+    """As `exit` does."""
+    client.force_login(people["mei"])
+    session = make_session(user=people["mei"], instance=make_instance(), state="open")
+    make_typed(session, 1, "exit", source="marks")
+    list_url, replay = reverse("sessions:commands"), reverse("sessions:replay", args=[session.pk])
+    assert "Runs" in client.get(list_url).content.decode()
+    assert ">runs<" in client.get(replay).content.decode()
+    type(session).objects.update(state="ended", ended_at=now())
+    shown_now = client.get(list_url).content.decode()
+    assert "Runs" not in shown_now and "Ended with the session" in shown_now
+    assert "ended with the session" in client.get(replay).content.decode()
+    row = client.get(reverse("api:session_commands")).json()["results"][0]
+    assert (row["ended_at"], row["exit_code"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("query", "wanted"),
     [
