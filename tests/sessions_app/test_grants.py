@@ -280,6 +280,15 @@ def test_a_request_is_taken_back_or_ends_unanswered(people, db1):
     assert other.state == GrantState.EXPIRED
 
 
+def test_what_is_taken_back_after_its_approval_and_before_anybody_wrote_that_down_does_not_begin(people, db1):
+    grant = ask(people["operator"], db1)
+    approvals.vote(grant.request_id, actor=people["administrator"], approve=True)
+    approvals.withdraw(grant.request_id, actor=people["operator"])
+    assert connect(people["operator"], db1).status_code == 403
+    grant.refresh_from_db()
+    assert grant.state == GrantState.WITHDRAWN
+
+
 # Having
 
 
