@@ -345,10 +345,7 @@ def _begin(grant: Grant, request: ApprovalRequest, yes: int) -> None:
                 extends=[str(pk) for pk in _extend(grant)],
             )
             _tell_decided(grant, f"{grant.user_name} may have {words(grant)} until {ends_at:%H:%M} UTC")
-    except (
-        LostRace,
-        UserError,
-    ):  # somebody else wrote it down, or it was taken back in this moment: the next look tells
+    except (LostRace, UserError):  # somebody else wrote it down, or it was taken back just now; the next look tells
         grant.refresh_from_db()
         return
     logger.info("grant begins grant=%s user=%s ends_at=%s", grant.pk, grant.user_name, ends_at.isoformat())

@@ -248,6 +248,7 @@ def things(module_roles, valkey):
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
         **dict.fromkeys(("api:account", "api:check_account", "api:enable_account"), instance.account.pk),
+        "api:account_identity": instance.account.pk,
         **dict.fromkeys(("api:account_delivery", "api:check_delivery"), instance.account.pk),
         "api:session_delivery": session.pk,
         "api:entry": (calendar.pk, entry.pk),
