@@ -216,7 +216,7 @@ class _Look:
 
     def _tried(self, access: AccountAccess, trust: list[Found]) -> Found:
         """Assume it as for a person: under a new name, or credentials of before would hide a trust that is gone."""
-        purpose = "was assumed just now, with a person's name, source identity and tags"
+        purpose = "is assumed, now, with a person's name, source identity and tags"
         tags = person_tags(access, self.name, self.name, "nobody")
         try:
             who = sts.get_caller_identity(

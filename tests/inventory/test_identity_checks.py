@@ -279,4 +279,4 @@ def test_a_check_is_asked_for_by_who_administers_and_read_over_the_api(client_as
     assert "AWS is being asked" in client.get(reverse("accounts:identity_live", args=[linked.pk])).content.decode()
     identity_checks.carry_out(check.pk)
     text = client.get(reverse("accounts:identity_live", args=[linked.pk])).content.decode()
-    assert "hx-trigger" not in text and "was assumed just now" in text
+    assert "hx-trigger" not in text and "is assumed, now, with" in text
