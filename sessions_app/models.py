@@ -406,15 +406,15 @@ class Command(models.Model):
 
     @property
     def seconds(self) -> float:
-        """Its instant of the recording."""
-        return self.time_us / 1e6
+        """Its instant of the recording, to the millisecond behind it: the whole line stands there."""
+        return -(-self.time_us // 1000) / 1000
 
     @property
     def lasted(self) -> timedelta | None:
         return self.ended_at - self.started_at if self.ended_at else None
 
     def get_absolute_url(self) -> str:
-        return f"{reverse('sessions:replay', args=[self.session_id])}?t={self.time_us / 1e6:.1f}"
+        return f"{reverse('sessions:replay', args=[self.session_id])}?t={self.seconds:.3f}"
 
 
 class CommandCursor(models.Model):

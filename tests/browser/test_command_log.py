@@ -54,6 +54,7 @@ def test_a_command_is_found_and_leads_to_its_instant(page: Page):
     assert "nowhere-at-all" in shown and "second-52" not in shown
     beside = page.locator("[data-part=commands] .fo-cmd")
     expect(beside).to_have_count(4)
+    expect(page.get_by_text("disputed")).to_have_count(0)  # also where it was typed before the prompt was there
     expect(page.locator("[data-part=commands] .fo-cmd.active")).to_contain_text("ls /nowhere-at-all")
     expect(page.locator(".fo-scrub .mark.is-failed")).to_have_count(1)
     beside.nth(3).click()

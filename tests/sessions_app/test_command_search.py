@@ -232,7 +232,7 @@ def test_the_api_gives_the_same(client, people, sessions):
     answer = client.get(reverse("api:session_commands"), {"q": "uname"}).json()
     row = answer["results"][0]
     assert (row["text"], row["source"], row["exit_code"], row["seconds"]) == ("uname -a", "marks", 0, 1.0)
-    assert row["url"].endswith(f"/sessions/{sessions['mine'].pk}/replay/?t=1.0")
+    assert row["url"].endswith(f"/sessions/{sessions['mine'].pk}/replay/?t=1.000")
     assert client.get(reverse("api:session_commands"), {"source": "x"}).status_code == 400
     deny(deeds=["read_recording"], targets="name=db-1", everybody=True)
     texts = [each["text"] for each in client.get(reverse("api:session_commands")).json()["results"]]

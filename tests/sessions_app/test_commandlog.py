@@ -134,7 +134,7 @@ def test_a_line_becomes_a_row_as_soon_as_it_is_certain(session, shell):
     assert (row.number, row.source, row.user_name, row.os_user, row.exit_code) == (1, "screen", "mei.tanaka", "", None)
     assert row.started_at.timestamp() * 1e6 == pytest.approx(10**15 + 100_000 + row.time_us, abs=2)
     assert row.ended_at > row.started_at
-    assert row.get_absolute_url().endswith(f"/{session.pk}/replay/?t={row.time_us / 1e6:.1f}")
+    assert row.get_absolute_url().endswith(f"/{session.pk}/replay/?t={row.seconds:.3f}")
     assert texts() == ["uname -a", "ls"]
 
 
