@@ -149,6 +149,11 @@ def standing(names: Collection[str]) -> set[str]:
     return found
 
 
+def may_come(bearer: AccessKey | ApiToken, *, address: str) -> bool:
+    """Whether a key or token that let somebody in a moment ago still holds, and from this address too."""
+    return bearer_name(bearer) in standing({bearer_name(bearer)}) and is_within(address, bearer.networks)
+
+
 def _why_not(key: AccessKey, address: str) -> tuple[str, str] | None:
     """Why the key does not hold: for the audit log, and for its bearer."""
     again = "make a new one under “Access keys”"

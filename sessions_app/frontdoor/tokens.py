@@ -62,6 +62,8 @@ def spend(text: str, session_id: UUID) -> LetIn:
             raise NotLetIn("This word for the session's stream was used already, or is too old.")
     bearer = row.access_key or row.api_token
     session, context = row.session, current.get()
+    if not access_keys.may_come(bearer, address=context.source_address):
+        raise NotLetIn("The key that this word was given for does not hold, or not from here.")
     short = bearer.key_id if isinstance(bearer, AccessKey) else f"{bearer.prefix}…"
     context.source, context.via = "cli", f"{bearer.name} ({short})"
     context.user, context.session = str(session.user_id), str(session.pk)

@@ -290,6 +290,18 @@ def test_a_token_opens_its_own_session_once(terminal, shell, cli):
     assert answer["TokenValue"] not in terminal.log.read_text()
 
 
+def test_a_token_opens_nothing_once_its_key_is_revoked_nor_from_a_network_that_the_key_is_not_for(cli, shell):
+    session, client, _ = shell
+    client.close()
+    fresh = [cli.boto().resume_session(SessionId=str(session.pk)) for _ in range(3)]
+    AccessKey.objects.update(networks=["203.0.113.0/24"])
+    StreamClient(fresh[0]).connect().lost()
+    AccessKey.objects.update(networks=["127.0.0.0/8"])
+    StreamClient(fresh[1]).connect().sees(b"$ ")
+    access_keys.revoke(cli.key, actor=cli.key.user)
+    StreamClient(fresh[2]).connect().lost()
+
+
 def test_a_client_that_lost_its_websocket_goes_on_where_it_was(shell, cli):
     session, client, _ = shell
     client.type(b"for i in 1 2 3 4 5 6 7 8 9; do echo n$i; sleep 0.2; done; echo all''done\r")
