@@ -1,5 +1,7 @@
 """Restricted shells over the API: which there are, and defining them."""
 
+from collections.abc import Mapping
+
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema
@@ -97,7 +99,8 @@ class RestrictedShellItem(ApiView):
         """Change all of it but its name; sessions that are open go on as they were started."""
         _require(request)
         row = get_object_or_404(RestrictedShell, pk=pk)
-        asked = RestrictedShellSerializer(data={**request.data, "name": row.name})
+        body = request.data
+        asked = RestrictedShellSerializer(data={**body, "name": row.name} if isinstance(body, Mapping) else body)
         asked.is_valid(raise_exception=True)
         given = dict(asked.validated_data)
         is_enabled = given.pop("enabled")

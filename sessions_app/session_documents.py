@@ -53,7 +53,7 @@ RETRY: Final = timedelta(minutes=1)  # for a restricted shell that could not be 
 ACTOR: Final = "fleetops"  # RoleSessionName of these calls
 RUN_AS_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}$"
 DIGEST_LENGTH: Final = 12
-OURS: Final = re.compile(r"FleetOps-.+")
+OURS: Final = re.compile(r"(?:.*/)?FleetOps-.*", re.DOTALL)  # by its ARN too
 
 # inputs that are carried over. shellProfile is not: AWS types it into the plain shell alone; ours has it inside.
 _CARRIED: Final = (

@@ -64,14 +64,16 @@ def open_session(caller: Caller, asked: Mapping[str, Any]) -> TerminalSession:
     """StartSession, up to the row; the stream begins later."""
     caller.require("StartSession", OPEN_PERMISSION)
     instance = targets.find(asked["Target"], user=caller.user)
-    document = asked.get("DocumentName", "")
+    document, parameters = asked.get("DocumentName", ""), asked.get("Parameters") or {}
+    if any("\x00" in text for name, values in parameters.items() for text in (name, *values)):
+        raise FieldError("Parameters", "A parameter holds no NUL.")  # nor does a database's text
     return services.open_session(
         instance,
         actor=caller.user,
         door=Door.CLI,
         kind=kind_of(document),
         document=document,
-        parameters=asked.get("Parameters") or {},
+        parameters=parameters,
         reason=asked.get("Reason", ""),
     )
 

@@ -245,6 +245,9 @@ def test_the_policy_speaks_at_this_door_as_at_any_other(cli, demo_instance, term
     with pytest.raises(ClientError) as error:  # a key is none, whatever its owner has
         cli.start(demo_instance.instance_id, Reason="why not")
     assert words_of(error)[0] == "AccessDeniedException" and "second factor" in words_of(error)[1]
+    with pytest.raises(ClientError) as error:
+        cli.start(demo_instance.instance_id, COMMAND, Parameters={"command": ["true\x00"]})
+    assert words_of(error) == ("ValidationException", "A parameter holds no NUL.")
     viewer = Cli(terminal, make_user("viewer", role="viewer"))
     with pytest.raises(ClientError) as error:
         viewer.start(demo_instance.instance_id)

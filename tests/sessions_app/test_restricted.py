@@ -134,8 +134,17 @@ def test_parameters_are_all_there_and_no_others_and_the_platform_fits(admin):
     restricted.require_usable(instance, "AWS-StartInteractiveCommand", {"command": ["top"]})
 
 
-@pytest.mark.parametrize("document", ["FleetOps-Shell-0123456789ab", "FleetOps-logs-0123456789ab", "FleetOps-gone"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        *("FleetOps-Shell-0123456789ab", "FleetOps-logs-0123456789ab", "FleetOps-gone", "FleetOps-", "FleetOps-logs\n"),
+        *("FleetOps-logs:1", "arn:aws:ssm:eu-west-1:111122223333:document/FleetOps-Shell-0123456789ab"),
+    ],
+)
 def test_our_documents_cannot_be_asked_for_by_other_names(admin, operator, document):
+    """Not even by whom a rule lets name any document."""
+    fields = {"everybody": True, "deeds": ["shell"], "targets": "all", "session_documents": ["*"]}
+    policy.create_rule(actor="test", name="Any", confirmed=True, **fields)
     restricted.set_enabled(define(admin, name="gone"), False, actor=admin)
     define(admin)
     with pytest.raises(NoDocument):
@@ -204,6 +213,7 @@ def test_the_api_defines_one_and_opens_it(client, admin, operator):
     path = f"/api/v1/restricted-shells/{made.json()['id']}/"
     changed = send("put", path, {**body, "note": "Follow a log"}).json()
     assert (changed["note"], changed["version"]) == ("Follow a log", 2)
+    assert send("put", path, [body]).status_code == 400
     client.force_login(operator)
     assert [each["name"] for each in client.get("/api/v1/restricted-shells/").json()["results"]] == ["logs"]
     assert send("put", path, body).status_code == 403
