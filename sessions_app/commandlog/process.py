@@ -259,9 +259,9 @@ class CommandLog:
                 raise
             except (OSError, ValueError) as error:
                 self._unreadable(follower, error)
-            except Exception:
+            except Exception as error:  # the outermost loop of a session: the others go on
                 logger.exception("commands cannot be read session=%s", follower.session.pk)
-                self._put_off(follower)
+                self._unreadable(follower, error)
         return is_behind
 
     def close(self) -> None:
@@ -282,15 +282,26 @@ class CommandLog:
         return is_more
 
     def _unreadable(self, follower: Follower, error: Exception) -> None:
-        """A chunk is nowhere, or damaged: it may come back; after hours what there is has to do."""
+        """A chunk is nowhere, or damaged, or not understood; it may come back, and after hours what there is has to do.
+
+        Raises DatabaseError.
+        """
         session = follower.session
         if session.is_live or now() - (session.ended_at or session.created_at) < GIVEN_UP_AFTER:
             logger.warning("a recording cannot be read for its commands session=%s: %s", session.pk, error)
             self._put_off(follower)
             return
         logger.error("commands are read as far as the recording goes session=%s: %s", session.pk, error)
-        follower.save(is_done=True)
         self._drop(follower)
+        try:
+            follower.save(is_done=True)
+        except DatabaseError:
+            raise
+        except Overtaken:
+            logger.warning("another process writes these commands session=%s", session.pk)
+        except Exception:  # what it was read to is written; nobody waits for the rest of it for ever
+            logger.exception("the rest of the commands is left out session=%s", session.pk)
+            TerminalSession.objects.filter(pk=session.pk).update(commands_done_at=now())
 
     def _put_off(self, follower: Follower) -> None:
         self._not_before[follower.session.pk] = steady() + AGAIN_SECONDS

@@ -276,6 +276,33 @@ def test_a_chunk_that_is_nowhere_is_waited_for_and_then_given_up(session, shell,
     assert session.commands_done_at
 
 
+def test_output_that_a_fault_of_ours_meets_is_given_up_too_and_the_others_are_read(session, shell, monkeypatch, caplog):
+    shell.run("echo here")
+    shell.seal(end=True)
+    other = make_session(user=session.user, state=SessionState.OPEN)
+    healthy = Shell(other)
+    healthy.run("echo other")
+
+    def fault(self, *, is_done=False):
+        if self.session.pk == session.pk:
+            raise RuntimeError("a fault")
+        return save(self, is_done=is_done)
+
+    save = process.Follower.save
+    monkeypatch.setattr(process.Follower, "save", fault)
+    log = CommandLog()
+    read(log)
+    session.refresh_from_db()
+    assert session.commands_done_at is None and "a fault" in caplog.text
+    TerminalSession.objects.filter(pk=session.pk).update(ended_at=now() - process.GIVEN_UP_AFTER - timedelta(seconds=1))
+    log._not_before.clear()
+    read(log)
+    session.refresh_from_db()
+    assert session.commands_done_at and texts() == ["echo other"]
+    log.close()
+    healthy.journal.close()
+
+
 def test_a_flood_is_read_in_little_time_and_what_follows_it_is_found(session, shell):
     """58 MB of `yes`: what is emulated of it is a few screens."""
     for letter in b"yes":
