@@ -288,16 +288,21 @@ class Proxy:
 
     async def type(self, data: bytes) -> None:
         """Send keystrokes; waits while too many of them wait already, or an Enter is held."""
-        if self._is_forward:
-            return  # they would stand in the midst of its connections
+        if self._is_forward or self._is_unwatched:
+            return  # of a forward: they would stand in the midst of its connections
         await (self.type_now(data) if self.strict is None else self.strict.type(data))
+
+    @property
+    def _is_unwatched(self) -> bool:
+        """What is typed is thrown away: it would all be done in the moment in which a moderator comes."""
+        return live.NO_MODERATOR in self._holds
 
     async def type_now(self, data: bytes) -> None:
         """Send keystrokes; waits only while too many of them wait already."""
         while len(self._pending) >= PENDING_BYTES and self._over is None:
             self._room.clear()
             await self._room.wait()
-        if self._over is None and not self._is_let_go:
+        if self._over is None and not self._is_let_go and not self._is_unwatched:
             self.active_at = self._loop.time()
             self._pending += data
             self._send_pending()
@@ -321,6 +326,9 @@ class Proxy:
             return
         if is_held:
             self._holds[why] = None
+            if self._is_unwatched:
+                self._pending.clear()
+                self._room.set()
         else:
             del self._holds[why]
         if self.status == "open":

@@ -138,14 +138,16 @@ def test_a_shell_that_needs_a_moderator_takes_no_keys_until_one_watches_and_none
     agent = shell_of(gateway, session)
     own = terminal.browser(session, operator, watch=True)  # nobody moderates themselves
     own.told("people", held=True, count=2)
-    browser.type("echo wait''ed\r")
+    browser.type("echo un''seen\r")
     with pytest.raises(AssertionError):
-        browser.until("waited", seconds=1)
+        browser.until("unseen", seconds=1)
     assert b"echo" not in agent.inputs
 
     watching = terminal.browser(session, rhea, watch=True)
     browser.told("people", held=False)
-    browser.until(r"\r\nwaited")
+    browser.type("echo se''en\r")
+    browser.until(r"\r\nseen")
+    assert b"un''seen" not in agent.inputs  # nor is it done behind the moderator's back as they come
     watching.close()
     browser.messages.clear()
     browser.told("status", state="open", text=live.NO_MODERATOR)
