@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -32,6 +32,8 @@ from .states import CommandSource
 PAGE_SIZE = 100
 MOST_BATCHES = 10  # read for one page, of which the policy may leave out all
 MOST_EXPORTED = 50_000  # some 20 MB, made in memory
+MOST_EXPORTED_TEXT = 32 << 20  # characters of commands: one may have 16,384
+_BATCH = 2000
 ABOUT_CONTENT = ("q", "source", "failed", "disputed")  # filters by what was typed, and what became of it
 FIELDS = ("q", "user", "instance", "account", "source", "failed", "disputed", "since", "session")
 SINCE = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -175,26 +177,31 @@ def note_look(actor: User, rows: list[Command], filters: Mapping[str, str]) -> N
 
 
 def export(rows: CommandQuerySet, reader: Reader, *, form: str, filters: Mapping[str, str]) -> HttpResponse:
-    """The rows as a file, the newest first, at most MOST_EXPORTED: CSV, or JSON line by line. Audited."""
-    taken = list(_readable(rows, reader))
+    """The newest rows as a file, as many as one may have: CSV, or JSON line by line. Audited."""
+    taken, is_cut = _taken(rows, reader)
     with transaction.atomic():
         asked = {name: value for name, value in filters.items() if value}
         record("sessions.commands.export", actor=reader.actor, format=form, rows=len(taken), looked_for=asked)
     response = HttpResponse((_csv if form == "csv" else _json)(taken), content_type=TYPES[form])
-    name = f"commands-newest-{MOST_EXPORTED}" if len(taken) == MOST_EXPORTED else "commands"
+    name = f"commands-newest-{len(taken)}" if is_cut else "commands"
     response["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
     response["Cache-Control"] = "no-store"
     return response
 
 
-def _readable(rows: CommandQuerySet, reader: Reader) -> Iterator[Command]:
-    before, count = "", 0
-    while count < MOST_EXPORTED:
-        batch = page(rows, reader, before=before, size=min(2000, MOST_EXPORTED - count))
-        yield from batch.rows
-        count += len(batch.rows)
-        if not (before := batch.next):
-            return
+def _taken(rows: CommandQuerySet, reader: Reader) -> tuple[list[Command], bool]:
+    """The newest that may be read, as far as a file may be long; and whether that was not all."""
+    taken: list[Command] = []
+    before, size = "", 0
+    while True:
+        batch = page(rows, reader, before=before, size=min(_BATCH, MOST_EXPORTED - len(taken)))
+        for row in batch.rows:
+            size += len(row.text) + len(row.shown_text)
+            if size > MOST_EXPORTED_TEXT:
+                return taken, True
+            taken.append(row)
+        if not (before := batch.next) or len(taken) >= MOST_EXPORTED:
+            return taken, bool(before)
 
 
 def facts(row: Command) -> dict[str, object]:

@@ -14,6 +14,7 @@ from django.urls import reverse
 
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
+from sessions_app import command_search
 from sessions_app.models import Command
 from tests.factories import make_account, make_instance, make_region, make_session, make_user
 
@@ -218,6 +219,23 @@ def test_the_files_hold_the_rows_and_are_audited(client, people, sessions):
         ("csv", 3, {"user": "mei"}),
         ("json", 1, {"failed": "1"}),
     ]
+
+
+def test_a_file_has_a_length_that_a_server_bears(client, people, sessions, monkeypatch):
+    """Commands may be long, and there may be many."""
+    for number in range(5, 10):
+        make_typed(sessions["mine"], number, "x" * 1000)
+    client.force_login(people["mei"])
+
+    def taken() -> tuple[int, str]:
+        answer = client.get(reverse("sessions:commands_json"))
+        return len(answer.content.splitlines()), answer["Content-Disposition"].partition("filename=")[2]
+
+    assert taken() == (7, '"commands.json"')
+    monkeypatch.setattr(command_search, "MOST_EXPORTED_TEXT", 3500)
+    assert taken() == (3, '"commands-newest-3.json"')
+    monkeypatch.setattr(command_search, "MOST_EXPORTED", 2)
+    assert taken() == (2, '"commands-newest-2.json"')
 
 
 def test_the_replay_lists_its_commands_with_their_instants(client, people, sessions):
