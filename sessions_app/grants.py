@@ -119,6 +119,8 @@ def plan(
             destination=wish.destination,
         )
         decision = decide_session(request, rules)
+        if decision.obligations.needs_moderator and questions.runs_at_once(wish.kind, wish.document):
+            raise NotToBeHad(f"{decision.text} But it wants a moderator, whom a single command does not wait for.")
         if decision.allowed:
             free.append(instance)
         elif decision.may_ask:

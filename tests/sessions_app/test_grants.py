@@ -391,6 +391,11 @@ def test_a_rule_that_wants_a_moderator_lets_nothing_be_done_before_one_is_there(
             )
     assert TerminalSession.objects.count() == 1
     assert AuditEvent.objects.filter(action="sessions.open.refuse").count() == 4
+    rule("Watched and approved", needs_moderator=True, approvals=1)
+    Rule.objects.get(name="Watched").delete()
+    with pytest.raises(NotToBeHad, match="moderator"):  # nor is anybody asked to approve it
+        ask(user, db1, wish=Wish(kind=SessionKind.COMMAND, document="AWS-StartNonInteractiveCommand"))
+    assert ask(user, db1).pk
 
 
 def test_a_port_is_forwarded_on_windows_whatever_user_a_rule_gives_to_shells(people, db1):
