@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
+from django.conf import settings
 
 from fleetops.aws.clients import AccountAccess, role_session_name
 
+from ..commandlog.reader import masked
+from ..exit_codes import plain
 from ..journal import Record
 from ..models import Command, RecordingChunk, TerminalSession
 from ..recording import Damaged, chunk_records, open_chunk
@@ -146,7 +149,21 @@ def _start(session: TerminalSession) -> dict[str, Any]:
         "instanceName": session.instance_name,
         "accountId": session.account_id,
         "document": session.document,
+        "parameters": _parameters(session),
     }
+
+
+def _parameters(session: TerminalSession) -> dict[str, list[str]]:
+    """Of the document: a single command is one of them. Without what looks like a secret, and within TEXT_LENGTH."""
+    left = TEXT_LENGTH
+    told: dict[str, list[str]] = {}
+    for name, values in session.parameters.items():
+        told[name] = []
+        for value in values:
+            text = masked(plain(value), settings.COMMAND_MASKS)[:left]
+            told[name].append(text)
+            left -= len(text)
+    return told
 
 
 def _end(session: TerminalSession) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sessions_app import spool as spools
 from sessions_app.delivery import logs, services
 from sessions_app.delivery import numbers as numbers_of
 from sessions_app.delivery.models import DeliverySettings, LogDelivery
+from sessions_app.exit_codes import telling
 from sessions_app.models import Command, TerminalSession
 
 from .reading import lines, numbers, once_each, read
@@ -47,6 +48,19 @@ def test_a_session_is_told_in_the_agents_own_form_from_its_start_to_its_end(endp
     assert found[-1][1]["end"]["reason"] == "The shell has ended."
     assert made.row.done_at is not None and made.row.events == 5
     assert str(made.lag()) == "Complete, 5 events"
+
+
+def test_what_a_single_command_runs_is_told_at_its_start_without_what_looks_like_a_secret(endpoint, recorded):
+    made = recorded().show(b"x\r\n").seal()
+    TerminalSession.objects.filter(pk=made.session.pk).update(
+        kind="command",
+        document="AWS-StartNonInteractiveCommand",
+        parameters={"command": [telling("deploy --to prod --password hunter2")]},
+    )
+    made.deliver()
+    start = read(endpoint, made.row)[0][1]["start"]
+    assert (start["kind"], start["document"]) == ("command", "AWS-StartNonInteractiveCommand")
+    assert start["parameters"] == {"command": ["deploy --to prod --password ••••"]}
 
 
 def test_while_it_lives_each_sealed_piece_follows_and_the_page_says_how_far_behind_it_is(endpoint, recorded):
