@@ -1,9 +1,9 @@
 """Start one shell in namespaces of its own, where there is no bubblewrap. Run as a program, alone, without site.
 
-It makes the shell's root in memory, binds into it what the caller names, gives up every privilege, and then becomes the
-shell, process 1 of its namespace. The pseudo-terminal is made inside, so that its name is right there; its master goes
-to the caller over the socket that is standard input, if it is one. This process stays outside as the shell's parent:
-when it is killed, so is everything inside.
+It makes the shell's root in memory, binds into it what the caller names, gives up every privilege, and starts the shell
+from process 1 of its namespace: the kernel spares that one what Ctrl-C does to any other program. The pseudo-terminal
+is made inside, so that its name is right there; its master goes to the caller over the socket that is standard input,
+if it is one. This process stays outside: when it is killed, so is everything inside.
 
 Only the standard library, and nothing of ours: it runs as root, for some milliseconds.
 """
@@ -151,8 +151,6 @@ def open_terminal():
         socket.send_fds(caller, [b"terminal"], [master])
         caller.recv(1)  # the caller sets the size first
     os.close(master)
-    os.setsid()
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     return slave
 
 
@@ -200,14 +198,33 @@ def enter_user_namespace():
 
 
 def run_inside(options):
-    """In the child, process 1 of its namespace: build the root, then become the shell."""
+    """In the child, process 1 of its namespace: build the root, start the shell in it, and end with it."""
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("sethostname", options.hostname.encode(), len(options.hostname.encode()))
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     build_root(options, "/tmp")
     enter_root("/tmp")
     slave = open_terminal()
+    shell = os.fork()
+    if shell == 0:
+        become_shell(options, slave)
     if slave is not None:
+        os.close(slave)
+    give_up_privileges(options.uid, options.processes)
+    # The kernel forgets this wish when an id changes.
+    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    ended = None
+    while ended != shell:  # others are orphans
+        ended, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def become_shell(options, slave):
+    """Take the terminal, if there is one, give up every privilege, and become the shell."""
+    if slave is not None:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
         if options.uid is not None:
             os.fchown(slave, options.uid, -1)
         for descriptor in (0, 1, 2):
@@ -216,10 +233,12 @@ def run_inside(options):
     give_way(options.nice)
     os.chdir(options.chdir)
     give_up_privileges(options.uid, options.processes)
-    # The kernel forgets this wish when an id changes.
-    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.closerange(3, 256)
-    os.execv(options.argv[0], options.argv)
+    try:
+        os.execvp(options.argv[0], options.argv)
+    except OSError as error:
+        os.write(2, f"{options.argv[0]}: {error.strerror}\n".encode())
+        os._exit(127)
 
 
 def main():

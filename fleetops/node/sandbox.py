@@ -40,13 +40,19 @@ NICE: Final = 10
 # Where memory runs out, the kernel ends shells before it ends any part of FleetOps; anybody may raise their own score.
 # The limit comes by `-p` in dash and by `-u` in bash; the terminal becomes the controlling one because a leader of a
 # session opens it.
-_GIVE_WAY: Final = (
-    "ulimit -c 0; {limit} {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
-    "{{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; "
-)
+# Not so with bubblewrap, which would be in the terminal's foreground group and die of each Ctrl-C: there the shell
+# leads a session of its own, made inside, with the terminal that it inherits. Whoever has no rights may tell a session
+# to give way once in 100 ms, of all sessions of the machine (kernel/sched/autogroup.c).
+_GO_FIRST: Final = "ulimit -c 0; {limit} {{ echo 1000 >/proc/self/oom_score_adj; }} 2>/dev/null; "
+_GIVE_WAY: Final = _GO_FIRST + "{{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; "
 _ON_TERMINAL: Final = 'tty=$1; shift; exec {nice}"$@" 0<>"$tty" 1>&0 2>&0'
 _BEGIN: Final = _GIVE_WAY + _ON_TERMINAL.replace("{nice}", "nice -n {nice} ")
 _BEGIN_SCRIPT: Final = _GIVE_WAY + 'exec nice -n {nice} "$@"'
+_BEGIN_BWRAP: Final = _GO_FIRST + 'exec nice -n {nice} "$@"'
+_INSIDE: Final = (
+    "n=5; [ ! -w /proc/self/autogroup ] || while ! {{ echo {nice} >/proc/self/autogroup; }} 2>/dev/null; do "
+    'n=$((n-1)); [ $n -gt 0 ] || break; sleep 0.1; done; exec "$@"'
+)
 _LIMIT: Final = f"ulimit -p {MAX_PROCESSES} 2>/dev/null || ulimit -u {MAX_PROCESSES} 2>/dev/null;"
 
 
@@ -140,12 +146,22 @@ def shell_program() -> str:
     return "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
 
 
+def on_terminal(place: Place, argv: Sequence[str]) -> list[str]:
+    """What the launcher has to start so that `argv` leads the session of a terminal."""
+    if place.launcher.kind != "bwrap":
+        return list(argv)
+    return ["setsid", "-c", "/bin/sh", "-c", _INSIDE.format(nice=NICE), "sh", *argv]
+
+
 def begin(place: Place, command: Sequence[str], terminal: str) -> list[str]:
     """Wrap a command so that `terminal` (a path) is its controlling terminal; the caller makes it lead a session."""
+    limit = _LIMIT if place.uid is not None else ""
+    if place.launcher.kind == "bwrap":  # see on_terminal
+        return ["/bin/sh", "-c", _BEGIN_BWRAP.format(limit=limit, nice=NICE), "sh", *command]
     if place.launcher.kind == "machine":  # it is what this machine is for, and gives way to nothing
         script = _ON_TERMINAL.replace("{nice}", "")
     else:
-        script = _BEGIN.format(limit=_LIMIT if place.uid is not None else "", nice=NICE)
+        script = _BEGIN.format(limit=limit, nice=NICE)
     return ["/bin/sh", "-c", script, "sh", terminal, *command]
 
 
@@ -297,9 +313,8 @@ def covered(hidden: Sequence[str]) -> list[str]:
 
 def _works(launcher: Launcher, spec: NodeSpec) -> bool:
     """Run `true` as a shell of a node would be run."""
-    if launcher.kind == "bwrap" and (
-        shutil.which("bwrap") is None or (os.getuid() == 0 and shutil.which("setpriv") is None)
-    ):
+    needed = ("bwrap", "setsid", *(("setpriv",) if os.getuid() == 0 else ()))
+    if launcher.kind == "bwrap" and not all(map(shutil.which, needed)):
         return False
     uid = FIRST_UID if os.getuid() == 0 else None
     try:

@@ -180,9 +180,6 @@ class Running:
 
 def start_program(place: Place, argv: Sequence[str], *, joined: bool) -> Running:
     """Start `argv` on the node with no input. `joined`: its errors go where its output goes. Raises StartFailed."""
-    if place.launcher.kind == "namespaces":
-        # The first process of its namespace gets no signal that it does not handle.
-        argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
     return Running(_start(place, argv, joined=joined))
 
 

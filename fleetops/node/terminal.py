@@ -11,7 +11,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .sandbox import SHELL_UMASK, Place, StartFailed, begin
+from .sandbox import SHELL_UMASK, Place, StartFailed, begin, on_terminal
 
 READ_SIZE: Final = 4096  # the kernel gives at most 4,095 bytes at a time
 BURST: Final = 32 * 1024  # bytes handed on in one piece, and read without giving way to other sessions
@@ -188,7 +188,7 @@ async def start_terminal(
     on_exit: Callable[[], None],
 ) -> Terminal:
     """Start `argv` in this node's sandbox on a terminal of `size` (columns, rows). Raises StartFailed."""
-    command, environment, cwd = place.command(argv)
+    command, environment, cwd = place.command(on_terminal(place, argv))
     try:
         if place.launcher.makes_terminal:
             process, master = await _start_with_socket(command, environment, cwd, size)

@@ -233,7 +233,7 @@ def test_what_is_typed_reaches_the_program_alone_and_its_end_is_the_sessions(ter
     browser = terminal.browser(session, operator)
     browser.until("sandbox|demo node", seconds=15)
     browser.run("$(id); id | sh", r"said:\$\(id\); id \| sh\r\n")
-    browser.type("\x1a")  # nothing waits for it to stop
+    browser.type("\x03\x1a")
     browser.run("still", r"said:.*still\r\n")
     assert b"uid=" not in browser.output
     browser.type("bye\r")
