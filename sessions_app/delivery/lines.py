@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from ..commandlog.marks import MOST_BYTES, OSC, MarkFilter
 from ..journal import NOTE, OUTPUT, STATE, Record, note_of, state_of
 from ..plaintext import PlainText, is_cut_off, without_overwritten
 
@@ -23,6 +24,8 @@ from ..plaintext import PlainText, is_cut_off, without_overwritten
 LINE_BYTES: Final = 8 * 1024
 # A cut is made behind a whole character and a whole escape sequence, if one ends within so many bytes more.
 _CUT_BYTES: Final = 4200
+# A shell's mark is longer than that with a long command, and is never told: what is cut waits for its end.
+_MARK_END: Final = re.compile(rb"[\x07\x1b\x18\x1a]|\xc2\x9c")  # as in commandlog/marks.py
 # Bytes of output in one event. As JSON they are six times as much at most: below the 256 KiB of an event.
 EVENT_BYTES: Final = 32 * 1024
 EVENT_LINES: Final = 200
@@ -121,6 +124,9 @@ class Reading:
             room = LINE_BYTES - len(self._line)
             if end - begin > room:
                 end = begin + max(1, room)  # at a line that is being cut, byte by byte
+                if room <= 0 and is_in_mark(self._line) and self._line[-1] != 0x1B:  # or up to what may end the mark
+                    over = _MARK_END.search(data, begin)
+                    end = over.end() if over else len(data)
             if self._line_place is None:
                 self._line_place, self._line_chunks = Place(chunk, position, begin), 0
             self._line += data[begin:end]
@@ -146,7 +152,7 @@ class Reading:
         self.read_through = number
         if self._line:
             self._line_chunks += 1
-            if self._line_chunks >= LINE_CHUNKS:
+            if self._line_chunks >= LINE_CHUNKS and not is_in_mark(self._line):
                 yield from self._line_ends(Place(number + 1), at_us, goes_on=True)
                 yield from self._told()
         self.rest = self._line_place or Place(number + 1)
@@ -189,6 +195,8 @@ class Reading:
 
 def may_be_cut(line: bytearray) -> bool:
     """Whether a line that is too long may be cut behind its last byte: not in a character or an escape sequence."""
+    if is_in_mark(line):
+        return False
     if len(line) >= LINE_BYTES + _CUT_BYTES:
         return True
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -199,10 +207,19 @@ def may_be_cut(line: bytearray) -> bool:
     return escape < 0 or not is_cut_off(line[escape:].decode(errors="replace"))
 
 
+def is_in_mark(line: bytearray) -> bool:
+    """Whether its last bytes are those of a mark that goes on, and is no longer than marks are."""
+    begin = line.rfind(OSC, max(0, len(line) - MOST_BYTES))
+    if begin < 0:
+        return False
+    over = _MARK_END.search(line, begin + len(OSC))
+    return over is None or (over[0] == b"\x1b" and over.end() == len(line))
+
+
 _LINE_END = re.compile(r"[\r\n]+\Z")
 
 
 def shown(line: bytes) -> str:
     """A line as a terminal shows it, about: without what it obeys, and what was overwritten."""
-    text = PlainText().feed(line.decode(errors="replace"))
+    text = PlainText().feed(MarkFilter().feed(line).decode(errors="replace"))
     return without_overwritten(_LINE_END.sub("", text))

@@ -13,6 +13,7 @@ from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from sessions_app import recording, services, upkeep
 from sessions_app import spool as spools
+from sessions_app.commandlog.marks import OSC
 from sessions_app.journal import OUTPUT, Journal, encode
 from sessions_app.models import RecordingChunk, TerminalSession
 from sessions_app.recording import Sealer
@@ -300,6 +301,17 @@ def test_a_store_keeps_a_chunk_by_its_hash_and_leaves_no_halves(tmp_path):
     assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == ["ab" * 32 + ".zst"]
     with pytest.raises(FileNotFoundError):
         store.open("cd" * 32)
+
+
+@pytest.mark.parametrize("end", [b"\x07", b"\x1b\\"])
+def test_search_finds_nothing_in_a_mark_however_long_its_command_is(session, journal, end):
+    mark = OSC + b"n" * 32 + b";command;3;text=" + b"needle-" * 9000 + b";cwd=/;user=mei" + end
+    shown = b"mei$ typed " + mark + b"needle shown\r\n"
+    append(journal, *(shown[at : at + 1024] for at in range(0, len(shown), 1024)))
+    seal(session, journal)
+    hits, _ = recording.search(chunks_of(session), "needle")
+    assert [hit["text"] for hit in hits] == ["mei$ typed needle shown"]
+    assert recording.search(chunks_of(session), "7717")[0] == []
 
 
 def test_search_finds_what_was_shown_through_colours_pieces_and_backspaces(session, journal):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetops.aws.logs import BATCH_BYTES, BATCH_EVENTS, EVENT_OVERHEAD, SPAN_MS
+from sessions_app.commandlog.marks import OSC
 from sessions_app.delivery import lines
 from sessions_app.delivery.batches import MESSAGE_BYTES, batches, moment_taken
 from sessions_app.delivery.lines import Reading, shown
@@ -49,7 +50,9 @@ STEPS = st.lists(
         st.integers(0, 3_000_000),
         st.sampled_from(["a note", "another"]),
         st.lists(
-            st.sampled_from([b"\n", b"\r\n", b"ab", "é€".encode(), b"\x1b[31m", b"\x1b[", b"\x1b]0;t\x07", b"x" * 20]),
+            st.sampled_from(
+                [b"\n", b"\r\n", b"ab", "é€".encode(), b"\x1b[31m", b"\x1b[", b"\x1b]0;t\x07", b"x" * 20, OSC, b"\x07"]
+            ),
             min_size=1,
             max_size=6,
         ).map(b"".join),
@@ -104,6 +107,27 @@ def test_moments_do_not_go_back_and_notes_stand_where_they_happened():
     told_of = [event.body.get("sessionData") or event.body["note"]["text"] for event in events]
     assert told_of == [["one"], "joined", ["tw"], "left", ["o"], ["three"]]
     assert [event.at_us - STARTED_US for event in events] == [0, 5_000_000, 5_000_001, 5_000_001, 5_000_001, 5_000_001]
+
+
+@pytest.mark.parametrize("end", [b"\x07", b"\x1b\\"])
+@pytest.mark.parametrize("piece", [7, 1024, 40_000])
+def test_nothing_of_a_mark_is_told_however_long_its_command_is(piece, end):
+    command = b"secret-" * 4286  # 30,002 characters
+    mark = OSC + b"n" * 32 + b";command;3;text=" + command + b";cwd=/;user=mei" + end
+    shown = b"mei$ " + b"typed " * 4 + mark + b"and its output" + mark + b"\r\nmore\r\n"
+    pieces = [shown[at : at + piece] for at in range(0, len(shown), piece)]
+    # A chunk ends after each 400 pieces: the line is older than LINE_CHUNKS then, in the middle of a mark.
+    steps = [step for n, each in enumerate(pieces, 1) for step in ([each, None] if n % 400 == 0 else [each])]
+    events, _ = told(chunks_of(steps))
+    text = "".join("".join(event.body["sessionData"]) for event in events)
+    assert text == "mei$ " + "typed " * 4 + "and its outputmore"
+
+
+def test_a_mark_without_an_end_holds_up_no_line():
+    flood = [b"x" * 1024] * 90
+    events, _ = told(chunks_of([OSC, *flood, b"\r\nmore\r\n"]))
+    assert events[-1].body["sessionData"][-1].endswith("more")
+    assert len(events) > 1
 
 
 def test_without_a_transcript_only_notes_are_told_and_nothing_is_read_twice():
