@@ -177,6 +177,15 @@ def test_a_replay_is_shown_and_audited(client, people, replayable):
     assert client.get(reverse("sessions:terminal", args=[replayable.pk])).url == page.request["PATH_INFO"]
 
 
+def test_a_replay_says_why_its_commands_were_not_told_by_the_shell(client, people, replayable):
+    address = reverse("sessions:replay", args=[replayable.pk])
+    login(client, people["operator"])
+    assert "screen alone" not in client.get(address).content.decode()
+    TerminalSession.objects.filter(pk=replayable.pk).update(no_marks="the role may not create documents")
+    page = client.get(address).content.decode()
+    assert "Commands are read from the screen alone: the role may not create documents" in page
+
+
 def test_a_recording_that_was_changed_says_so_wherever_it_is_shown(client, people, replayable):
     chunk = replayable.chunks.get()
     spools.chunk_path(replayable.pk, 1, chunk.sha256).write_bytes(b"")
