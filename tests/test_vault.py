@@ -259,7 +259,7 @@ def test_a_secret_that_somebody_enters_meanwhile_stands(ring, monkeypatch):
         return real(value, context=context)
 
     monkeypatch.setattr(vault, "reseal", entered_meanwhile)
-    column = next(each for each in vault.columns() if each.field == "sealed_secret")
+    column = next(each for each in vault.columns() if each.model == SecondFactor._meta.label)
     last, done, failures = vault.reseal_batch(column, None)
     assert (last, done, failures) == (row.pk, 0, [])
     row.refresh_from_db()

@@ -187,9 +187,7 @@ class _Shell(_Use):
     async def happen(self, event: Event) -> None:
         if isinstance(event, OutputReceived):
             _put(1, event.data)
-            if not self._is_sized:
-                self._is_sized = True
-                self._resize()
+            self._tell_size()
 
     _is_sized = False
 
@@ -216,14 +214,21 @@ class _Shell(_Use):
         self.spawn(self._send(data))
 
     async def _send(self, data: bytes) -> None:
+        self._tell_size()  # what is typed may ask for it
         # A pipe that ends: the shell is told as it would be by a person.
         await self.channel.send(data or b"\x04")
         if data:
             asyncio.get_running_loop().add_reader(0, self._typed)
 
     def _resize(self) -> None:
-        size = shutil.get_terminal_size()
-        if self.channel.channel.can_send:
+        self._is_sized = False
+        self._tell_size()
+
+    def _tell_size(self) -> None:
+        """Send the size unless the shell has it; what the channel does not take now is sent with what comes next."""
+        if not self._is_sized and self.channel.channel.can_send:
+            self._is_sized = True
+            size = shutil.get_terminal_size()
             self.channel.channel.send_size(size.columns, size.lines, now=self.channel.now())
             self.channel.flush()
 

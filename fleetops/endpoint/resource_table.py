@@ -120,7 +120,7 @@ _ROWS = (
     (
         "logs",
         "logs:log-group",
-        "CreateLogGroup CreateLogStream DeleteLogGroup DescribeLogGroups DescribeLogStreams "
+        "AssociateKmsKey CreateLogGroup CreateLogStream DeleteLogGroup DescribeLogGroups DescribeLogStreams "
         "FilterLogEvents GetLogEvents PutLogEvents PutRetentionPolicy",
     ),
     (

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Somebody waits for it, or something has to end; all others are polls.
 SAID = {
     "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
+    "fleetops.inventory.tasks.check_identity": Priority.PERSON,  # likewise
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started
     "sessions_app.tasks.tidy": Priority.RUN,  # shells that should be over
     "sessions_app.tasks.deliver_logs": Priority.RUN,  # what people do is to be seen

@@ -359,7 +359,7 @@ def test_a_token_is_made_on_the_page_and_shown_once(client, mei):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": ""}, "Say what the token is for."),
+        ({"name": ""}, "Say what it is for."),
         ({"scopes": []}, "Choose at least one scope."),
         ({"days": "5000"}, "not one of the available choices"),
         ({"networks": "here"}, "is no network"),

@@ -481,7 +481,7 @@ def test_what_is_lacking_is_enough_when_it_is_given(request, rules):
         return
     brought = replace(
         request.context,
-        mfa_at=request.context.mfa_at or 1.0,
+        mfa_at=request.context.at.timestamp(),
         reason="because",
         approvals=max(request.context.approvals, answer.obligations.approvals),
     )

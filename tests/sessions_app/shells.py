@@ -79,6 +79,16 @@ class Shell:
         wanted = count if count is not None else self.prompts() + 1
         self.until(lambda: self.prompts() >= wanted, f"prompt {wanted}")
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C until a prompt comes: readline may miss one that comes just before it waits for a key."""
+        before, end = self.prompts(), clock.steady() + PATIENCE
+        while self.prompts() == before:
+            assert clock.steady() < end, (self.marks[-3:], self.output[-2000:])
+            self.type(b"\x03")
+            for _ in range(5):
+                if self.prompts() == before:
+                    self.read(0.2)
+
     def run(self, line: str | bytes) -> bytes:
         """Type a line, wait for the next prompt, and return what was shown in between."""
         before, start = self.prompts(), len(self.output)
