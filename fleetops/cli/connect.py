@@ -228,7 +228,11 @@ class _Shell(_Use):
         """Send the size unless the shell has it; what the channel does not take now is sent with what comes next."""
         if not self._is_sized and self.channel.channel.can_send:
             self._is_sized = True
-            size = shutil.get_terminal_size()
+            # Of the terminal itself: COLUMNS and LINES may be what a program above us was told, long ago.
+            try:
+                size = os.get_terminal_size(1)
+            except OSError:  # a pipe
+                size = shutil.get_terminal_size()
             self.channel.channel.send_size(size.columns, size.lines, now=self.channel.now())
             self.channel.flush()
 
