@@ -1,6 +1,8 @@
 """What the supervisor reads from the environment, and how it refuses what it cannot use."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -53,11 +55,20 @@ def test_a_taken_port_is_refused_with_its_holder_and_the_setting_to_change(varia
 
 def test_the_terminal_s_port_follows_the_page_s(variables, tmp_path, monkeypatch):
     monkeypatch.delenv("FLEETOPS_TERMINAL_PORT")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = first_of_two_free_ports()
     variables(FLEETOPS_PORT=str(port))
     assert supervisor.make_plan(tmp_path).ports["terminal"] == port + 1
+
+
+def first_of_two_free_ports() -> int:
+    """A port that is free, and so is the next: below the range from which the kernel gives ports to everybody else."""
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, lowest_given - 1), 200):
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("no two free ports side by side")
 
 
 def test_two_parts_cannot_have_one_port(variables, tmp_path):
