@@ -88,6 +88,7 @@ INSTALLED_APPS = [
     "fleetops.inventory",
     "fleetops.library",
     "fleetops.runcommand",
+    "fleetops.rollouts",
     "sessions_app",
     "fleetops.review",
     "fleetops.doctor",

@@ -1,6 +1,7 @@
 """The five roles: groups of permissions, the same in every installation."""
 
-_VIEWER = ("inventory.view_instance", "calendars.view_calendar", "library.view_document")
+_VIEWER = ("inventory.view_instance", "calendars.view_calendar", "library.view_document", "rollouts.view_run")
+_PATCH_OWNER = ("rollouts.start_run", "rollouts.steer_run", "rollouts.change_clusterrule")
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
@@ -10,7 +11,12 @@ ROLES: dict[str, tuple[str, ...]] = {
         "approvals.vote_approvalrequest",
         "runcommand.run_command",
     ),
-    "patch_owner": (*_VIEWER, "calendars.change_calendar", "approvals.vote_approvalrequest"),
+    "patch_owner": (
+        *_VIEWER,
+        *_PATCH_OWNER,
+        "calendars.change_calendar",
+        "approvals.vote_approvalrequest",
+    ),
     "auditor": (
         *_VIEWER,
         "approvals.view_approvalrequest",
@@ -43,6 +49,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "runcommand.run_command",
         "runcommand.review_command",
         "runcommand.cancel_command",
+        *_PATCH_OWNER,
     ),
 }
 

@@ -1,0 +1,112 @@
+"""What a wing gives to the engine: a kind of run (decision 14).
+
+A wing registers its kind in `apps.py` `ready()`; a run stores the kind's name. The engine knows waves, budgets and
+evidence; a kind knows what is sent to a target, and when that counts as done.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fleetops.errors import UserError
+
+if TYPE_CHECKING:
+    from fleetops.inventory.models import Instance
+
+    from .models import Run, RunTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A document to be run on targets, all with the same parameters; equal calls share one SendCommand."""
+
+    document_name: str
+    parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    document_version: str = ""  # a number; empty: each region's default
+    timeout_seconds: int = 3600  # until what no agent has taken is given up
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (
+            self.document_name,
+            self.document_version,
+            self.timeout_seconds,
+            tuple(sorted((name, tuple(texts)) for name, texts in self.parameters.items())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """Whether a kind can be run on an instance at all; asked when a plan is made."""
+
+    skipped: str = ""  # why not; empty: it can
+    minutes: float = 2.0  # what it is expected to take on it, restart and report included
+    reboots: bool = False  # whether it may restart the machine
+
+
+class Proof(StrEnum):
+    """What is known of a target after its command has ended well."""
+
+    WAITING = "waiting"
+    REBOOTED = "rebooted"  # back after a restart, or none was due; its report is not there yet
+    GOOD = "good"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A kind's word on one target, with its reason and the facts that it rests on (JSON)."""
+
+    proof: Proof
+    reason: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunKind(Protocol):
+    """All methods may read the database; `judge` may call AWS, in batches. None sends or changes anything there."""
+
+    name: str  # stored in runs
+    label: str  # as people read it
+    deed: str  # the policy's, asked at the plan, at the start and before each sending
+    url_name: str  # of the page where a new run of this kind is asked for
+
+    def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
+        """`subject`, what the kind is told of a run, completed and checked. Raises UserError."""
+        ...
+
+    def fitness(self, run: "Run", instances: Sequence["Instance"]) -> list[Fitness]:
+        """Of each instance, in the order given."""
+        ...
+
+    def call_for(self, run: "Run", target: "RunTarget") -> Call:
+        """What is sent to a target. Raises UserError if nothing can be: the target fails with its words."""
+        ...
+
+    def judge(self, run: "Run", targets: Sequence["RunTarget"]) -> list[Verdict]:
+        """Of targets whose command has ended well, in the order given. Raises AwsError: asked again later."""
+        ...
+
+    def finished(self, run: "Run") -> None:
+        """The run is over; in the transaction of its last move."""
+        ...
+
+
+_registered: dict[str, RunKind] = {}
+
+
+def register(kind: RunKind) -> None:
+    """Called by a wing's `ready()`. Raises LookupError for a second kind of the same name."""
+    if _registered.setdefault(kind.name, kind) is not kind and type(_registered[kind.name]) is not type(kind):
+        raise LookupError(f"the kind {kind.name!r} is registered twice")
+
+
+def all_kinds() -> list[RunKind]:
+    return sorted(_registered.values(), key=lambda kind: kind.label)
+
+
+def find(name: str) -> RunKind:
+    """The kind of a run. Raises UserError if no wing of this installation knows it: the run is parked."""
+    if (kind := _registered.get(name)) is None:
+        raise UserError(f"This installation knows no kind of run named {name}; the run waits until it does.")
+    return kind
