@@ -86,6 +86,31 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One patch that is there to be installed, as a baseline looks at it [SSM, Patch]."""
+
+    name: str  # of the package; on Windows the number of its article, "KB5031364"
+    version: str = ""
+    release: str = ""
+    epoch: str = ""
+    arch: str = ""
+    title: str = ""
+    product: str = ""
+    product_family: str = ""
+    patch_set: str = "OS"
+    classification: str = ""
+    severity: str = ""  # on Windows MSRC's
+    priority: str = ""
+    section: str = ""
+    # rpm: an update notice lists it; apt: it comes from a security repository; elsewhere all are.
+    is_security: bool = True
+    released_at: datetime | None = None  # or last updated; None where nobody knows
+    advisory_ids: tuple[str, ...] = ()
+    cves: tuple[str, ...] = ()
+    bugzilla_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PatchFact:
     """One patch as a node tells of it [SSM, PatchComplianceData]."""
 
