@@ -90,6 +90,7 @@ INSTALLED_APPS = [
     "fleetops.runcommand",
     "fleetops.rollouts",
     "sessions_app",
+    "patching",
     "fleetops.review",
     "fleetops.doctor",
 ]

@@ -20,6 +20,7 @@ urlpatterns = [
     path("documents/", include("fleetops.library.urls")),
     path("commands/", include("fleetops.runcommand.urls")),
     path("sessions/", include("sessions_app.urls")),
+    path("patching/", include("patching.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import uuid
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,8 @@ from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.runcommand.models import Command, Invocation
+from patching.content import Content
+from patching.models import BaselineVersion, PatchBaseline
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
 
@@ -127,6 +130,32 @@ def make_document(
     step = {"action": "aws:runShellScript", "name": "say", "inputs": {"runCommand": ["echo hi"]}}
     text = text or json.dumps({"schemaVersion": "2.2", "description": "Says hi", "mainSteps": [step]})
     DocumentVersion.objects.create(document=made, number=1, content=text, document_format="JSON")
+    return made
+
+
+def make_baseline(
+    name: str = "ubuntu-standard",
+    *,
+    region: Region | None = None,
+    operating_system: str = "UBUNTU",
+    owner: str = "Self",
+    content: dict | None = None,
+    **fields: Any,
+) -> PatchBaseline:
+    """A patch baseline of the account's own, or of AWS, that has been read once."""
+    region = region or make_region()
+    content = {"Name": name} | (content or {})
+    facts = {"version": 1, "kept_version": 1, "read_at": now(), "baseline_id": f"pb-{uuid.uuid4().hex[:17]}"}
+    made = PatchBaseline.objects.create(
+        account=region.account,
+        region=region,
+        name=name,
+        operating_system=operating_system,
+        owner=owner,
+        content=Content.of_aws(operating_system, content).to_aws(),
+        **(facts | fields),
+    )
+    BaselineVersion.objects.create(baseline=made, number=1, content=made.content, origin="aws")
     return made
 
 

@@ -1,7 +1,18 @@
 """The five roles: groups of permissions, the same in every installation."""
 
-_VIEWER = ("inventory.view_instance", "calendars.view_calendar", "library.view_document", "rollouts.view_run")
-_PATCH_OWNER = ("rollouts.start_run", "rollouts.steer_run", "rollouts.change_clusterrule")
+_VIEWER = (
+    "inventory.view_instance",
+    "calendars.view_calendar",
+    "library.view_document",
+    "rollouts.view_run",
+    "patching.view_patchbaseline",
+)
+_PATCH_OWNER = (
+    "rollouts.start_run",
+    "rollouts.steer_run",
+    "rollouts.change_clusterrule",
+    "patching.change_patchbaseline",
+)
 
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": _VIEWER,
@@ -57,7 +68,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 ROLE_TEXTS = {
     "viewer": ("Viewer", "sees the fleet"),
     "operator": ("Operator", "sees the fleet, opens shells and runs documents"),
-    "patch_owner": ("Patch owner", "sees the fleet; patching follows"),
+    "patch_owner": ("Patch owner", "sees the fleet, manages patch baselines and patches"),
     "auditor": ("Auditor", "reads the audit log, and everybody's recordings and outputs; opens no shell"),
     "administrator": ("Administrator", "everything, and who may do what"),
 }

@@ -29,6 +29,7 @@ _ADMINISTER = "identity.administer"
 _ACCOUNTS = "inventory.view_account"
 _CHANGE = "inventory.change_account"
 _SEE_DOCUMENTS = "library.view_document"
+_SEE_BASELINES, _CHANGE_BASELINES = "patching.view_patchbaseline", "patching.change_patchbaseline"
 _RUN, _REVIEW_COMMANDS = "runcommand.run_command", "runcommand.review_command"
 _ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
@@ -67,6 +68,12 @@ SCOPES: dict[str, Scope] = {
         "Make, change and delete documents of the accounts",
         ("library.change_document", _SEE_DOCUMENTS),
         ("library.change_document",),
+    ),
+    "baselines:read": Scope("Read patch baselines, groups and pinned sets", (_SEE_BASELINES, _SEE), (_SEE_BASELINES,)),
+    "baselines:write": Scope(
+        "Change patch baselines and groups, freeze pinned sets",
+        (_CHANGE_BASELINES, _SEE_BASELINES, _SEE),
+        (_CHANGE_BASELINES,),
     ),
     "commands:read": Scope(
         "Read commands and their output: one's own, or everybody's with the permission to review",

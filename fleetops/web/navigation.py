@@ -20,7 +20,13 @@ NAVIGATION = (
             ("Approvals", "approvals:list", "hand", _APPROVALS),
         ),
     ),
-    ("Change", (("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),)),
+    (
+        "Change",
+        (
+            ("Patching", "patching:baselines", "layers", ("patching.view_patchbaseline",)),
+            ("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),
+        ),
+    ),
     ("Prove", (("Audit", "review:audit", "history", ("audit.view_auditevent",)),)),
     (
         "Administer",

@@ -20,6 +20,7 @@ from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.factories import (
+    make_baseline,
     make_command,
     make_document,
     make_grant,
@@ -168,6 +169,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:rule": page(REVIEW) | deed(ADMINISTER, 400),
     "policy:set_enabled": deed(ADMINISTER),
     "policy:delete": deed(ADMINISTER),
+    "patching:baselines": page(SEE_FLEET),
+    "patching:baseline": page(SEE_FLEET),
     "library:list": page(SEE_FLEET),
     "library:create": page(ADMINISTER) | deed(ADMINISTER, 400),
     "library:document": page(SEE_FLEET),
@@ -265,6 +268,7 @@ def things(module_roles, valkey):
         "inventory": instance.pk,
         "machines": instance.account.pk,
         "library": make_document(region=instance.region).pk,
+        "patching": make_baseline(region=instance.region).pk,
         "runcommand": command.pk,
         "sessions": session.pk,
         "review": event.pk,

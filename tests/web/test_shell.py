@@ -22,20 +22,20 @@ def labels(user) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", ["Fleet", "Sessions", "Documents", "Calendars"]),
-        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars"]),
-        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Calendars"]),
+        ("viewer", ["Fleet", "Sessions", "Documents", "Patching", "Calendars"]),
+        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars"]),
+        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Patching", "Calendars"]),
         (
             "auditor",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars"),
                 *("Audit", "Notices", "Policy"),
             ],
         ),
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Calendars", "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars", "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
