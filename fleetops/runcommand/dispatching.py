@@ -25,13 +25,12 @@ from fleetops.audit.record import deny
 from fleetops.aws import commands as aws
 from fleetops.aws.commands import MOST_TARGETS, InvocationRecord
 from fleetops.aws.errors import AwsError, Unavailable
-from fleetops.calendars import services as calendars
 from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
 from fleetops.transitions import LostRace, move, move_all
 
 from . import plan
-from .models import RUN_PERMISSION, Command, Dispatch, Invocation
+from .models import Command, Dispatch, Invocation
 from .services import withdraw
 from .states import (
     COMMAND_MOVES,
@@ -220,7 +219,7 @@ def _still_allowed(command: Command, dispatch: Dispatch, *, now: datetime) -> li
     )
     actor = command.actor
     skipped: dict[Any, str] = {}
-    if actor is None or not actor.is_active or not actor.has_perm(RUN_PERMISSION):
+    if actor is None or not actor.is_active or not actor.has_perm(command.permission):
         skipped = {each.pk: f"{command.actor_name} may no longer run documents." for each in targets}
     elif not dispatch.account.enabled or not dispatch.region.enabled:
         skipped = {each.pk: "Its account or region was turned off in FleetOps." for each in targets}
@@ -228,11 +227,11 @@ def _still_allowed(command: Command, dispatch: Dispatch, *, now: datetime) -> li
         there = [each for each in targets if each.instance_row is not None and each.instance_row.gone_at is None]
         context = plan.context_of(command, now=now)
         rows = [each.instance_row for each in there]
-        answers = plan.decisions(actor, rows, command.document_name, context=context)
+        answers = plan.decisions(actor, rows, command.document_name, context=context, deed=command.deed)
         skipped = {each.pk: "It is gone." for each in targets if each not in there}
-        standing = calendars.standing()
+        standing = plan.binding(command.bound_by)
         for each, answer in zip(there, answers, strict=True):
-            if why := answer.text if not answer.allowed else plan.held(each.instance_row, standing, now):
+            if why := answer.text if not answer.allowed else plan.held(each.instance_row, standing, now, command.deed):
                 skipped[each.pk] = why
     if skipped:
         named = [each for each in targets if each.pk in skipped]
@@ -368,7 +367,7 @@ def _follow(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
     elif dispatch.sent_at and now > dispatch.sent_at + timedelta(seconds=command.timeout_seconds) + LONGEST_RUN:
         _give_up(dispatch, "AWS told nothing of its end.", now=now)
     else:
-        others = command.dispatches.filter(
+        others = Dispatch.objects.filter(
             state=DispatchState.SENT, account=dispatch.account_id, region=dispatch.region_id
         ).count()
         pause = max(PAUSES[min(quiet, len(PAUSES) - 1)], others / LOOKS_A_SECOND)

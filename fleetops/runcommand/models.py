@@ -21,6 +21,15 @@ from .states import (
 
 REVIEW_PERMISSION = "runcommand.review_command"
 RUN_PERMISSION = "runcommand.run_command"
+HELD = "Held: "  # with which the details begin of what a calendar kept from being sent
+
+
+class Bound(models.TextChoices):
+    """What may hold a command back when a part of it is sent."""
+
+    CALENDARS = "calendars"  # all of them
+    WINDOWS = "windows"  # those that open windows: its freezes are overridden, by leave
+    NOTHING = "nothing"  # it brings back what is out of service
 
 
 class CommandQuerySet(models.QuerySet):
@@ -57,6 +66,14 @@ class Command(models.Model):
     actor_name = models.CharField(max_length=150)
     source_address = models.CharField(max_length=64, blank=True)
     mfa_at = models.DateTimeField(null=True, help_text="when the log-in that made it gave a second factor")
+    # Of one that a room above has made: see runcommand/orders.py.
+    origin = models.CharField(max_length=64, blank=True, help_text="rollouts:<id>; empty: a person made it here")
+    origin_name = models.CharField(max_length=128, blank=True)
+    deed = models.CharField(max_length=24, default="run_document", help_text="policy and calendars are asked for it")
+    permission = models.CharField(
+        max_length=64, default=RUN_PERMISSION, help_text="that its actor holds at each sending"
+    )
+    bound_by = models.CharField(max_length=12, choices=Bound, default=Bound.CALENDARS)
     again_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="repeats")
     created_at = models.DateTimeField(default=now)
     started_at = models.DateTimeField(null=True)
@@ -73,6 +90,7 @@ class Command(models.Model):
         indexes = [
             models.Index(fields=["due_at"], name="command_due", condition=Q(due_at__isnull=False)),
             models.Index(fields=["actor", "-id"], name="command_actor"),
+            models.Index(fields=["origin", "-id"], name="command_origin", condition=~Q(origin="")),
         ]
         default_permissions = ()
         permissions = [
@@ -217,6 +235,11 @@ class Invocation(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def is_held(self) -> bool:
+        """A calendar kept it from being sent."""
+        return self.state == InvocationState.SKIPPED and self.details.startswith(HELD)
 
     @property
     def took(self) -> timedelta | None:

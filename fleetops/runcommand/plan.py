@@ -22,7 +22,7 @@ from fleetops.library.models import AMAZON, Document
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Context, Decision, Deed, DeedRequest, decide
 
-from .models import Command
+from .models import HELD, Bound, Command
 
 MOST_INSTANCES: Final = 20_000  # of one command
 
@@ -100,20 +100,31 @@ def judge(
     ]
 
 
-def held(instance: Instance, standing: Collection[Calendar], now: datetime) -> str:
+def held(instance: Instance, standing: Collection[Calendar], now: datetime, deed: str = Deed.RUN_DOCUMENT.value) -> str:
     """Why a calendar holds it now, of those that are in force; or ""."""
-    gate = calendars.ask(Deed.RUN_DOCUMENT.value, facts_of(instance), now, standing) if standing else None
-    return "" if gate is None or gate.is_open else f"Held: {gate.holds[0]}."
+    gate = calendars.ask(deed, facts_of(instance), now, standing) if standing else None
+    return "" if gate is None or gate.is_open else f"{HELD}{gate.holds[0]}."
 
 
-def decisions(actor: User, instances: Sequence[Instance], document_name: str, *, context: Context) -> list[Decision]:
+def binding(bound_by: str) -> list[Calendar]:
+    """The calendars in force that may hold back a command so bound."""
+    if bound_by == Bound.NOTHING:
+        return []
+    return [each for each in calendars.standing() if bound_by == Bound.CALENDARS or not each.is_freeze]
+
+
+def decisions(
+    actor: User,
+    instances: Sequence[Instance],
+    document_name: str,
+    *,
+    context: Context,
+    deed: str = Deed.RUN_DOCUMENT.value,
+) -> list[Decision]:
     """The policy's answers, in two queries."""
     rules, who = policy.rules(), policy.actor_facts(actor)
-    mine = [rule for rule in rules if Deed.RUN_DOCUMENT in rule.deeds]
-    return [
-        decide(DeedRequest(who, Deed.RUN_DOCUMENT, context, facts_of(each), document=document_name), mine)
-        for each in instances
-    ]
+    mine = [rule for rule in rules if deed in rule.deeds]
+    return [decide(DeedRequest(who, deed, context, facts_of(each), document=document_name), mine) for each in instances]
 
 
 def context_of(command: Command, *, now: datetime) -> Context:
