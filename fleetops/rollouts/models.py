@@ -15,6 +15,7 @@ from fleetops.runcommand.models import Command, Invocation
 from .states import (
     RUN_MOVES,
     GateState,
+    Outcome,
     RunState,
     TargetState,
     WaveState,
@@ -87,6 +88,10 @@ class Run(models.Model):
     ended_at = models.DateTimeField(null=True)
     end_reason = models.CharField(max_length=512, blank=True, help_text="why it stopped or ended, in words")
     due_at = models.DateTimeField(null=True, help_text="when a worker looks at it next; none: never again")
+    sends_at = models.DateTimeField(null=True, help_text="no targets go before: what is freed is gathered until then")
+    seen_at = models.DateTimeField(
+        null=True, help_text="when a worker last looked: time that nobody watched is no soak"
+    )
     counts = models.JSONField(default=dict, blank=True, help_text="state: how many targets; written at its end")
 
     objects = RunQuerySet.as_manager()
@@ -201,12 +206,14 @@ class RunTarget(models.Model):
     zone = models.CharField(max_length=32, blank=True)
     state = models.CharField(max_length=12, choices=TargetState, default=TargetState.QUEUED)
     step = models.CharField(max_length=32, blank=True, help_text="within the state: before 1, probe 2, …")
+    outcome = models.CharField(max_length=8, choices=Outcome, blank=True, help_text="what it will end as, if decided")
     attempt = models.PositiveSmallIntegerField(default=0, help_text="how often it has been sent")
     invocation = models.ForeignKey(Invocation, on_delete=models.SET_NULL, null=True, related_name="run_targets")
     due_at = models.DateTimeField(null=True, help_text="when its evidence is looked at next")
     went_at = models.DateTimeField(null=True, help_text="when its slot was taken, in this attempt")
     sent_at = models.DateTimeField(null=True)
     ran_at = models.DateTimeField(null=True)
+    proof_by = models.DateTimeField(null=True, help_text="it fails if its evidence is not there by then")
     rebooted_at = models.DateTimeField(null=True)
     reported_at = models.DateTimeField(null=True)
     probed_at = models.DateTimeField(null=True)

@@ -85,6 +85,14 @@ class TargetState(TextChoices):
     CANCELLED = "cancelled"  # never sent: the run was aborted, or stopped for good
 
 
+class Outcome(TextChoices):
+    """What a target will end as, once the steps after have brought it back; none while that is open."""
+
+    GOOD = "good"
+    BAD = "bad"  # counts against the budgets from now on
+    AGAIN = "again"  # it was held or called back before the document was sent: it waits for its turn again
+
+
 _OVER = {TargetState.SUCCEEDED, TargetState.FAILED}
 TARGET_MOVES = {
     TargetState.QUEUED: {
@@ -100,8 +108,8 @@ TARGET_MOVES = {
     TargetState.REBOOTED: {TargetState.REPORTED, TargetState.PROBED} | _OVER,
     TargetState.REPORTED: {TargetState.PROBED} | _OVER,
     TargetState.PROBED: _OVER,
-    # A person tries it again.
-    TargetState.FAILED: {TargetState.QUEUED},
+    # A person tries it again, or leaves it out.
+    TargetState.FAILED: {TargetState.QUEUED, TargetState.SKIPPED},
     TargetState.CANCELLED: {TargetState.QUEUED},
     TargetState.SKIPPED: {TargetState.QUEUED},
 }
