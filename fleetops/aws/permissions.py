@@ -45,6 +45,9 @@ _SESSION_DOCUMENTS = tuple(
     )
 )
 _DOCUMENTS = "arn:{partition}:ssm:{region}:{account}:document/{document}"
+_BASELINES = "arn:{partition}:ssm:{region}:{account}:patchbaseline/{baseline}"
+# AWS's own lie in accounts of AWS, one in each region.
+_AWS_BASELINES = "arn:{partition}:ssm:{region}:*:patchbaseline/{baseline}"
 _AWS_DOCUMENTS = "arn:{partition}:ssm:{region}::document/{document}"
 
 
@@ -79,9 +82,9 @@ PERMISSIONS: Final = (
     Permission(
         "ssm:ListTagsForResource",
         "Fleet",
-        "reads the tags of hybrid nodes",
+        "reads the tags of hybrid nodes and of patch baselines",
         "Hybrid nodes have no tags, so no filter and no rule by tag finds them.",
-        (_MANAGED,),
+        (_MANAGED, _BASELINES),
     ),
     Permission(
         "sqs:ReceiveMessage",
@@ -308,6 +311,109 @@ PERMISSIONS: Final = (
         "What was sent cannot be cancelled.",
     ),
     Permission(
+        "ssm:DescribePatchBaselines",
+        "Patch baselines",
+        "lists the patch baselines",
+        "FleetOps shows no patch baselines.",
+    ),
+    Permission(
+        "ssm:GetPatchBaseline",
+        "Patch baselines",
+        "reads what a baseline approves",
+        "FleetOps shows no patch baselines.",
+        (_AWS_BASELINES,),
+    ),
+    Permission(
+        "ssm:GetDefaultPatchBaseline",
+        "Patch baselines",
+        "reads which baseline is the default of an operating system",
+        "After a lost answer it is not known whether a default was changed.",
+        (_AWS_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DescribePatchGroups",
+        "Patch baselines",
+        "reads which baseline is registered for which patch group",
+        "Every node seems to have the default baseline.",
+    ),
+    Permission(
+        "ssm:DescribePatchProperties",
+        "Patch baselines",
+        "reads which products, classes and severities a rule can name",
+        "The editor cannot offer what a rule can name; it has to be typed.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DescribeAvailablePatches",
+        "Patch baselines",
+        "reads which patches there are, for the preview of a baseline",
+        "The preview knows only the patches that nodes have told of.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DescribeInstancePatches",
+        "Patch baselines",
+        "reads the patches of a node: for the preview, and to freeze what a canary has installed",
+        "No set of patches can be frozen, and the preview tells of no node.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:CreatePatchBaseline",
+        "Patch baselines",
+        "makes patch baselines",
+        "No patch baseline can be made with FleetOps.",
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:AddTagsToResource",
+        "Patch baselines",
+        "tags a baseline as it is made",
+        "A baseline with tags cannot be made with FleetOps.",
+        (_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:UpdatePatchBaseline",
+        "Patch baselines",
+        "changes patch baselines",
+        "No patch baseline can be changed with FleetOps.",
+        (_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeletePatchBaseline",
+        "Patch baselines",
+        "deletes patch baselines",
+        "No patch baseline can be deleted with FleetOps.",
+        (_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:RegisterDefaultPatchBaseline",
+        "Patch baselines",
+        "makes a baseline the default of its operating system",
+        "The default baseline cannot be changed with FleetOps.",
+        (_AWS_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:RegisterPatchBaselineForPatchGroup",
+        "Patch baselines",
+        "registers patch groups for a baseline",
+        "No patch group can be registered with FleetOps.",
+        (_AWS_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
+        "ssm:DeregisterPatchBaselineForPatchGroup",
+        "Patch baselines",
+        "takes patch groups from a baseline",
+        "No patch group can be deregistered with FleetOps.",
+        (_AWS_BASELINES,),
+        is_optional=True,
+    ),
+    Permission(
         "sns:Publish",
         "Notices",
         "publishes notices to a topic of the account",
@@ -400,7 +506,7 @@ BY_HAND: Final = (
 # Called under the role that a rule of the access policy names for its sessions; all else goes under the account's own.
 OF_SESSIONS: Final = frozenset({"ssm:StartSession", "ssm:ResumeSession", "kms:GenerateDataKey", "kms:Decrypt"})
 # Never called: AWS asks for them at another call, of whoever makes that.
-ASKED_WITHIN: Final = frozenset({"iam:PassRole"})
+ASKED_WITHIN: Final = frozenset({"iam:PassRole", "ssm:AddTagsToResource"})
 # Made, and never denied: AWS answers it to whoever signs right.
 NEEDS_NO_PERMISSION: Final = frozenset({"sts:GetCallerIdentity"})
 
