@@ -4,8 +4,9 @@ A rule of `run.wave_rules` (JSON) is {by, value, name, concurrency, budget, soak
 `by` and `value` mean. A gate is {kind, …}:
 
     approval    quorum, approvers [role]
-    document    document, version, parameters, targets (an expression; empty: the wave's own targets)
-    alarm       names [CloudWatch alarm], account_id, region
+    document    document, version, parameters, targets (an expression; empty: those of the wave that are well)
+    alarm       names [CloudWatch alarm], account_id, region, minutes
+    probe       url, minutes
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from . import waves as splitting
 from .models import Run
 from .waves import Rule, Waves
 
-GATES: Final = {"approval": "Approval", "document": "Health document", "alarm": "CloudWatch alarms"}
+GATES: Final = {"approval": "Approval", "document": "Health document", "alarm": "CloudWatch alarms", "probe": "Address"}
 LONGEST_SOAK: Final = 7 * 24 * 60  # minutes
 LONGEST_CUTOFF: Final = 24 * 60
 LONGEST_EVIDENCE: Final = 24 * 60
 MOST_GATES: Final = 5  # of a wave
 MOST_DOCUMENTS: Final = 5  # of steps before, of steps after, of probes
 MOST_ALARMS: Final = 20
+MOST_URL: Final = 2000
+GATE_MINUTES: Final = 10
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -79,7 +82,10 @@ def _document(asked: Mapping[str, Any], what: str) -> dict[str, Any]:
     kept = {str(key): [str(text) for text in texts] for key, texts in parameters.items()}
     if "\x00" in name or any("\x00" in text for texts in kept.values() for text in texts):
         raise UserError(f"{what} has a NUL character in it, which no document can take.")
-    return {"document": name[:256], "version": version, "parameters": kept}
+    found: dict[str, Any] = {"document": name[:256], "version": version, "parameters": kept}
+    if "on_failure" in asked:
+        found["on_failure"] = bool(asked["on_failure"])  # of a step after: whether it brings back what failed, too
+    return found
 
 
 def _gate(asked: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -106,8 +112,22 @@ def _gate(asked: Mapping[str, Any], number: int) -> dict[str, Any]:
             place = {key: str(asked.get(key, "")).strip() for key in ("account_id", "region")}
             if not all(place.values()):
                 raise UserError(f"{what}: say in which account and region the alarms are.")
-            return {"kind": kind, "names": names, **place}
+            return {"kind": kind, "names": names, **place, "minutes": _minutes(asked, what)}
+        case "probe":
+            url = str(asked.get("url", "") or "").strip()
+            if (
+                not url.startswith(("https://", "http://"))
+                or len(url) > MOST_URL
+                or any(each.isspace() for each in url)
+            ):
+                raise UserError(f"{what} needs the address that it asks: https://…")
+            return {"kind": kind, "url": url, "minutes": _minutes(asked, what)}
     raise UserError(f"{what} is of no kind that there is; use one of {', '.join(GATES)}.")
+
+
+def _minutes(asked: Mapping[str, Any], what: str) -> int:
+    """How long what does not answer is waited for."""
+    return _whole(asked.get("minutes") or GATE_MINUTES, f"{what}, its minutes,", LONGEST_SOAK)
 
 
 def _limit(value: Any, what: str) -> str:
@@ -214,6 +234,8 @@ def gate_words(gate: Mapping[str, Any]) -> str:
             return f"approval by {by}" if gate["quorum"] == 1 else f"{gate['quorum']} approvals by {by}"
         case "document":
             return f"{gate['document']} on {gate['targets'] or 'its own targets'}"
+        case "probe":
+            return f"{gate['url']} answers"
         case "alarm":
             return f"alarm{'s' if len(gate['names']) > 1 else ''} {', '.join(gate['names'])}"
     return str(gate["kind"])
