@@ -6,6 +6,7 @@ Source of names, parameters and defaults: Systems Manager user guide and command
 from typing import Any
 
 from fleetops.endpoint import session_documents
+from fleetops.endpoint.patch import document as patch_document
 
 _TIMEOUT = {
     "type": "String",
@@ -169,6 +170,7 @@ _COMMANDS: dict[str, dict[str, Any]] = {
 # By name: the document's type and content.
 AWS_DOCUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: ("Command", content) for name, content in _COMMANDS.items()},
+    **{name: ("Command", content) for name, content in patch_document.DOCUMENTS.items()},
     **{
         name: ("Session", content)
         for name, content in session_documents.DOCUMENTS.items()

@@ -8,7 +8,7 @@ left to do: what no node has acknowledged is sent again under the same id, and a
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
@@ -56,6 +56,15 @@ class Jobs(Protocol):
     def is_connected(self, key: NodeKey) -> bool: ...
 
 
+class Patching(Protocol):
+    """What the documents that patch ask for beside: a content for each node, and their reports kept."""
+
+    def is_ours(self, row: Command) -> bool: ...
+    async def content(self, row: Command, key: NodeKey) -> Mapping[str, Any]: ...
+    def report(self, row: Command, invocation: Invocation) -> Any | None: ...
+    async def keep(self, row: Command, key: NodeKey, found: Any) -> None: ...
+
+
 class Commands:
     """All commands; those under way are here in memory, the others in the database alone."""
 
@@ -63,6 +72,7 @@ class Commands:
         self._writer = writer
         self._reader = reader
         self._jobs = jobs
+        self.patching: Patching | None = None  # set by core.py
         self._running: dict[UUID, RunningCommand] = {}
         self._by_node: dict[NodeKey, set[UUID]] = {}
         self._coming: Counter[tuple[str, str]] = Counter()  # invocations being written down, by account and region
@@ -243,15 +253,28 @@ class Commands:
             await self._late(key, reply.job_id, content)
             return
         self._take(running, invocation)
+        report = None
         if merge(invocation.row, content, running.steps):
             self._dirt(invocation.row)
+            invocation.has_news = True
+        if invocation.has_news:
+            report = self._report(running.row, invocation.row)
         details = rules.of_reply(content.document_status)
         if details is not None:
             self._end(running, invocation, details)
         elif invocation.row.state not in {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING}:
             self._move(invocation, CommandStatus.IN_PROGRESS, "InProgress")
+        if report is not None and self.patching is not None:
+            await self.patching.keep(running.row, key, report)
+        invocation.has_news = False
         self._advance(running)
         await self._written()
+
+    def _report(self, row: Command, invocation: Invocation) -> Any | None:
+        """What a node has reported of its patches, if its command patches and that is whole."""
+        if self.patching is None or not self.patching.is_ours(row):
+            return None
+        return self.patching.report(row, invocation)
 
     async def _late(self, key: NodeKey, job_id: str, content: payloads.ReplyContent) -> None:
         """A step's result, or a node's words, that come after the invocation has ended are kept; no state changes."""
@@ -260,7 +283,7 @@ class Commands:
         if command_id is None or not (content.runtime_status or content.trace_output):
             return
 
-        def write() -> None:
+        def write() -> Invocation | None:
             rows = Invocation.objects.select_related("command").filter(
                 command__command_id=command_id,
                 command__account_id=key[0],
@@ -268,10 +291,15 @@ class Commands:
                 instance_id=key[2],
             )
             row = rows.first()
-            if row is not None and merge(row, content, step_names(row.command)):
-                row.save(update_fields=["steps", "trace_output"])
+            if row is None or not merge(row, content, step_names(row.command)):
+                return None
+            row.save(update_fields=["steps", "trace_output"])
+            return row
 
-        await in_database(self._writer, write)
+        row = await in_database(self._writer, write)
+        report = self._report(row.command, row) if row is not None else None
+        if row is not None and report is not None and self.patching is not None:
+            await self.patching.keep(row.command, key, report)
 
     # How a command goes on
 
@@ -335,7 +363,10 @@ class Commands:
                 job = payloads.AgentJob.cancel(invocation.cancel_job_id, job_id)
             else:
                 invocation.is_told = True
-                job = payloads.AgentJob(job_id, job_content(running.row))
+                content = None
+                if self.patching is not None and self.patching.is_ours(running.row):
+                    content = await self.patching.content(running.row, invocation.key)
+                job = payloads.AgentJob(job_id, job_content(running.row, content))
             await self._jobs().send_job(invocation.key, job)
         finally:
             invocation.is_sending = False

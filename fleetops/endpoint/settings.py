@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fleetops.env import env_int, env_str
+from fleetops.env import env_int, env_networks, env_str
 
 # All state of the endpoint: keys, database, moto's journal, the demo nodes' homes. `--home` sets it.
 HOME = Path(env_str("FLEETOPS_ENDPOINT_HOME", str(Path.cwd() / ".fleetops" / "endpoint"))).resolve()
@@ -70,6 +70,10 @@ TRAIL_READ_DAYS = env_int("FLEETOPS_ENDPOINT_TRAIL_READ_DAYS", 14, low=1)
 
 # Whether faults may be asked for (faults.py). Never where somebody relies on this endpoint.
 FAULTS = env_str("FLEETOPS_PROFILE", "embedded", choices=("embedded", "production")) == "embedded"
+
+# Lists of patches may lie behind https (patch/overrides.py): the same bounds as for what users give the product.
+FETCH_ALLOWED_NETWORKS = env_networks("FLEETOPS_FETCH_ALLOWED_NETWORKS")
+FETCH_CA_FILE = env_str("FLEETOPS_FETCH_CA_FILE")
 
 LOG_LEVEL = env_str("FLEETOPS_LOG_LEVEL", "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
 LOGGING = {

@@ -47,6 +47,7 @@ class RunningInvocation:
     wait_seconds: float = ACK_SECONDS
     cancel_job_id: str = ""  # of the job that cancels it
     cancel_is_taken: bool = False
+    has_news: bool = False  # of its steps, that may be a report of patches nobody has kept yet
 
     @property
     def is_over(self) -> bool:
@@ -136,13 +137,16 @@ def execution_seconds(content: Mapping[str, Any], parameters: Mapping[str, Any])
     return total
 
 
-def job_content(row: Command) -> str:
-    """What a node is told of a command. The agent itself puts command and node behind the prefix of its output."""
+def job_content(row: Command, content: Mapping[str, Any] | None = None) -> str:
+    """What a node is told of a command; `content` where its document is not the same for all nodes.
+
+    The agent itself puts command and node behind the prefix of its output.
+    """
     output = row.output
     return payloads.send_command_content(
         command_id=str(row.command_id),
         document_name=row.document_name,
-        document_content=row.document_content,
+        document_content=row.document_content if content is None else content,
         parameters=row.parameters,
         output_s3_bucket_name=output.get("bucket", ""),
         output_s3_key_prefix=output.get("prefix", "") if output.get("bucket") else "",

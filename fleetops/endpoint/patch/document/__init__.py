@@ -180,7 +180,7 @@ def _documents() -> dict[str, dict[str, Any]]:
     said = "Scans for or installs patches from a patch baseline"
     timeout = "{{ StepTimeoutSeconds }}"
     plain = [_step(PATCH_STEP, _lines(), timeout), *_parts("PatchReport", is_last=True)]
-    first = ["PHASE=first", *_lines()]
+    first = ["PHASE=${PHASE:-first}", *_lines()]
     hooked = [
         _step("PatchLinuxScan", first, "7200", onFailure="exit"),
         *_parts("ScanReport", is_last=False),
