@@ -23,6 +23,7 @@ from fleetops.endpoint.api.ssm.shared import agent_parameters
 from fleetops.endpoint.api.sts import Sts
 from fleetops.endpoint.calls import Answer, Call
 from fleetops.endpoint.core import Endpoint
+from fleetops.endpoint.patch import snapshots
 from fleetops.endpoint.trail import NotRecorded
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = _call(scope)
+        if call.request.method == "GET" and call.request.path.startswith(snapshots.PATH):
+            await _send(send, call, await self._download(call))
+            return
         try:
             _identify(call)
             if _may_be_large(call) and not enrolment.is_node_claim(call):
@@ -88,6 +92,15 @@ class App:
             await _drop(scope, receive)
         else:
             await _send(send, call, answer)
+
+    async def _download(self, call: Call) -> Answer:
+        """A snapshot of a patch baseline: its URL proves the caller, as a presigned one of S3 does."""
+        call.protocol = "rest-xml"
+        try:
+            content = await self._endpoint.snapshots.download(call.request.path, call.request.query, call.now)
+        except ApiError as error:
+            return _refusal(call, error)
+        return Answer(200, content, "application/json")
 
     async def _answer_faults(self, rules: faults.Faults, scope: Scope, receive: Receive, send: Send) -> None:
         call = _call(scope)

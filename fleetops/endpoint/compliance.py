@@ -122,46 +122,19 @@ class ComplianceRecords:
             raise ApiError(
                 "InvalidItemContentException", "An id or a hash holds the character zero.", TypeName=compliance_type
             )
-        here = {"account_id": key[0], "region": key[1], "resource_id": key[2]}
-        is_custom = compliance_type.startswith("Custom:")
 
-        def write() -> None:
+        def work() -> None:
             with transaction.atomic():
-                row = Compliance.objects.filter(**here, compliance_type=compliance_type).first()
-                if row is not None and content_hash and row.content_hash == content_hash:
-                    return
-                kept: list[Item] = []
-                if row is not None and is_partial:
-                    ids = {item.get("Id") for item in items}
-                    kept = [item for item in orjson.loads(row.items) if item.get("Id") not in ids]
-                text = orjson.dumps([*kept, *items])
-                largest = LARGEST_CUSTOM if is_custom else LARGEST
-                if len(text) > largest:
-                    raise ApiError(
-                        "ItemSizeLimitExceededException",
-                        f"{compliance_type} is larger than {largest} bytes.",
-                        TypeName=compliance_type,
-                    )
-                if row is None and is_custom:
-                    custom = Compliance.objects.filter(**here, compliance_type__startswith="Custom:")
-                    if custom.count() >= MOST_CUSTOM_TYPES:
-                        raise ApiError(
-                            "ComplianceTypeCountLimitExceededException",
-                            f"A node has at most {MOST_CUSTOM_TYPES} custom compliance types.",
-                        )
-                if not kept and not items:
-                    if row is not None:
-                        row.delete()
-                    return
-                row = row or Compliance(**here, compliance_type=compliance_type)
-                _fill(row, [*kept, *items])
-                row.items, row.content_hash = text.decode(), content_hash
-                row.executed_at = execution["ExecutionTime"]
-                row.execution_id = execution.get("ExecutionId", "")
-                row.execution_type = execution.get("ExecutionType", "")
-                row.save()
+                write(
+                    key,
+                    compliance_type,
+                    items,
+                    execution=execution,
+                    content_hash=content_hash,
+                    is_partial=is_partial,
+                )
 
-        await in_database(self._writer, write)
+        await in_database(self._writer, work)
 
     async def node_gone(self, key: NodeKey) -> None:
         """Forget a node that is no longer managed."""
@@ -225,6 +198,54 @@ class ComplianceRecords:
                 ]
             rows = rows.filter(resource_id__in=[node.instance_id for node in nodes])
         return rows
+
+
+def write(
+    key: NodeKey,
+    compliance_type: str,
+    items: Sequence[Item],
+    *,
+    execution: Mapping[str, Any],
+    content_hash: str = "",
+    is_partial: bool = False,
+    is_known_empty: bool = False,
+) -> None:
+    """Put items, in a transaction of the writer's. `is_known_empty`: without any a node complies. Raises ApiError."""
+    here = {"account_id": key[0], "region": key[1], "resource_id": key[2]}
+    is_custom = compliance_type.startswith("Custom:")
+    row = Compliance.objects.filter(**here, compliance_type=compliance_type).first()
+    if row is not None and content_hash and row.content_hash == content_hash:
+        return
+    kept: list[Item] = []
+    if row is not None and is_partial:
+        ids = {item.get("Id") for item in items}
+        kept = [item for item in orjson.loads(row.items) if item.get("Id") not in ids]
+    text = orjson.dumps([*kept, *items])
+    largest = LARGEST_CUSTOM if is_custom else LARGEST
+    if len(text) > largest:
+        raise ApiError(
+            "ItemSizeLimitExceededException",
+            f"{compliance_type} is larger than {largest} bytes.",
+            TypeName=compliance_type,
+        )
+    if row is None and is_custom:
+        custom = Compliance.objects.filter(**here, compliance_type__startswith="Custom:")
+        if custom.count() >= MOST_CUSTOM_TYPES:
+            raise ApiError(
+                "ComplianceTypeCountLimitExceededException",
+                f"A node has at most {MOST_CUSTOM_TYPES} custom compliance types.",
+            )
+    if not kept and not items and not is_known_empty:
+        if row is not None:
+            row.delete()
+        return
+    row = row or Compliance(**here, compliance_type=compliance_type)
+    _fill(row, [*kept, *items])
+    row.items, row.content_hash = text.decode(), content_hash
+    row.executed_at = execution["ExecutionTime"]
+    row.execution_id = execution.get("ExecutionId", "")
+    row.execution_type = execution.get("ExecutionType", "")
+    row.save()
 
 
 def _fill(row: Compliance, items: Iterable[Item]) -> None:

@@ -26,6 +26,11 @@ from fleetops.endpoint.lies import LyingJobs, LyingStore
 from fleetops.endpoint.log_events import LogEvents
 from fleetops.endpoint.moto_client import MotoClient
 from fleetops.endpoint.nodes import Nodes
+from fleetops.endpoint.patch.baselines import Baselines
+from fleetops.endpoint.patch.overrides import Lists
+from fleetops.endpoint.patch.records import PatchRecords
+from fleetops.endpoint.patch.runs import PatchRuns
+from fleetops.endpoint.patch.snapshots import Snapshots
 from fleetops.endpoint.services import HubStore, Sessions
 from fleetops.endpoint.trail import Trail
 
@@ -54,9 +59,17 @@ class Endpoint:
         self.documents = Documents(self._writer, self.reader)
         self.inventory = Inventory(self._writer, self.reader, self.nodes)
         self.compliance = ComplianceRecords(self._writer, self.reader, self.inventory)
+        self.baselines = Baselines(self._writer, self.reader, self.nodes)
+        self.snapshots = Snapshots(
+            self._writer, self.reader, self.baselines, self.nodes, key(home / "keys", "patch-snapshot.key")
+        )
+        self.patch_records = PatchRecords(self._writer, self.reader, self.nodes, self.moto.tell)
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.commands = Commands(self._writer, self.reader, lambda: self._jobs)
+        lists = Lists(self.moto, self.bodies, stream_host)
+        self.patch_runs = PatchRuns(self.nodes, self.snapshots, self.patch_records, lists)
+        self.commands.patching = self.patch_runs
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
         store = HubStore(self.sessions, self.nodes, self.commands)
@@ -78,6 +91,7 @@ class Endpoint:
         await self.nodes.load()
         self.nodes.start()
         self.trail.start()
+        self.patch_records.start()
         await self.commands.start()
         await self.hub.start()
 
@@ -91,6 +105,7 @@ class Endpoint:
         self.close()
         await self.hub.stop()
         await self.commands.stop()
+        await self.patch_records.stop()
         await self.nodes.stop()
         await self.log_events.stop()
         await self.trail.stop()

@@ -53,10 +53,15 @@ def tell(account: str, region: str, before: Instances, *, now: float) -> None:
             "resources": [f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"],
             "detail": detail,
         }
-        for rule in _rules(account, region):
-            if rule.event_pattern.matches_event(event):
-                for target in rule.targets:
-                    _send(account, region, rule.arn, target, event)
+        put(account, region, event)
+
+
+def put(account: str, region: str, event: dict[str, Any]) -> None:
+    """Send one event to the targets of the rules that it matches."""
+    for rule in _rules(account, region):
+        if rule.event_pattern.matches_event(event):
+            for target in rule.targets:
+                _send(account, region, rule.arn, target, event)
 
 
 def _changes(before: Instances, after: Instances) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

@@ -5,6 +5,7 @@ import struct
 from typing import Any
 
 LENGTHS = struct.Struct(">II")
+OWN_EVENT = "PutOwnEvent"  # the operation by which the endpoint gives EventBridge an event of its own services
 
 
 def pack(header: dict[str, Any], body: bytes = b"") -> bytes:

@@ -342,3 +342,112 @@ class Compliance(models.Model):
 
     def __str__(self):
         return f"{self.resource_id} {self.compliance_type}"
+
+
+class PatchBaseline(models.Model):
+    """A patch baseline of an account and region; AWS's own stand in patch/predefined.py."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    baseline_id = models.CharField(max_length=20, help_text="pb- and 17 hexadecimal digits")
+    name = models.CharField(max_length=128)
+    operating_system = models.CharField(max_length=32)
+    description = models.CharField(max_length=1024, blank=True)
+    content = models.JSONField(
+        default=dict, help_text="filters, rules, lists and so on, in CreatePatchBaseline's members"
+    )
+    tags = models.JSONField(default=dict)
+    client_token = models.CharField(max_length=64, null=True)  # null, so that many may have none
+    request_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the request with the token")
+    created_at = models.DateTimeField()
+    modified_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "region", "baseline_id"], name="baseline_once_a_region"),
+            models.UniqueConstraint(fields=["account_id", "region", "client_token"], name="baseline_token_once"),
+        ]
+
+    def __str__(self):
+        return f"{self.baseline_id} {self.name}"
+
+
+class PatchRegistration(models.Model):
+    """Which baseline is the default of an operating system, or that of a patch group on it."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    operating_system = models.CharField(max_length=32)
+    patch_group = models.CharField(max_length=256, blank=True, help_text="empty for the default")
+    baseline_id = models.CharField(max_length=128, help_text="an ARN where it is AWS's own")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "operating_system", "patch_group"], name="baseline_once_a_group"
+            )
+        ]
+
+    def __str__(self):
+        return f"{self.operating_system} {self.patch_group or '(default)'}: {self.baseline_id}"
+
+
+class PatchSnapshot(models.Model):
+    """A baseline as it was when a snapshot's id was first used, for the nodes of one system and group."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    snapshot_id = models.CharField(max_length=36)
+    operating_system = models.CharField(max_length=32)
+    patch_group = models.CharField(max_length=256, blank=True)
+    baseline_id = models.CharField(max_length=128)
+    baseline_name = models.CharField(max_length=128)
+    content = models.JSONField(default=dict)
+    is_override = models.BooleanField(default=False)
+    taken_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "snapshot_id", "operating_system", "patch_group"],
+                name="snapshot_once_a_group",
+            )
+        ]
+
+    def __str__(self):
+        return self.snapshot_id
+
+
+class PatchReport(models.Model):
+    """What the last run of AWS-RunPatchBaseline found on a node."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    instance_id = models.CharField(max_length=64)
+    patch_group = models.CharField(max_length=256, blank=True)
+    baseline_id = models.CharField(max_length=128)
+    snapshot_id = models.CharField(max_length=36, blank=True)
+    command_id = models.CharField(max_length=36, blank=True)
+    operation = models.CharField(max_length=8)
+    reboot_option = models.CharField(max_length=16)
+    install_override_list = models.CharField(max_length=256, blank=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    no_reboot_install_at = models.DateTimeField(null=True)
+    counts = models.JSONField(default=dict, help_text="patches by state")
+    critical_count = models.PositiveIntegerField(default=0, help_text="not compliant, of the level CRITICAL")
+    security_count = models.PositiveIntegerField(default=0, help_text="not compliant, of a security class")
+    other_count = models.PositiveIntegerField(default=0, help_text="not compliant, and neither")
+    status = models.CharField(max_length=13)
+    severity = models.CharField(max_length=13)
+    patches = models.TextField(help_text="JSON: a list of PatchFact")
+    untold = models.JSONField(null=True, help_text="the event that EventBridge has still to be told")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "region", "instance_id"], name="patch_report_once_a_node")
+        ]
+        indexes = [models.Index(fields=["account_id", "region", "patch_group"], name="patch_report_group")]
+
+    def __str__(self):
+        return f"{self.instance_id} {self.operation} {self.ended_at}"

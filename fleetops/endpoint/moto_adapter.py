@@ -63,6 +63,7 @@ from moto.settings import S3_UPLOAD_PART_MIN_SIZE
 from fleetops.awsapi.errors import ApiError, not_implemented, render
 from fleetops.endpoint import ec2_events
 from fleetops.endpoint.bodies import Bodies, Segment, cut
+from fleetops.endpoint.framing import OWN_EVENT
 
 logger = logging.getLogger(__name__)
 
@@ -342,6 +343,9 @@ class Moto:
         mock_random.seed(_Given.seed)
         where = (header["account"], header["region"])
         try:
+            if header["operation"] == OWN_EVENT:
+                ec2_events.put(*where, json.loads(body))
+                return 200, [], b""
             is_told = header["service"] == "ec2" and header.get("changes")
             before = ec2_events.instances(*where) if is_told else None
             answer = self._wsgi(header, body)

@@ -12,6 +12,7 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ssm:instance": ("arn:aws:ec2:{region}:{account}:instance/{}", ()),
     "ssm:managed-instance": ("arn:aws:ssm:{region}:{account}:managed-instance/{}", ()),
     "ssm:document": ("arn:aws:ssm:{region}:{account}:document/{}", ()),
+    "ssm:patchbaseline": ("arn:aws:ssm:{region}:{account}:patchbaseline/{}", ()),
     "ssm:session": ("arn:aws:ssm:{region}:{account}:session/{}", ()),
     "ec2:instance": (
         "arn:aws:ec2:{region}:{account}:instance/{}",
@@ -59,8 +60,22 @@ _ROWS = (
     ),
     (
         "ssm",
-        "ssm:document ssm:managed-instance",
+        "ssm:document ssm:managed-instance ssm:patchbaseline",
         "AddTagsToResource ListTagsForResource RemoveTagsFromResource",
+    ),
+    (
+        "ssm",
+        "ssm:patchbaseline",
+        "DeletePatchBaseline DeregisterPatchBaselineForPatchGroup DescribeEffectivePatchesForPatchBaseline "
+        "GetDefaultPatchBaseline GetPatchBaseline GetPatchBaselineForPatchGroup RegisterDefaultPatchBaseline "
+        "RegisterPatchBaselineForPatchGroup UpdatePatchBaseline",
+    ),
+    (
+        "ssm",
+        "",
+        "CreatePatchBaseline DescribeAvailablePatches DescribeInstancePatchStates "
+        "DescribeInstancePatchStatesForPatchGroup DescribeInstancePatches DescribePatchBaselines "
+        "DescribePatchGroupState DescribePatchGroups DescribePatchProperties",
     ),
     ("ssm", "ssm:managed-instance", "DeregisterManagedInstance UpdateManagedInstanceRole"),
     (
@@ -187,6 +202,7 @@ _TYPES = (
     (r"(arn:aws:ec2:[^:]*:\d*:instance/)?i-[0-9a-f]{8,17}", "AWS::EC2::Instance"),
     (r"(arn:aws:ssm:[^:]*:\d*:managed-instance/)?mi-[0-9a-f]{17}", "AWS::SSM::ManagedInstance"),
     (r"arn:aws:ssm:[^:]*:\d*:document/.+", "AWS::SSM::Document"),
+    (r"arn:aws:ssm:[^:]*:\d*:patchbaseline/.+", "AWS::SSM::PatchBaseline"),
     (r"arn:aws:kms:[^:]*:\d*:key/.+", "AWS::KMS::Key"),
     (r"arn:aws:kms:[^:]*:\d*:alias/.+", "AWS::KMS::Alias"),
     (r"arn:aws:s3:::[^/]+", "AWS::S3::Bucket"),

@@ -318,6 +318,11 @@ async def tags_of(endpoint: Endpoint, call: Call, arn: str) -> Mapping[str, str]
             return await endpoint.documents.tags(account, call.region, name)
         except ApiError:  # it is not there, or is another account's
             return {}
+    if service == "ssm" and kind == "patchbaseline":
+        try:
+            return (await endpoint.baselines.find((account, call.region), name)).tags
+        except ApiError:  # it is not there; AWS's own have none
+            return {}
     if service == "ssm" or (service, kind) == ("ec2", "instance"):
         node = endpoint.nodes.find((account, call.region, name))
         if node is not None:

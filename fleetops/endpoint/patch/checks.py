@@ -13,7 +13,7 @@ _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LINUX: Final = frozenset({Family.RPM, Family.APT, Family.SUSE})
 _NUMBER: Final = re.compile(r"[0-9]+")
 _CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,}")
-_ADVISORY: Final = re.compile(r"[A-Z][A-Z0-9]*-[0-9]{4}[:-][0-9]+|[A-Z]{3,}[A-Z0-9]*-[A-Z0-9-]*[0-9]{4}[:-][0-9A-Z:-]+")
+_ADVISORY: Final = re.compile(r"[A-Z][A-Z0-9]*(-[A-Z0-9.]+)*-[0-9]{4}[:-][0-9]+")
 _RPM_NAME: Final = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._+:~^*-]*")
 _APT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 _MACOS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._()+-]*")
@@ -137,7 +137,7 @@ def _check_names(names: Iterable[str], family: Family, where: str, *, may_be_id:
 
 
 def is_name(name: str, family: Family, *, may_be_id: bool) -> bool:
-    """Whether a list of a family can name a patch so; `may_be_id`: by what it mends too (approved lists, where rpm is)."""
+    """Whether a list of a family can name a patch so; `may_be_id`: by what it mends too, as approved lists may."""
     if family == Family.WINDOWS:
         return _WINDOWS_NAME.fullmatch(name) is not None
     if family == Family.APT:

@@ -15,6 +15,9 @@ from functools import lru_cache
 from fleetops.endpoint.patch.facts import LEVELS, Baseline, Candidate, Filter, Rule
 from fleetops.endpoint.patch.operating_systems import ANY, FAMILIES, SECURITY_CLASSES, Family
 
+# Families whose repositories hold more than security updates; elsewhere nobody asks.
+_WITH_NON_SECURITY = frozenset({Family.RPM, Family.APT, Family.SUSE})
+
 
 class Deployment(StrEnum):
     """[SSM, PatchDeploymentStatus]"""
@@ -43,19 +46,18 @@ def decide(baseline: Baseline, patch: Candidate, *, now: datetime) -> Decision |
     family = FAMILIES[baseline.operating_system]
     if is_listed(baseline.rejected, patch, family):
         return Decision(Deployment.EXPLICIT_REJECTED)
-    if is_listed(baseline.approved, patch, family) and (
-        patch.is_security or baseline.approved_enable_non_security or family not in {Family.RPM, Family.APT}
-    ):
-        return Decision(Deployment.EXPLICIT_APPROVED, baseline.approved_level)
-    if not all(holds(wanted, patch) for wanted in baseline.global_filters):
-        return None
+    is_explicit = is_listed(baseline.approved, patch, family) and (
+        patch.is_security or baseline.approved_enable_non_security or family not in _WITH_NON_SECURITY
+    )
     approving, waiting = [], []
-    for rule in baseline.rules:
-        if not selects(rule, patch, family):
-            continue
-        since = approval(rule, patch)
-        if since is not None:
-            (approving if since <= now else waiting).append((rule.compliance_level, since))
+    if all(holds(wanted, patch) for wanted in baseline.global_filters):
+        for rule in baseline.rules:
+            since = approval(rule, patch) if selects(rule, patch, family) else None
+            if since is not None:
+                (approving if since <= now else waiting).append((rule.compliance_level, since))
+    if is_explicit:
+        levels = [baseline.approved_level, *(level for level, _ in approving)]
+        return Decision(Deployment.EXPLICIT_APPROVED, gravest(levels))
     if approving:
         return Decision(Deployment.APPROVED, gravest(level for level, _ in approving), _told(approving, patch))
     if waiting:
@@ -67,14 +69,8 @@ def decide(baseline: Baseline, patch: Candidate, *, now: datetime) -> Decision |
 
 def selects(rule: Rule, patch: Candidate, family: Family) -> bool:
     """Whether a rule is about a patch, whenever it approves it."""
-    if not patch.is_security and family in {Family.RPM, Family.APT, Family.SUSE}:
-        if not rule.enable_non_security:
-            return False
-        if family != Family.APT:
-            # No notice lists it, so that nobody has said of what class or how grave it is.
-            return all(
-                holds(wanted, patch) for wanted in rule.filters if wanted.key not in {"CLASSIFICATION", "SEVERITY"}
-            )
+    if not patch.is_security and not rule.enable_non_security and family in _WITH_NON_SECURITY:
+        return False
     return all(holds(wanted, patch) for wanted in rule.filters)
 
 

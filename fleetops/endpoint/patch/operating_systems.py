@@ -1,4 +1,4 @@
-"""The operating systems that Patch Manager knows: what runs one, which products it has, and what a filter may say of it.
+"""The operating systems that Patch Manager knows: who runs one, which products it has, what a filter may say of it.
 
 Source: the SSM API reference (PatchFilter, DescribePatchProperties) and the user guide's tables of prerequisites. What
 AWS reads out of its own repositories day by day (products) stands here as a list.
@@ -210,3 +210,16 @@ def keys(system: str) -> tuple[str, ...]:
         Family.APT: ("PRODUCT", "PRIORITY", "SECTION"),
         Family.MACOS: ("PRODUCT", "CLASSIFICATION"),
     }.get(FAMILIES[system], ("PRODUCT", "CLASSIFICATION", "SEVERITY"))
+
+
+def properties(system: str, key: str, patch_set: str) -> tuple[str, ...] | None:
+    """The values of a property as DescribePatchProperties lists them, of one patch set; None if there is none."""
+    if key not in {"PRODUCT", "PRODUCT_FAMILY", "CLASSIFICATION", "MSRC_SEVERITY", "PRIORITY", "SEVERITY"}:
+        return None
+    if system == WINDOWS and key == "PRODUCT":
+        if patch_set == "OS":
+            return WINDOWS_PRODUCTS
+        return tuple(name for names in APPLICATION_PRODUCTS.values() for name in names)
+    if system == WINDOWS and key == "PRODUCT_FAMILY":
+        return ("Windows",) if patch_set == "OS" else tuple(APPLICATION_PRODUCTS)
+    return values(system, key)

@@ -1,6 +1,6 @@
-"""The baselines that AWS gives every account, one for each operating system and three for Windows; nobody changes them.
+"""The baselines that every account has of AWS, one for each operating system, three for Windows. Nobody changes them.
 
-Source: Systems Manager user guide, "Predefined and custom patch baselines". They give every patch the level UNSPECIFIED.
+Source: Systems Manager user guide, "Predefined and custom patch baselines". All their levels are UNSPECIFIED.
 """
 
 import hashlib

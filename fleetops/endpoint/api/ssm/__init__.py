@@ -11,6 +11,8 @@ from fleetops.endpoint.api.ssm.compliance import Compliance
 from fleetops.endpoint.api.ssm.documents import Documents
 from fleetops.endpoint.api.ssm.inventory import Inventory
 from fleetops.endpoint.api.ssm.nodes import Nodes
+from fleetops.endpoint.api.ssm.patch_states import PatchStates
+from fleetops.endpoint.api.ssm.patching import Patching
 from fleetops.endpoint.api.ssm.sessions import Sessions
 from fleetops.endpoint.api.ssm.shared import CODEC, Part, Result, agent_parameters
 from fleetops.endpoint.api.ssm.tags import Tags
@@ -19,7 +21,7 @@ from fleetops.endpoint.core import Endpoint
 
 PARTS: tuple[type[Part], ...] = (
     *(Nodes, Sessions, Tags, Documents, Commands, Activations),
-    *(Inventory, Compliance, Associations),
+    *(Inventory, Compliance, Associations, Patching, PatchStates),
 )
 
 

@@ -75,6 +75,7 @@ class Activations(Part):
         await self.endpoint.commands.node_gone(node.key)
         await self.endpoint.inventory.node_gone(node.key)
         await self.endpoint.compliance.node_gone(node.key)
+        await self.endpoint.patch_records.node_gone(node.key)
         return {}
 
     async def update_managed_instance_role(self, call: Call, parameters: Result) -> Result:

@@ -68,6 +68,12 @@ def document_arn(call: Call, name: str) -> str:
     return f"arn:aws:ssm:{call.region}:{account}:document/{name}"
 
 
+def baseline_arn(call: Call, baseline_id: str) -> str:
+    if baseline_id.startswith("arn:"):
+        return baseline_id
+    return f"arn:aws:ssm:{call.region}:{call.account_id}:patchbaseline/{baseline_id}"
+
+
 def instance_id_of(parameters: Result) -> str:
     instance_id = parameters.get("InstanceId")
     if not isinstance(instance_id, str) or not INSTANCE_ID.fullmatch(instance_id):

@@ -3,8 +3,9 @@
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.aws_documents import AWS_DOCUMENTS
 from fleetops.endpoint.calls import Call
+from fleetops.endpoint.patch.baselines import Stored
 
-from .shared import Part, Result, document_arn
+from .shared import Part, Result, baseline_arn, document_arn
 
 _MOST_TAGS = 50
 
@@ -40,6 +41,9 @@ class Tags(Part):
             if resource_id in AWS_DOCUMENTS and call.read_only:
                 return {}
             return await self.endpoint.documents.tags(call.account_id, call.region, resource_id)
+        if parameters["ResourceType"] == "PatchBaseline":
+            await self.allow(call, [baseline_arn(call, resource_id)])
+            return dict((await self._baseline(call, resource_id)).tags)
         if parameters["ResourceType"] != "ManagedInstance":
             await self.allow(call)
             raise ApiError("InvalidResourceId", f"{resource_id} does not exist.")
@@ -55,6 +59,19 @@ class Tags(Part):
         if parameters["ResourceType"] == "Document":
             await self.endpoint.documents.set_tags(call.account_id, call.region, resource_id, tags)
             return
+        if parameters["ResourceType"] == "PatchBaseline":
+            await self.endpoint.baselines.set_tags((call.account_id, call.region), resource_id, tags)
+            return
         node = self.nodes.find((call.account_id, call.region, resource_id))
         assert node is not None
         await self.nodes.set_tags(node, tags)
+
+    async def _baseline(self, call: Call, resource_id: str) -> Stored:
+        """A baseline of the account's own. Raises ApiError (InvalidResourceId)."""
+        try:
+            found = await self.endpoint.baselines.find((call.account_id, call.region), resource_id)
+        except ApiError:
+            found = None
+        if found is None or not found.is_own:
+            raise ApiError("InvalidResourceId", f"{resource_id} is not a patch baseline of this account.")
+        return found
