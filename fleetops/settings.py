@@ -337,6 +337,7 @@ if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
 # --- Fleet -----------------------------------------------------------------------------------------------------------
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
 LIBRARY_SECONDS = env_int("FLEETOPS_LIBRARY_SECONDS", 300, low=10)  # between two readings of a region's documents
+BASELINES_SECONDS = env_int("FLEETOPS_BASELINES_SECONDS", 300, low=10)  # between two readings of a region's baselines
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)

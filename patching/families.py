@@ -119,6 +119,7 @@ _PLATFORMS = (
     ("amazon linux", ""),  # by its version
     ("ubuntu", "UBUNTU"),
     ("raspbian", "RASPBIAN"),
+    ("raspberry pi os", "RASPBIAN"),
     ("debian", "DEBIAN"),
     ("red hat", "REDHAT_ENTERPRISE_LINUX"),
     ("rhel", "REDHAT_ENTERPRISE_LINUX"),

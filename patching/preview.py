@@ -1,0 +1,306 @@
+"""Which patches a baseline approves. Pure: `decide` is AWS's order of deciding, over patches that are known.
+
+A rejected patch is rejected whatever else is said of it; one in the approved list is approved even if the global
+filters leave it out; then one rule that approves is enough, and of several the gravest level counts. Sources: Systems
+Manager user guide, "How patch baseline rules work on Linux-based systems" and "Release dates"; SSM, PatchRule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from .content import ANY, LEVELS, Content, Filter, Rule
+from .families import Family, family_of
+
+SECURITY_CLASSES = frozenset({"security", "securityupdates"})
+
+
+class Answer(StrEnum):
+    APPROVED = "approved"
+    WAITING = "waiting"  # by a rule, from a moment on
+    REJECTED = "rejected"
+    LEFT_OUT = "left out"  # no rule is about it
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One patch that there is, as far as AWS tells of it."""
+
+    name: str  # of the package; on Windows KB…
+    version: str = ""
+    release: str = ""
+    epoch: str = ""
+    arch: str = ""
+    product: str = ""
+    product_family: str = ""
+    patch_set: str = "OS"
+    classification: str = ""
+    severity: str = ""  # on Debian and Ubuntu the priority
+    section: str = ""
+    released_at: datetime | None = None  # or last updated; None where nobody knows
+    advisory_ids: tuple[str, ...] = ()
+    cves: tuple[str, ...] = ()
+    bugzilla_ids: tuple[str, ...] = ()
+
+    @property
+    def full_version(self) -> str:
+        return f"{self.version}-{self.release}" if self.release else self.version
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.full_version}".strip()
+
+    @property
+    def key(self) -> str:
+        """One patch, whichever of AWS's calls told of it."""
+        return f"{self.name}|{self.full_version}" if self.full_version else self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is empty."""
+        told = {name: value for name, value in asdict(self).items() if value}
+        if self.released_at is not None:
+            told["released_at"] = self.released_at.isoformat()
+        return told
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> Patch:
+        given = dict(told)
+        if given.get("released_at"):
+            given["released_at"] = datetime.fromisoformat(given["released_at"])
+        for name in ("advisory_ids", "cves", "bugzilla_ids"):
+            given[name] = tuple(given.get(name, ()))
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    answer: Answer
+    level: str = "UNSPECIFIED"
+    from_at: datetime | None = None  # of one that waits: when it will be approved
+    by: str = ""  # "rule 2", "the approved list", "the rejected list"
+
+    @property
+    def is_approved(self) -> bool:
+        return self.answer == Answer.APPROVED
+
+
+def decide(content: Content, patch: Patch, *, now: datetime) -> Decision:
+    """What a baseline says of a patch at `now`."""
+    family = family_of(content.operating_system)
+    is_security = _is_security(patch, family)
+    has_notices = family in {Family.RPM, Family.APT}
+    if is_listed(content.rejected, patch, family):
+        return Decision(Answer.REJECTED, by="the rejected list")
+    may_be_listed = is_security or content.approved_non_security or not has_notices
+    if may_be_listed and is_listed(content.approved, patch, family):
+        return Decision(Answer.APPROVED, content.approved_level, by="the approved list")
+    if not all(holds(each, patch) for each in content.global_filters):
+        return Decision(Answer.LEFT_OUT)
+    approving: list[tuple[Rule, int]] = []
+    waiting: list[tuple[datetime, Rule, int]] = []
+    for number, rule in enumerate(content.rules, 1):
+        if not selects(rule, patch, family, is_security):
+            continue
+        since = approval(rule, patch)
+        if since == AT_ONCE or (since is not None and since <= now):
+            approving.append((rule, number))
+        elif since is not None:
+            waiting.append((since, rule, number))
+    if approving:
+        rule, number = min(approving, key=lambda each: (LEVELS.index(each[0].level), each[1]))
+        return Decision(Answer.APPROVED, rule.level, by=f"rule {number}")
+    if waiting:
+        soonest = min(since for since, _, _ in waiting)
+        first = [(rule, number) for since, rule, number in waiting if since == soonest]
+        rule, number = min(first, key=lambda each: (LEVELS.index(each[0].level), each[1]))
+        return Decision(Answer.WAITING, rule.level, soonest, by=f"rule {number}")
+    return Decision(Answer.LEFT_OUT)
+
+
+def _is_security(patch: Patch, family: Family) -> bool:
+    """Whether it comes without "also what is no security update": rpm: a notice lists it; apt: out of security's."""
+    if family in {Family.RPM, Family.SUSE}:
+        return bool(patch.classification)  # which the notice says
+    return family != Family.APT or patch.classification.casefold() in SECURITY_CLASSES
+
+
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def approval(rule: Rule, patch: Patch) -> datetime | None:
+    """Since when a rule that is about a patch approves it; None for never. Without a date the delay is none."""
+    if patch.released_at is None:
+        return AT_ONCE
+    if rule.approve_until:
+        ends = datetime.fromisoformat(rule.approve_until).replace(tzinfo=UTC) + timedelta(days=1)
+        return patch.released_at if patch.released_at < ends else None
+    if rule.approve_after_days is None:
+        return AT_ONCE
+    return patch.released_at + timedelta(days=rule.approve_after_days)
+
+
+def selects(rule: Rule, patch: Patch, family: Family, is_security: bool) -> bool:
+    """Whether a rule is about a patch, whenever it approves it."""
+    if not is_security and family in {Family.RPM, Family.APT, Family.SUSE}:
+        if not rule.non_security:
+            return False
+        if family != Family.APT:
+            # No notice lists it, so that nobody has said of what class or how grave it is.
+            return all(holds(each, patch) for each in rule.filters if each.key not in {"CLASSIFICATION", "SEVERITY"})
+    return all(holds(each, patch) for each in rule.filters)
+
+
+_MEMBERS = {
+    "PRODUCT": lambda patch: (patch.product,),
+    "PRODUCT_FAMILY": lambda patch: (patch.product_family,),
+    "PATCH_SET": lambda patch: (patch.patch_set,),
+    "CLASSIFICATION": lambda patch: (patch.classification,),
+    "SEVERITY": lambda patch: (patch.severity,),
+    "MSRC_SEVERITY": lambda patch: (patch.severity,),
+    "PRIORITY": lambda patch: (patch.severity,),
+    "SECTION": lambda patch: (patch.section,),
+    "NAME": lambda patch: (patch.name,),
+    "PATCH_ID": lambda patch: (patch.name,),
+    "EPOCH": lambda patch: (patch.epoch or "0",),
+    "VERSION": lambda patch: (patch.version,),
+    "RELEASE": lambda patch: (patch.release,),
+    "ARCH": lambda patch: (patch.arch,),
+    "ADVISORY_ID": lambda patch: patch.advisory_ids,
+    "CVE_ID": lambda patch: patch.cves,
+    "BUGZILLA_ID": lambda patch: patch.bugzilla_ids,
+}
+
+
+def holds(wanted: Filter, patch: Patch) -> bool:
+    """Whether a patch has one of a filter's values, in any case of letters; `*` is any."""
+    if ANY in wanted.values:
+        return True
+    had = {_plain(value) for value in _MEMBERS.get(wanted.key, lambda _: ())(patch)}
+    return any(_plain(value) in had for value in wanted.values)
+
+
+def _plain(value: str) -> str:
+    # AWS takes "AmazonLinux2" and "AmazonLinux2.0" for one.
+    return (value.removesuffix(".0") if value.startswith("AmazonLinux") else value).casefold()
+
+
+def is_listed(entries: Iterable[str], patch: Patch, family: Family) -> bool:
+    """Whether an approved or rejected list names a patch, in the formats of its family."""
+    entries = tuple(entries)
+    if not entries:
+        return False
+    names = set(_names(patch, family))
+    return any(entry in names or ("*" in entry and any(_glob(entry).fullmatch(n) for n in names)) for entry in entries)
+
+
+def _names(patch: Patch, family: Family) -> Iterable[str]:
+    """All that a list may call a patch [user guide, as in formats.py]."""
+    name, arch, version, full = patch.name, patch.arch, patch.version, patch.full_version
+    yield name
+    if family == Family.APT:
+        return
+    yield from patch.advisory_ids
+    if family == Family.WINDOWS:
+        return
+    if family == Family.MACOS:
+        yield f"{name}-{version}"
+        return
+    if family == Family.RPM:
+        yield from patch.cves
+        yield from patch.bugzilla_ids
+    yield from (f"{name}.{arch}", f"{name}-{version}", f"{name}-{full}", f"{name}-{full}.{arch}")
+    if family == Family.SUSE:
+        yield f"{name}-{full}.{arch}.rpm"
+        return
+    epoch = patch.epoch or "0"
+    yield from (version, full, f"{epoch}:{full}", f"{name}-{epoch}:{full}", f"{name}-{epoch}:{full}.{arch}")
+    yield from (f"{epoch}:{name}-{full}.{arch}", f"{name}.{arch}:{epoch}:{full}")
+
+
+@lru_cache(maxsize=1024)
+def _glob(entry: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in entry.split("*")), re.DOTALL)
+
+
+# --- two baselines over all that is known ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A patch of which the new baseline says something else than the old one."""
+
+    patch: Patch
+    before: Decision
+    after: Decision
+    missing_on: int = 0  # nodes of those that were asked that miss it
+    installed_on: int = 0
+
+
+@dataclass(slots=True)
+class Difference:
+    """What changes with a baseline, over the patches that are known."""
+
+    known: int = 0
+    approved_before: int = 0
+    approved: int = 0
+    waiting: int = 0
+    rejected: int = 0
+    undated: int = 0  # of the approved ones: nobody knows their date, so that no delay was counted
+    newly_approved: list[Row] = field(default_factory=list)
+    no_longer: list[Row] = field(default_factory=list)
+    nodes: int = 0  # that were asked
+    fall_out: list[str] = field(default_factory=list)  # ids of those that would come to miss something
+
+
+# Spelt as DescribeInstancePatches spells them.
+_MISSING, _INSTALLED = {"MISSING", "FAILED"}, {"INSTALLED", "INSTALLED_OTHER", "INSTALLED_PENDING_REBOOT"}
+
+
+def compare(
+    old: Content | None,
+    new: Content,
+    patches: Sequence[Patch],
+    nodes: Mapping[str, Mapping[str, str]],
+    *,
+    now: datetime,
+) -> Difference:
+    """What `new` approves and `old` does not, and the other way round.
+
+    `nodes`: states by name of the package (or article), of each node that was asked. A node that has a package that is
+    newly approved neither installed nor missing is not counted: nobody knows whether it applies there.
+    """
+    found = Difference(known=len(patches), nodes=len(nodes))
+    falling: set[str] = set()
+    for patch in patches:
+        after = decide(new, patch, now=now)
+        before = decide(old, patch, now=now) if old is not None else Decision(Answer.LEFT_OUT)
+        found.approved += after.is_approved
+        found.approved_before += before.is_approved
+        found.waiting += after.answer == Answer.WAITING
+        found.rejected += after.answer == Answer.REJECTED
+        found.undated += after.is_approved and patch.released_at is None
+        if before.is_approved == after.is_approved:
+            continue
+        states = {node: state for node, held in nodes.items() if (state := held.get(patch.key) or held.get(patch.name))}
+        missing = [node for node, state in states.items() if state in _MISSING or state == "AVAILABLE_SECURITY_UPDATE"]
+        row = Row(patch, before, after, len(missing), sum(state in _INSTALLED for state in states.values()))
+        if after.is_approved:
+            found.newly_approved.append(row)
+            falling.update(missing)
+        else:
+            found.no_longer.append(row)
+    already = {node for node, held in nodes.items() if any(state in _MISSING for state in held.values())}
+    found.fall_out = sorted(falling - already)
+    found.newly_approved.sort(key=_order)
+    found.no_longer.sort(key=_order)
+    return found
+
+
+def _order(row: Row) -> tuple[int, int, str]:
+    return (-row.missing_on, LEVELS.index(row.after.level), row.patch.title)
