@@ -17,6 +17,8 @@ from fleetops.endpoint import credentials, seed
 from fleetops.endpoint.calls import NodeKey, Principal
 from fleetops.endpoint.core import Endpoint
 from fleetops.endpoint.nodehost import Credentials, NodeHost, NodeSpec
+from fleetops.endpoint.patch import catalogue
+from fleetops.endpoint.patch.runs import Demo
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Fleet:
         self._given: dict[NodeKey, _Given] = {}
         self._lock = asyncio.Lock()
         self._demo = {machine.key[:2] for machine in seed.ALL_MACHINES}
+        self._machines = {machine.key: machine for machine in seed.ALL_MACHINES}
         self._regions: set[tuple[str, str]] = set(self._demo)
         self._task: asyncio.Task[None] | None = None
 
@@ -64,6 +67,8 @@ class Fleet:
         if self._host is not None:
             await self._host.update(specs)
         self._endpoint.on_change = self.refresh
+        if self._host is not None:
+            self._endpoint.patch_runs.demo = self._repository
         self._task = asyncio.create_task(self._renew())
 
     async def stop(self) -> None:
@@ -155,11 +160,21 @@ class Fleet:
                 tags=machine.tags,
                 platform_name=name,
                 platform_version=version,
-                agent_version=seed.packages_of(machine)["amazon-ssm-agent"],
+                agent_version=seed.agent_version_of(machine),
                 zone=fact.get("zone") or "",
                 ip=fact.get("ip") or "10.40.11.2" + machine.name[-1],
-                packages=seed.packages_of(machine),
+                packages=seed.packages_of(machine, clock.now()),
             )
+
+    def _repository(self, key: NodeKey, now: datetime) -> Demo | None:
+        """What a demo node's repository holds; None for any other node."""
+        machine = self._machines.get(key)
+        if machine is None:
+            return None
+        platform = catalogue.PLATFORMS[machine.platform]
+        # On one machine the first patch of each month fails, and goes well the second time.
+        flaky = f"{now:%Y-%m}" if machine.name == seed.FLAKY else ""
+        return Demo(catalogue.offers(platform, now), platform.arch, flaky)
 
     async def _renew(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.keys import key, write_private
 from fleetops.endpoint.moto_client import MotoClient
+from fleetops.endpoint.patch import catalogue
 
 logger = logging.getLogger(__name__)
 
@@ -147,22 +148,9 @@ ACCOUNTS = (
 )
 ALL_MACHINES = tuple(machine for account in ACCOUNTS for machine in account.machines)
 
-# What each platform's demo node starts out with; some of it old on purpose.
-_PACKAGES = {
-    "al2023": {
-        "openssl": "3.2.2-1.amzn2023.0.2",
-        "kernel": "6.1.148-173.267.amzn2023",
-        "amazon-ssm-agent": "3.3.2299.0",
-    },
-    "jammy": {
-        "openssl": "3.0.2-0ubuntu1.18",
-        "linux-image-generic": "5.15.0.151.151",
-        "amazon-ssm-agent": "3.3.2299.0",
-    },
-    "noble": {"openssl": "3.0.13-0ubuntu3.5", "linux-image-generic": "6.8.0-79.79", "amazon-ssm-agent": "3.3.2299.0"},
-    "bookworm": {"openssl": "3.0.16-1~deb12u1", "linux-image-amd64": "6.1.140-1", "amazon-ssm-agent": "3.3.1957.0"},
-    "rhel9": {"openssl": "1:3.2.2-6.el9_5", "kernel": "5.14.0-570.12.1.el9_6", "amazon-ssm-agent": "3.3.2299.0"},
-}
+_AGENTS = {"bookworm": "3.3.1957.0"}  # one is old on purpose
+_AGENT = "3.3.2299.0"
+FLAKY = "web-checkout-eu1b-08"  # its first patch of each month fails once
 
 
 def platform_of(machine: Machine) -> tuple[str, str]:
@@ -171,8 +159,14 @@ def platform_of(machine: Machine) -> tuple[str, str]:
     return name, version
 
 
-def packages_of(machine: Machine) -> dict[str, str]:
-    return dict(_PACKAGES[machine.platform])
+def agent_version_of(machine: Machine) -> str:
+    return _AGENTS.get(machine.platform, _AGENT)
+
+
+def packages_of(machine: Machine, now: datetime) -> dict[str, str]:
+    """What a machine's node starts out with: as old as its last patching, some weeks ago."""
+    found = catalogue.installed(catalogue.PLATFORMS[machine.platform], machine.name, now)
+    return found | {"amazon-ssm-agent": agent_version_of(machine)}
 
 
 def _trust(principal: dict[str, str], actions: list[str], external_id: str = "") -> str:

@@ -99,6 +99,7 @@ class Node:
         was_running, self._is_running = self._is_running, running
         if running:
             if not was_running and not self._is_rebooting:
+                self._directory.count_boot()
                 self._jobs.resume()
             self._decide()
         elif self._stopping is None or self._stopping.done():
@@ -119,6 +120,7 @@ class Node:
             self._decide()
             await asyncio.sleep(REBOOT_SECONDS * self._options.retry_scale)
         finally:
+            self._directory.count_boot()
             self._is_rebooting = False
             self._end_text = STOPPED_TEXT
         self._decide()

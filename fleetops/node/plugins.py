@@ -23,6 +23,7 @@ from .calls import CallFailed, Endpoint
 from .output import MOST_STDERR, MOST_STDOUT, Output, prefix
 from .sandbox import Place, StartFailed
 from .script import run_program, script_argv, write_script
+from .spec import Directory
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,12 @@ async def run_shell_script(run: Run, name: str, inputs: Mapping[str, Any], outpu
         "AWS_SSM_PLATFORM_VERSION": spec.platform_version,
         "SSM_COMMAND_ID": run.command_id,
     }
+    if run.place.launcher.kind != "machine":
+        # By this a script that installs packages knows that the machine is not its own: it takes the node's lists.
+        environment |= {
+            "FLEETOPS_DEMO_NODE": run.place.var,
+            "FLEETOPS_DEMO_BOOT": str(Directory(spec.home).boot),
+        }
     wanted = str(inputs.get("workingDirectory") or "")
     if wanted and not wanted.startswith("/"):
         below = f"{run.downloads}/{wanted}"

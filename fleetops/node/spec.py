@@ -78,3 +78,17 @@ class Directory:
         self.sessions = self.root / "sessions"  # one empty file for each session that has a shell
         self.jobs = self.root / "jobs"  # a directory for each command of the last 30 minutes
         self.replies = self.root / "replies"  # a file for each answer to a command that nobody has acknowledged
+        self.boots = self.root / "boots"  # how often the node was restarted, or stopped and started
+
+    def count_boot(self) -> None:
+        """The node starts anew: what a restart makes real is real from now on."""
+        fresh = self.boots.with_name("boots.new")
+        fresh.write_text(str(self.boot + 1))
+        fresh.replace(self.boots)
+
+    @property
+    def boot(self) -> int:
+        try:
+            return int(self.boots.read_text())
+        except (OSError, ValueError):
+            return 0

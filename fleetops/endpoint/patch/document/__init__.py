@@ -233,7 +233,7 @@ def for_node(
     heredoc = f"table() {{\ncat <<'FLEETOPS_TABLE'\n{table.rstrip()}\nFLEETOPS_TABLE\n}}"
     script, facts = BACKENDS[backend]
     facts_file = _file("facts.awk", _read(facts))
-    tools = f"{_read(script).rstrip()}\nunpack_facts() {{\n{facts_file}\n}}"
+    tools = f"BACKEND={backend}\n{_read(script).rstrip()}\nunpack_facts() {{\n{facts_file}\n}}"
     steps: list[Any] = []
     for step in content["mainSteps"]:
         lines = step["inputs"].get("runCommand")
