@@ -55,6 +55,16 @@ app.conf.beat_schedule = {
         "schedule": 900.0,
         "options": {"expires": 600},
     },
+    "rollouts.advance_due": {
+        "task": "fleetops.rollouts.tasks.advance_due",
+        "schedule": 2.0,
+        "options": {"expires": 4},
+    },
+    "rollouts.drop_old_drafts": {
+        "task": "fleetops.rollouts.tasks.drop_old_drafts",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
     "notify.deliver_due": {
         "task": "fleetops.notify.tasks.deliver_due",
         "schedule": 3.0,

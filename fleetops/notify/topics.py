@@ -10,6 +10,9 @@ TOPICS: Final = {
     "sessions.delivery": "Sessions wait for CloudWatch Logs or S3",
     "sessions.grant.asked": "Somebody asks for access",
     "sessions.grant.decided": "A request for access was answered",
+    "rollouts.stopped": "A run has stopped by itself",
+    "rollouts.approval": "A run waits for an approval",
+    "rollouts.ended": "A run has failed",
     TEST: "A test, sent by a person",
 }
 # In order of weight.

@@ -1,6 +1,41 @@
 from django.apps import AppConfig
 
+from fleetops import metrics
+from fleetops.clock import now
+from fleetops.inventory.removal import hold_removal
+
 
 class RolloutsConfig(AppConfig):
     name = "fleetops.rollouts"
     label = "rollouts"
+
+    def ready(self):
+        # Rooms that hold models can be imported once all apps are there.
+        from .documents import DocumentKind
+        from .kinds import register
+
+        register(DocumentKind())
+        runs, targets = self.get_model("Run").objects, self.get_model("RunTarget").objects
+
+        def holds(account) -> str:
+            count = runs.open().filter(targets__account=account, targets__ended_at=None).distinct().count()
+            are = "run is" if count == 1 else "runs are"
+            return f"{count} {are} under way in {account}. Abort it first, or wait for its end." if count else ""
+
+        def by_state():
+            for state, count in targets.filter(run__in=runs.open()).counts().items():
+                yield (str(state),), count
+
+        def oldest():
+            at = runs.open().exclude(due_at=None).order_by("due_at").values_list("due_at", flat=True).first()
+            yield (), max(0.0, (now() - at).total_seconds()) if at else 0
+
+        metrics.ask("fleetops_runs_open", "Runs that have not ended.", (), lambda: [((), runs.open().count())])
+        metrics.ask("fleetops_run_targets", "Targets of runs that have not ended, by state.", ("state",), by_state)
+        metrics.ask(
+            "fleetops_run_oldest_due_seconds",
+            "How long the run has waited for a worker that has waited longest; 0 if none waits.",
+            (),
+            oldest,
+        )
+        hold_removal(holds)

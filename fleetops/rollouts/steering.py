@@ -1,60 +1,478 @@
-"""What people do to a run: release it, pause, resume, abort, try again, leave out, overrule. Each is audited."""
+"""What people do to a run: release it, pause, resume, abort, try again, leave out, overrule.
 
+Each asks for the permission and, where more is sent by it, the policy; each is audited, refusals too; each happens
+under the lock of the run, and looks at its state there: of two people who steer at once the second is told what the
+first has done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import transaction
+
+from fleetops.approvals import services as approvals
+from fleetops.approvals.states import ApprovalState
+from fleetops.audit.record import deny, record
+from fleetops.clock import now as clock_now
+from fleetops.errors import Denied, FieldError, UserError
 from fleetops.identity.models import User
+from fleetops.inventory.models import Instance
+from fleetops.notify import services as notify
+from fleetops.runcommand import orders
+from fleetops.runcommand.states import OPEN as COMMAND_OPEN
+from fleetops.transitions import IllegalMove, LostRace, move, move_all
 
-from .models import GateCheck, Run, RunTarget, Wave
+from . import gates, plan
+from .advancing import ENDED, OVERRIDE_DEED, STOPPED, call_back, facts_of, override_details, tell
+from .leave import may_steer, refusals, require, require_policy
+from .models import START_PERMISSION, GateCheck, Run, RunTarget, Wave
+from .sending import commands_of
+from .states import (
+    GATE_MOVES,
+    OPEN,
+    RUN_MOVES,
+    TARGET_MOVES,
+    WAVE_MOVES,
+    GateState,
+    RunState,
+    TargetState,
+    WaveState,
+)
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "abort",
+    "ask_override",
+    "may_steer",
+    "overrule_gate",
+    "pause",
+    "release",
+    "resume",
+    "retry_failed",
+    "roll_forward",
+    "skip_target",
+    "skip_wave",
+]
+
+# What a person has seen is what is started; after so long they look again.
+PLAN_LIFE: Final = timedelta(hours=1)
+OVERRIDE_HOURS: Final = 72
+_NAMED: Final = 50  # instances that one audit event names
 
 
-def may_steer(run: Run, user: User) -> bool:
-    """Whether `user` may do to this run what stands below: their own run, or anybody's with the permission."""
-    raise NotImplementedError
+# --- under the lock --------------------------------------------------------------------------------------------------
 
 
-def release(run: Run, *, actor: User, plan_hash: str = "") -> None:
+@contextmanager
+def _held(run: Run) -> Iterator[tuple[Run, datetime]]:
+    """The run under its lock, to be changed. It is looked at again at once afterwards."""
+    with transaction.atomic():
+        held = Run.objects.select_for_update().filter(pk=run.pk).first()
+        if held is None:
+            raise UserError("This run is no longer there.")
+        moment = clock_now()
+        try:
+            yield held, moment
+        except (LostRace, IllegalMove):
+            raise UserError("Somebody else was quicker; look at the run again.") from None
+        if held.is_open:
+            Run.objects.filter(pk=held.pk).update(due_at=moment, waits_for="")
+            held.due_at, held.waits_for = moment, ""
+    for field in held._meta.concrete_fields:
+        setattr(run, field.attname, getattr(held, field.attname))
+
+
+def _line(reason: str) -> str:
+    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
+
+
+def _why(reason: str) -> str:
+    """Raises UserError if nobody could read later why it was done."""
+    if not (line := _line(reason)):
+        raise FieldError("reason", "Say why in a few words: who reads the log later will want to know.")
+    return line
+
+
+def _not_now(run: Run, what: str) -> UserError:
+    return UserError(f"This run is {run.get_state_display().lower()}; it cannot be {what} now.")
+
+
+# --- release ---------------------------------------------------------------------------------------------------------
+
+
+def release(run: Run, *, actor: User, plan_hash: str) -> None:
     """Let a plan go; `plan_hash` is what the person saw. Raises Denied, audited; UserError if it is out of date."""
-    raise NotImplementedError
+    if run.actor_id != actor.pk:
+        raise Denied("Somebody else made this plan; make one of your own.")
+    if not actor.has_perm(START_PERMISSION):
+        deny("rollouts.release.refuse", actor=actor, target=run, reason="may not start runs")
+        raise Denied(f"Your roles do not hold the permission {START_PERMISSION}.")
+    if not run.is_draft:
+        raise UserError("This run has been started already.")
+    if plan_hash != run.plan_hash:
+        raise UserError("The plan is another by now than the one that you looked at. Look at it again.")
+    if run.created_at < clock_now() - PLAN_LIFE:
+        raise UserError("This plan is older than an hour, and the fleet is another by now. Plan it again.")
+    targets = run.targets.filter(state=TargetState.QUEUED)
+    if not targets.exists():
+        raise UserError("The plan has no target; there is nothing to start.")
+    rows = Instance.objects.filter(pk__in=targets.values("instance_row")).select_related("account", "region")
+    if refused := refusals(run, list(rows), actor=actor):
+        instance, words = refused[0]
+        named = [str(each.instance_id) for each, _ in refused[:_NAMED]]
+        deny("rollouts.release.refuse", actor=actor, target=run, reason=words, instances=named, count=len(refused))
+        raise Denied(f"You may not run it on {instance}, and on {len(refused):,} of its targets in all. {words}")
+    drift = plan.differences(run)
+    if drift.is_too_much:
+        raise UserError(f"{drift.words} The plan lets {drift.tolerated:,} differ. Plan it again.")
+    left_out = {each.pk: each.reason for each in drift.gone}
+    if len(left_out) >= targets.count():
+        raise UserError(f"None of the targets could be reached now. {drift.words}")
+    with _held(run) as (held, moment):
+        if not held.is_draft or held.plan_hash != plan_hash:
+            raise UserError("This run has been started already, or planned anew.")
+        for pk, reason in left_out.items():
+            target = held.targets.get(pk=pk)
+            move(target, TargetState.SKIPPED, TARGET_MOVES, reason=reason[:512], ended_at=moment)
+        move(held, RunState.RUNNING, RUN_MOVES, started_at=moment, seen_at=moment, due_at=moment)
+        count = held.targets.filter(state=TargetState.QUEUED).count()
+        tell(held, f"Released by {actor.username}: {count:,} targets, {held.waves.count()} waves.", now=moment)
+        record(
+            "rollouts.release",
+            actor=actor,
+            target=held,
+            reason=held.reason,
+            kind=held.kind,
+            targets=count,
+            left_out=len(left_out),
+            waves=held.waves.count(),
+            plan=held.plan_hash,
+        )
+    logger.info("run released run=%s targets=%d user=%s", run.pk, count, actor)
+
+
+# --- pause, resume, abort --------------------------------------------------------------------------------------------
 
 
 def pause(run: Run, *, actor: User, reason: str = "") -> None:
     """Send nothing more until it is resumed; what was sent goes on to its end. Raises Denied, UserError."""
-    raise NotImplementedError
+    require(run, actor, "pause")
+    with _held(run) as (held, moment):
+        if held.state != RunState.RUNNING:
+            raise _not_now(held, "paused")
+        move(held, RunState.PAUSED, RUN_MOVES)
+        call_back(held, f"Paused by {actor.username} before it was sent.", now=moment)
+        _note(held, "pause", f"Paused by {actor.username}.", actor=actor, reason=reason, now=moment)
 
 
 def resume(run: Run, *, actor: User, reason: str = "") -> None:
     """Go on after a pause, or after a stop with what the budget has left. Raises Denied, UserError."""
-    raise NotImplementedError
+    require(run, actor, "resume")
+    require_policy(run, actor, "resume")
+    with _held(run) as (held, moment):
+        if held.state not in {RunState.PAUSED, RunState.STOPPED}:
+            raise _not_now(held, "resumed")
+        if held.state == RunState.STOPPED:
+            if spent := _spent(held):
+                raise UserError(f"{spent} Try the failed targets again, leave them out, or roll forward over them.")
+            _revive(held, actor=actor)
+        _go_on(held, now=moment)
+        _note(held, "resume", f"Resumed by {actor.username}.", actor=actor, reason=reason, now=moment)
 
 
 def abort(run: Run, *, actor: User, reason: str = "", cancel: bool = False) -> None:
-    """Send nothing more, for good; what was sent is awaited, or AWS is asked to cancel it. Raises Denied, UserError."""
-    raise NotImplementedError
+    """Send nothing more, for good; what was sent is awaited, or AWS is asked to cancel it. Raises Denied, UserError.
+
+    The steps after run in any case: what is out of service is brought back.
+    """
+    require(run, actor, "abort")
+    with _held(run) as (held, moment):
+        if not held.may_become(RunState.ABORTING):
+            raise _not_now(held, "aborted")
+        line = _line(reason)
+        words = f"Aborted by {actor.username}. {line}".strip()
+        move(held, RunState.ABORTING, RUN_MOVES, end_reason=words[:512])
+        waiting = held.targets.filter(state=TargetState.QUEUED)
+        move_all(waiting, TargetState.CANCELLED, TARGET_MOVES, reason="Aborted before its turn.", ended_at=moment)
+        call_back(held, f"Aborted by {actor.username} before it was sent.", now=moment)
+        cancelled = 0
+        if cancel:
+            under_way = held.targets.filter(state__in=[TargetState.PREPARING, TargetState.SENT], outcome="")
+            theirs = commands_of(held).filter(pk__in=under_way.values("invocation__command"))
+            cancelled = orders.call_off(theirs, words, by=actor.username, now=moment)
+        for gate in GateCheck.objects.filter(wave__run=held, state=GateState.WAITING).select_related("approval"):
+            gates.withdraw(gate, actor=actor)
+        notify.resolve(STOPPED, dedup_key=str(held.pk))
+        _note(held, "abort", f"Aborted by {actor.username}.", actor=actor, reason=line, now=moment, cancelled=cancelled)
+
+
+# --- after failures --------------------------------------------------------------------------------------------------
 
 
 def retry_failed(run: Run, *, actor: User, wave: Wave | None = None, reason: str = "") -> int:
-    """Queue the targets that failed anew; how many there are. Raises Denied, UserError."""
-    raise NotImplementedError
+    """Queue the targets that failed anew, of one wave or of all; how many there are. Raises Denied, UserError."""
+    require(run, actor, "retry")
+    require_policy(run, actor, "retry")
+    with _held(run) as (held, moment):
+        if held.state not in {RunState.RUNNING, RunState.STOPPED, RunState.PAUSED, RunState.FAILED}:
+            raise _not_now(held, "tried again")
+        failed = held.targets.filter(state=TargetState.FAILED, wave__isnull=False)
+        failed = failed.exclude(wave__state__in=[WaveState.SKIPPED, WaveState.CANCELLED])
+        if wave is not None:
+            failed = failed.filter(wave=wave)
+        # While AWS still has the last attempt it might run twice.
+        busy = failed.filter(invocation__state__in=list(COMMAND_OPEN)).count()
+        keys = list(failed.exclude(invocation__state__in=list(COMMAND_OPEN)).values_list("pk", "wave"))
+        if not keys:
+            if busy:
+                raise UserError("AWS still shows the commands of the targets that failed; wait for their end.")
+            raise UserError("No target has failed; there is nothing to try again.")
+        if held.ends_by is not None and moment >= held.ends_by:
+            raise UserError("The run's end has passed, and nothing is sent after it. Plan a run of the failed ones.")
+        again = [pk for pk, _ in keys]
+        for start in range(0, len(again), 400):
+            rows = RunTarget.objects.filter(pk__in=again[start : start + 400])
+            move_all(rows, TargetState.QUEUED, TARGET_MOVES, reason="", ended_at=None, went_at=None, sent_at=None)
+        for each in held.waves.filter(pk__in={pk for _, pk in keys}):
+            _reopen(each, actor=actor)
+        _recount(held)
+        if held.state == RunState.STOPPED:
+            _revive(held, actor=actor)
+        if held.state in {RunState.STOPPED, RunState.FAILED}:
+            _go_on(held, now=moment)
+        told = f"{len(again):,} targets are tried again by {actor.username}."
+        scope = {"wave": wave.position} if wave is not None else {}
+        _note(held, "retry", told, actor=actor, reason=reason, now=moment, targets=len(again), **scope)
+    return len(again)
 
 
 def roll_forward(run: Run, *, actor: User, reason: str) -> None:
     """Accept the failures so far: they count against no budget any more, and it goes on. Raises Denied, UserError."""
-    raise NotImplementedError
+    why = _why(reason)
+    require(run, actor, "roll forward")
+    require_policy(run, actor, "roll forward")
+    with _held(run) as (held, moment):
+        if held.state != RunState.STOPPED:
+            raise _not_now(held, "rolled forward")
+        facts = facts_of(held)
+        count = 0
+        for each in held.waves.all():
+            failed = next(one.failed for one in facts.waves if one.position == each.position)
+            Wave.objects.filter(pk=each.pk).update(accepted_failures=failed)
+            count += failed
+        Run.objects.filter(pk=held.pk).update(accepted_failures=count)
+        _revive(held, actor=actor)
+        _go_on(held, now=moment)
+        told = f"Rolled forward over {count:,} failures by {actor.username}."
+        _note(held, "roll_forward", told, actor=actor, reason=why, now=moment, failures=count)
 
 
 def skip_target(target: RunTarget, *, actor: User, reason: str) -> None:
     """Leave out a target that has not been sent, or failed. Raises Denied, UserError."""
-    raise NotImplementedError
+    why = _why(reason)
+    run = target.run
+    require(run, actor, "leave targets out of")
+    with _held(run) as (held, moment):
+        if not held.is_open:
+            raise _not_now(held, "changed")
+        found = held.targets.select_related("wave").get(pk=target.pk)
+        if found.state not in {TargetState.QUEUED, TargetState.FAILED}:
+            raise UserError(f"{found} is {found.get_state_display().lower()}; only what waits or failed is left out.")
+        words = f"Left out by {actor.username}: {why}"[:512]
+        move(found, TargetState.SKIPPED, TARGET_MOVES, reason=words, ended_at=moment)
+        _recount(held)
+        _note(
+            held,
+            "target.skip",
+            f"{found} is left out by {actor.username}.",
+            actor=actor,
+            reason=why,
+            now=moment,
+            row=found,
+            instance=found.instance_id,
+        )
+    target.refresh_from_db()
 
 
 def skip_wave(wave: Wave, *, actor: User, reason: str) -> None:
     """Leave out what a wave has not sent yet, its soak and its gates. Raises Denied, UserError."""
-    raise NotImplementedError
+    why = _why(reason)
+    run = wave.run
+    require(run, actor, "leave waves out of")
+    require_policy(run, actor, "go on with")
+    with _held(run) as (held, moment):
+        if not held.is_open or held.state == RunState.ABORTING:
+            raise _not_now(held, "changed")
+        found = held.waves.get(pk=wave.pk)
+        if WaveState.SKIPPED not in WAVE_MOVES.get(WaveState(found.state), ()):
+            raise UserError(f"{found} is {found.get_state_display().lower()}; it cannot be left out any more.")
+        words = f"Its wave is left out by {actor.username}: {why}"[:512]
+        waiting = held.targets.filter(wave=found, state=TargetState.QUEUED)
+        count = move_all(waiting, TargetState.SKIPPED, TARGET_MOVES, reason=words, ended_at=moment)
+        for gate in found.gates.exclude(state=GateState.PASSED).select_related("approval"):
+            if gate.state != GateState.OVERRULED:
+                gates.withdraw(gate, actor=actor)
+                move(gate, GateState.OVERRULED, GATE_MOVES, ended_at=moment, words=words)
+        if held.targets.filter(wave=found, state__in=list(OPEN)).exists():
+            # What is out is awaited; then it is over, without soak and gates.
+            Wave.objects.filter(pk=found.pk).update(soak_seconds=0, reason=words)
+        else:
+            move(found, WaveState.SKIPPED, WAVE_MOVES, ended_at=moment, reason=words, soak_until=None)
+        if held.state == RunState.STOPPED and not _spent(held):
+            _revive(held, actor=actor)
+            _go_on(held, now=moment)
+        told = f"Wave {found.position}, {found.name}, is left out by {actor.username}."
+        _note(
+            held,
+            "wave.skip",
+            told,
+            actor=actor,
+            reason=why,
+            now=moment,
+            wave=found,
+            position=found.position,
+            targets=count,
+        )
+    wave.refresh_from_db()
 
 
 def overrule_gate(gate: GateCheck, *, actor: User, reason: str) -> None:
     """Go on in spite of a gate. Raises Denied, UserError."""
-    raise NotImplementedError
+    why = _why(reason)
+    run = gate.wave.run
+    require(run, actor, "overrule gates of")
+    require_policy(run, actor, "go on with")
+    with _held(run) as (held, moment):
+        if not held.is_open or held.state == RunState.ABORTING:
+            raise _not_now(held, "changed")
+        found = GateCheck.objects.select_related("wave", "approval").get(pk=gate.pk)
+        if GateState.OVERRULED not in GATE_MOVES.get(GateState(found.state), ()):
+            raise UserError(f"The {found} is {found.get_state_display().lower()}; there is nothing to overrule.")
+        gates.withdraw(found, actor=actor)
+        words = f"Overruled by {actor.username}: {why}"[:512]
+        move(found, GateState.OVERRULED, GATE_MOVES, ended_at=moment, words=words)
+        says_no = GateCheck.objects.filter(wave__run=held, state=GateState.FAILED).exists()
+        if held.state == RunState.STOPPED and not says_no and not _spent(held):
+            for each in held.waves.filter(state=WaveState.FAILED):
+                move(each, WaveState.RUNNING, WAVE_MOVES, reason="")
+                Wave.objects.filter(pk=each.pk).update(soak_seconds=0)  # it has soaked
+            _go_on(held, now=moment)
+        told = f"The {found} is overruled by {actor.username}."
+        _note(
+            held,
+            "gate.overrule",
+            told,
+            actor=actor,
+            reason=why,
+            now=moment,
+            wave=found.wave,
+            position=found.wave.position,
+            gate=found.kind,
+        )
+    gate.refresh_from_db()
 
 
-def ask_override(run: Run, *, actor: User, reason: str) -> None:
-    """Ask others to let the run go through freezes (deed "override_freeze"). Raises Denied, UserError."""
-    raise NotImplementedError
+# --- freezes ---------------------------------------------------------------------------------------------------------
+
+
+def ask_override(
+    run: Run, *, actor: User, reason: str, approvers: Collection[str] = approvals.DEFAULT_APPROVERS
+) -> None:
+    """Ask others to let the run go through freezes; its windows bind it all the same. Raises Denied, UserError."""
+    why = _why(reason)
+    require(run, actor, "ask for")
+    if run.actor_id != actor.pk:
+        raise Denied(f"It is for {run.actor_name} to ask, as whom the run goes.")
+    with _held(run) as (held, moment):
+        if held.is_over or held.state == RunState.ABORTING:
+            raise _not_now(held, "let through a freeze")
+        standing = held.override
+        if standing is not None and standing.state in {ApprovalState.PENDING, ApprovalState.APPROVED}:
+            raise UserError("That has been asked already; see the approvals.")
+        request = approvals.ask(
+            deed=OVERRIDE_DEED,
+            summary=f"Let {held} run through freezes",
+            requested_by=actor,
+            expires_at=moment + timedelta(hours=OVERRIDE_HOURS),
+            details=override_details(held),
+            approvers=approvers,
+            subject=approvals.Target(held._meta.label_lower, str(held.pk), str(held)),
+            reason=why,
+        )
+        Run.objects.filter(pk=held.pk).update(override=request)
+        held.override = request
+        told = f"{actor.username} asks to let it run through freezes."
+        _note(held, "override.ask", told, actor=actor, reason=why, now=moment, request=str(request.pk))
+
+
+# --- within ----------------------------------------------------------------------------------------------------------
+
+
+def _note(
+    run: Run,
+    deed: str,
+    told: str,
+    *,
+    actor: User,
+    reason: str,
+    now: datetime,
+    wave: Wave | None = None,
+    row: RunTarget | None = None,
+    **facts: Any,
+) -> None:
+    """In the timeline and in the audit log."""
+    line = _line(reason)
+    tell(run, f"{told} {line}".strip(), wave=wave, target=row, now=now)
+    record(f"rollouts.{deed}", actor=actor, target=run, reason=line, **facts)
+    logger.info("run steered run=%s deed=%s user=%s", run.pk, deed, actor)
+
+
+def _go_on(run: Run, *, now: datetime) -> None:
+    """Let the run go on; what was told of its stop or its end is over."""
+    move(run, RunState.RUNNING, RUN_MOVES, end_reason="", ended_at=None, due_at=now)
+    notify.resolve(STOPPED, dedup_key=str(run.pk))
+    notify.resolve(ENDED, dedup_key=str(run.pk))
+
+
+def _spent(run: Run) -> str:
+    """Why it would stop again at once, as far as budgets go; empty if it would not."""
+    facts = facts_of(run)
+    if facts.counted > facts.budget:
+        return f"{facts.counted:,} targets failed, and the run's budget bears {facts.budget:,}."
+    for each in facts.waves:
+        if each.state == WaveState.FAILED and each.budget is not None and each.counted > each.budget:
+            return f"{each.counted:,} targets of wave {each.position} failed, and its budget bears {each.budget:,}."
+    return ""
+
+
+def _revive(run: Run, *, actor: User) -> None:
+    """Let the waves that failed go on from where they were: gates that said no are asked anew, after a soak."""
+    for each in run.waves.filter(state=WaveState.FAILED):
+        _reopen(each, actor=actor)
+
+
+def _reopen(wave: Wave, *, actor: User) -> None:
+    if wave.state == WaveState.RUNNING:
+        return
+    if WaveState.RUNNING in WAVE_MOVES.get(WaveState(wave.state), ()):
+        move(wave, WaveState.RUNNING, WAVE_MOVES, reason="", ended_at=None, soak_until=None)
+        gates.reset(wave, actor=actor)
+
+
+def _recount(run: Run) -> None:
+    """No more failures are accepted than stand."""
+    count = 0
+    facts = {each.position: each for each in facts_of(run).waves}
+    for each in run.waves.all():
+        accepted = min(each.accepted_failures, facts[each.position].failed)
+        if accepted != each.accepted_failures:
+            Wave.objects.filter(pk=each.pk).update(accepted_failures=accepted)
+        count += accepted
+    if count != run.accepted_failures:
+        Run.objects.filter(pk=run.pk).update(accepted_failures=count)

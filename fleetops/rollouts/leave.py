@@ -1,0 +1,77 @@
+"""Who may start a run, who may steer one, and what the policy says of all that it would still do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from fleetops.audit.record import deny
+from fleetops.errors import Denied
+from fleetops.identity.models import User
+from fleetops.inventory.models import Instance
+from fleetops.policy import services as policy
+from fleetops.policy.decide import Deed
+from fleetops.runcommand import plan as commands
+
+from . import kinds
+from .models import START_PERMISSION, STEER_PERMISSION, Run
+from .states import OPEN, TargetState
+
+_NAMED: Final = 50  # instances that one audit event names
+
+
+def may_steer(run: Run, user: User) -> bool:
+    """Whether `user` may do to this run what stands below: their own run, or anybody's with the permission."""
+    if run.actor_id == user.pk and user.has_perm(START_PERMISSION):
+        return True
+    return user.has_perm(STEER_PERMISSION) and Run.objects.visible_to(user).filter(pk=run.pk).exists()
+
+
+def require(run: Run, actor: User, what: str) -> None:
+    """Raises Denied, audited."""
+    if may_steer(run, actor):
+        return
+    reason = f"Only {run.actor_name}, and who holds the permission {STEER_PERMISSION}, may {what} this run."
+    deny("rollouts.steer.refuse", actor=actor, target=run, reason=reason, deed=what)
+    raise Denied(reason)
+
+
+def require_policy(run: Run, actor: User, what: str) -> None:
+    """More is sent by it: the policy has to let `actor` do the run's deed on all that is still to come.
+
+    Raises Denied, audited.
+    """
+    states = [*OPEN, TargetState.FAILED]
+    targets = run.targets.filter(state__in=states, wave__isnull=False).exclude(instance_row=None)
+    rows = Instance.objects.filter(pk__in=targets.values("instance_row")).select_related("account", "region")
+    if refused := refusals(run, list(rows), actor=actor):
+        instance, words = refused[0]
+        named = [str(each.instance_id) for each, _ in refused[:_NAMED]]
+        deny(
+            "rollouts.steer.refuse",
+            actor=actor,
+            target=run,
+            reason=words,
+            deed=what,
+            instances=named,
+            count=len(refused),
+        )
+        raise Denied(f"You may not {what} this run on {instance}, and {len(refused):,} of its targets in all. {words}")
+
+
+def refusals(run: Run, instances: Collection[Instance], *, actor: User) -> list[tuple[Instance, str]]:
+    """The instances on which the policy does not let `actor` do all that the run does, with its words."""
+    kind = kinds.find(run.kind)
+    rows = list(instances)
+    own = str(run.subject.get("document", ""))
+    asked = dict.fromkeys([(kind.deed, own)])
+    for step in (*run.steps_before, *run.steps_after, *run.probes):
+        asked[Deed.RUN_DOCUMENT.value, str(step.get("document", ""))] = None
+    context = policy.context(actor, reason=run.reason)
+    found: dict[Any, tuple[Instance, str]] = {}
+    for deed, document in asked:
+        answers = commands.decisions(actor, rows, document, context=context, deed=deed)
+        for each, answer in zip(rows, answers, strict=True):
+            if not answer.allowed:
+                found.setdefault(each.pk, (each, answer.text))
+    return list(found.values())
