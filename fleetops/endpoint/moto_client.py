@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ class MotoClient:
         """Give EventBridge an event of a service of ours, once however often it is given. Raises ApiError."""
         call = {
             "request_id": event["id"],
-            "now": datetime.fromisoformat(event["time"]).timestamp(),
+            "now": clock.now().timestamp(),
             "seed": hashlib.sha256(event["id"].encode()).hexdigest(),
             "account": event["account"],
             "service": "events",

@@ -146,12 +146,16 @@ class RunningEndpoint:
         return self
 
 
+# AWS's own answers break their model too: moments and lengths ("...T16:00:33.283Z", "PT1.5S") do not match its pattern;
+# a node without a patch group has an empty one; a page of a group's states holds more than five.
+_UNLIKE_THEIR_MODEL = {"StringDateTime", "PatchGroup", "InstancePatchStatesList"}
+
+
 def _check_answer(http_response: Any, model: Any, **_: Any) -> None:
     """An answer of ours is held to botocore's model too: kinds, lengths, patterns, enumerations."""
     if http_response.status_code == 200 and model.output_shape is not None:
         _, failures = Codec().examine(model.output_shape, json.loads(http_response.content))
-        # AWS's own moments and lengths ("...T16:00:33.283Z", "PT1.5S") do not match the model's pattern for them.
-        told = [str(failure) for failure in failures if failure.shape != "StringDateTime"]
+        told = [str(failure) for failure in failures if failure.shape not in _UNLIKE_THEIR_MODEL]
         assert not told, told
 
 

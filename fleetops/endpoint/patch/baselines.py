@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 from django.db import transaction
 
+from fleetops.awsapi import json11, models
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.database import in_database
@@ -26,6 +27,8 @@ MOST_GROUPS: Final = 25  # of one baseline [the same]
 GROUP_TAGS: Final = ("Patch Group", "PatchGroup")  # exactly so [user guide, patch groups]
 
 Place = tuple[str, str]  # account id, region
+
+_CODEC: Final = json11.Codec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +259,14 @@ def _overridden(override: Mapping[str, Any], system: str) -> Baseline:
     for_system = override.get("OperatingSystem", system)
     if for_system != system:
         raise checks.invalid(f"The BaselineOverride is for {for_system}, and the node runs {system}.")
-    content = _content(override)
+    # It may come from a file in somebody's bucket: nobody has held it to the model yet.
+    shape = models.service("ssm").model.shape_for("BaselineOverride")
+    content = _content(_CODEC.check(shape, dict(override)))
     checks.check(content, system)
     return shapes.read(
         content,
-        baseline_id=str(override.get("BaselineId") or "BaselineOverride"),
-        name=str(override.get("Name") or "BaselineOverride"),
+        baseline_id=str(override.get("BaselineId") or "BaselineOverride")[:128],
+        name=str(override.get("Name") or "BaselineOverride")[:128],
         operating_system=system,
     )
 

@@ -136,7 +136,7 @@ class PatchRecords:
                 before = row.status if row is not None else ""
                 row = row or PatchReport(account_id=key[0], region=key[1], instance_id=key[2])
                 row.patch_group, row.baseline_id = group, baseline.baseline_id
-                row.snapshot_id, row.command_id = report.snapshot_id, command_id
+                row.snapshot_id, row.command_id = report.snapshot_id[:36], command_id
                 row.operation, row.reboot_option = report.operation, report.reboot_option
                 row.install_override_list = report.install_override_list
                 row.started_at, row.ended_at = report.started_at, report.ended_at

@@ -6,6 +6,7 @@ that proves itself, as a presigned one of S3 does. Source: user guide, AWS-RunPa
 """
 
 import hmac
+import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fleetops.endpoint.patch.facts import Baseline
 
 KEPT: Final = timedelta(days=3)
 DOWNLOADABLE: Final = timedelta(hours=24)
+_GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 PATH: Final = "/patch-baseline-snapshots/"
 
 
@@ -56,8 +58,10 @@ class Snapshots:
     ) -> Snapshot:
         """The snapshot of this id for a node; it is made if there is none, or none that is young enough.
 
-        Raises ApiError as `Baselines.effective` does.
+        Raises ApiError as `Baselines.effective` does, and ValidationException for an id that is no GUID.
         """
+        if not _GUID.fullmatch(snapshot_id):
+            raise ApiError("ValidationException", f"{snapshot_id[:64]} is not the id of a snapshot.")
         baseline = await self._baselines.effective(key, override=override)
         node = self._nodes.find(key)
         assert node is not None
