@@ -45,6 +45,11 @@ app.conf.beat_schedule = {
     },
     "patching.read_due": {"task": "patching.tasks.read_due", "schedule": 10.0, "options": {"expires": 10}},
     "patching.heal_due": {"task": "patching.tasks.heal_due", "schedule": 5.0, "options": {"expires": 5}},
+    "compliance.read_due": {
+        "task": "patching.compliance.tasks.read_due",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
     "runcommand.advance_due": {
         "task": "fleetops.runcommand.tasks.advance_due",
         "schedule": 2.0,

@@ -91,6 +91,7 @@ INSTALLED_APPS = [
     "fleetops.rollouts",
     "sessions_app",
     "patching",
+    "patching.compliance",
     "fleetops.review",
     "fleetops.doctor",
 ]
@@ -338,6 +339,7 @@ if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
 LIBRARY_SECONDS = env_int("FLEETOPS_LIBRARY_SECONDS", 300, low=10)  # between two readings of a region's documents
 BASELINES_SECONDS = env_int("FLEETOPS_BASELINES_SECONDS", 300, low=10)  # between two readings of a region's baselines
+COMPLIANCE_SECONDS = env_int("FLEETOPS_COMPLIANCE_SECONDS", 120, low=2)  # between two readings of a region's patch reports
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)

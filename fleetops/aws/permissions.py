@@ -352,6 +352,13 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
     Permission(
+        "ssm:DescribeInstancePatchStates",
+        "Patch compliance",
+        "reads what instances last reported of their patches",
+        "Nothing is known of patch compliance, and no patch run can be judged.",
+        is_optional=True,
+    ),
+    Permission(
         "ssm:DescribeInstancePatches",
         "Patch baselines",
         "reads the patches of a node: for the preview, and to freeze what a canary has installed",

@@ -13,6 +13,9 @@ TOPICS: Final = {
     "rollouts.stopped": "A run has stopped by itself",
     "rollouts.approval": "A run waits for an approval",
     "rollouts.ended": "A run has failed",
+    "patching.compliance": "Instances fall out of patch compliance",
+    "patching.sla": "Missing patches are past their SLA",
+    "patching.findings": "Findings cannot be sent to Security Hub",
     TEST: "A test, sent by a person",
 }
 # In order of weight.
