@@ -321,6 +321,10 @@ def test_available_and_effective_patches_of_windows(ssm):
     found = ssm.describe_available_patches(Filters=[{"Key": "PRODUCT", "Values": ["WindowsServer2022"]}])["Patches"]
     assert found and {one["Product"] for one in found} == {"WindowsServer2022"}
     assert found == sorted(found, key=lambda one: one["ReleaseDate"], reverse=True)
+    amazon = {"Key": "PRODUCT", "Values": ["AmazonLinux2023"]}
+    kernels = ssm.describe_available_patches(Filters=[amazon, {"Key": "NAME", "Values": ["kernel"]}])["Patches"]
+    assert kernels and {(one["Name"], one["Arch"]) for one in kernels} == {("kernel", "x86_64")}
+    assert all(one["AdvisoryIds"][0].startswith("ALAS2023-") for one in kernels)
     cve = [{"Key": "CVE_ID", "Values": ["CVE-2018-3615"]}]
     assert code(ssm.describe_available_patches, Filters=cve) == "ValidationException"
     made = ssm.create_patch_baseline(

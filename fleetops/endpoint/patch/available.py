@@ -7,10 +7,10 @@ small believable list, for no Windows node runs here; Amazon Linux's are those o
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Final
 
 from fleetops.awsapi.errors import ApiError
+from fleetops.endpoint.patch import catalogue
 from fleetops.endpoint.patch.decide import holds
 from fleetops.endpoint.patch.facts import Candidate, Filter
 from fleetops.endpoint.patch.operating_systems import WINDOWS
@@ -20,6 +20,7 @@ _OF_LINUX: Final = (
     *("PRODUCT", "NAME", "SEVERITY", "CLASSIFICATION", "EPOCH", "VERSION", "RELEASE", "ARCH"),
     *("ADVISORY_ID", "CVE_ID", "BUGZILLA_ID"),
 )
+_LISTED_LINUX: Final = ("AMAZON_LINUX", "AMAZON_LINUX_2", "AMAZON_LINUX_2022", "AMAZON_LINUX_2023")
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMESPACE: Final = uuid.UUID("6f1d5a0c-3c5b-4c7e-9a43-4a57c0ffee00")
 
@@ -80,11 +81,10 @@ _WINDOWS_PATCHES: Final = (
 )  # fmt: skip
 
 
-@cache
-def of_system(system: str) -> tuple[Candidate, ...]:
+def of_system(system: str, now: datetime) -> list[Candidate]:
     """What is known of an operating system's patches, the newest first."""
-    known = _WINDOWS_PATCHES if system == WINDOWS else ()
-    return tuple(sorted(known, key=lambda patch: (patch.released_at or _LONG_AGO, patch.name), reverse=True))
+    known = _WINDOWS_PATCHES if system == WINDOWS else catalogue.candidates(system, now)
+    return sorted(known, key=lambda patch: (patch.released_at or _LONG_AGO, patch.name), reverse=True)
 
 
 def id_of(patch: Candidate) -> str:
@@ -92,7 +92,7 @@ def id_of(patch: Candidate) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{patch.name}/{patch.product}"))
 
 
-def matching(filters: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+def matching(filters: Sequence[Mapping[str, Any]], now: datetime) -> list[Candidate]:
     """What meets DescribeAvailablePatches' filters. Raises ApiError (ValidationException).
 
     Those of Linux are found by a PRODUCT alone: without one, or with Windows' keys, it is Windows' that are meant.
@@ -103,7 +103,7 @@ def matching(filters: Sequence[Mapping[str, Any]]) -> list[Candidate]:
         raise ApiError("ValidationException", f"Invalid filter key: {unknown[0]}.")
     if keys - set(_OF_WINDOWS) and "PRODUCT" not in keys:
         raise ApiError("ValidationException", "Filters for patches of Linux must name a PRODUCT.")
-    known = of_system(WINDOWS) if keys <= set(_OF_WINDOWS) else ()
+    known = of_system(WINDOWS, now) if keys <= set(_OF_WINDOWS) else []
     if "PRODUCT" in keys:
-        known = (*known, *of_system("AMAZON_LINUX_2"), *of_system("AMAZON_LINUX_2023"))
+        known += [patch for system in _LISTED_LINUX for patch in of_system(system, now)]
     return [patch for patch in known if all(holds(one, patch) for one in wanted)]

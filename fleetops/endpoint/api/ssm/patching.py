@@ -118,7 +118,7 @@ class Patching(Part):
 
     async def describe_available_patches(self, call: Call, parameters: Result) -> Result:
         await self.allow(call)
-        found = available.matching(parameters.get("Filters", []))
+        found = available.matching(parameters.get("Filters", []), call.now)
         page, more = paged(found, parameters, _LONGEST_PAGE)
         return {"Patches": [_patch(one) for one in page], "NextToken": more}
 
@@ -145,7 +145,7 @@ class Patching(Part):
                 "Effective patches are listed for baselines of Windows only: on Linux it is the node that evaluates.",
             )
         baseline = found.facts
-        decided = [(patch, decide(baseline, patch, now=call.now)) for patch in available.of_system(_WINDOWS)]
+        decided = [(patch, decide(baseline, patch, now=call.now)) for patch in available.of_system(_WINDOWS, call.now)]
         page, more = paged([pair for pair in decided if pair[1] is not None], parameters, _LONGEST_PAGE)
         return {
             "EffectivePatches": [
