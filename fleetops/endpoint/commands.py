@@ -61,8 +61,28 @@ class Patching(Protocol):
 
     def is_ours(self, row: Command) -> bool: ...
     async def content(self, row: Command, key: NodeKey) -> Mapping[str, Any]: ...
+    def tells(self, content: payloads.ReplyContent) -> bool: ...
     def report(self, row: Command, invocation: Invocation) -> Any | None: ...
     async def keep(self, row: Command, key: NodeKey, found: Any) -> None: ...
+
+
+class _NoPatching:
+    """Where nothing patches."""
+
+    def is_ours(self, row: Command) -> bool:
+        return False
+
+    def tells(self, content: payloads.ReplyContent) -> bool:
+        return False
+
+    def report(self, row: Command, invocation: Invocation) -> None:
+        return None
+
+    async def content(self, row: Command, key: NodeKey) -> Mapping[str, Any]:
+        return row.document_content
+
+    async def keep(self, row: Command, key: NodeKey, found: Any) -> None:
+        return None
 
 
 class Commands:
@@ -72,7 +92,7 @@ class Commands:
         self._writer = writer
         self._reader = reader
         self._jobs = jobs
-        self.patching: Patching | None = None  # set by core.py
+        self.patching: Patching = _NoPatching()  # core.py sets another
         self._running: dict[UUID, RunningCommand] = {}
         self._by_node: dict[NodeKey, set[UUID]] = {}
         self._coming: Counter[tuple[str, str]] = Counter()  # invocations being written down, by account and region
@@ -256,25 +276,19 @@ class Commands:
         report = None
         if merge(invocation.row, content, running.steps):
             self._dirt(invocation.row)
-            invocation.has_news = True
+            invocation.has_news |= self.patching.is_ours(running.row) and self.patching.tells(content)
         if invocation.has_news:
-            report = self._report(running.row, invocation.row)
+            report = self.patching.report(running.row, invocation.row)
         details = rules.of_reply(content.document_status)
         if details is not None:
             self._end(running, invocation, details)
         elif invocation.row.state not in {CommandStatus.IN_PROGRESS, CommandStatus.CANCELLING}:
             self._move(invocation, CommandStatus.IN_PROGRESS, "InProgress")
-        if report is not None and self.patching is not None:
+        if report is not None:
             await self.patching.keep(running.row, key, report)
         invocation.has_news = False
         self._advance(running)
         await self._written()
-
-    def _report(self, row: Command, invocation: Invocation) -> Any | None:
-        """What a node has reported of its patches, if its command patches and that is whole."""
-        if self.patching is None or not self.patching.is_ours(row):
-            return None
-        return self.patching.report(row, invocation)
 
     async def _late(self, key: NodeKey, job_id: str, content: payloads.ReplyContent) -> None:
         """A step's result, or a node's words, that come after the invocation has ended are kept; no state changes."""
@@ -297,9 +311,10 @@ class Commands:
             return row
 
         row = await in_database(self._writer, write)
-        report = self._report(row.command, row) if row is not None else None
-        if row is not None and report is not None and self.patching is not None:
-            await self.patching.keep(row.command, key, report)
+        if row is not None and self.patching.is_ours(row.command) and self.patching.tells(content):
+            report = self.patching.report(row.command, row)
+            if report is not None:
+                await self.patching.keep(row.command, key, report)
 
     # How a command goes on
 
@@ -364,7 +379,7 @@ class Commands:
             else:
                 invocation.is_told = True
                 content = None
-                if self.patching is not None and self.patching.is_ours(running.row):
+                if self.patching.is_ours(running.row):
                     content = await self.patching.content(running.row, invocation.key)
                 job = payloads.AgentJob(job_id, job_content(running.row, content))
             await self._jobs().send_job(invocation.key, job)

@@ -24,6 +24,7 @@ from fleetops.endpoint.patch.operating_systems import FAMILIES, of_platform, pro
 from fleetops.endpoint.patch.overrides import Lists, Unusable
 from fleetops.endpoint.patch.records import PatchRecords
 from fleetops.endpoint.patch.snapshots import Snapshot, Snapshots
+from fleetops.wire import payloads
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +115,13 @@ class PatchRuns:
         snapshot_id = _given(row, "SnapshotId") or str(uuid5(row.command_id, key[2]))
         return await self._snapshots.take(key, snapshot_id, override=override, now=now)
 
+    def tells(self, content: payloads.ReplyContent) -> bool:
+        """Whether a reply holds a part of a report."""
+        return any(MARK in step.standard_output for step in (content.runtime_status or {}).values())
+
     def report(self, row: Command, invocation: Invocation) -> Report | None:
         """What a node has reported so far, if that is whole."""
         outputs = [str(step.get("stdout", "")) for step in invocation.steps.values()]
-        if not any(MARK in output for output in outputs):
-            return None
         try:
             return report.decode(outputs, command_id=str(row.command_id), instance_id=invocation.instance_id)
         except report.Unreported as error:

@@ -116,10 +116,10 @@ END {
 
 # The level at which the version of this line is approved; "" if it is not. As decide.py, which says why.
 function approval(    n, best) {
-  for (n = 1; n <= approvals; n++)
-    if (($13 == 1 || approved_all == 1 || family == "suse") && is_named(approved[n])) return approved_level
-  for (n = 1; n <= globals; n++) if (!has_one(global_values[n], values(global_key[n]))) return ""
   best = ""
+  for (n = 1; n <= approvals; n++)
+    if (($13 == 1 || approved_all == 1) && is_named(approved[n])) { best = approved_level; break }
+  for (n = 1; n <= globals; n++) if (!has_one(global_values[n], values(global_key[n]))) return best
   for (n = 1; n <= rules; n++)
     if (fits(n) && (best == "" || level_rank[rule_level[n]] < level_rank[best])) best = rule_level[n]
   return best
@@ -128,11 +128,8 @@ function approval(    n, best) {
 function fits(n,    i) {
   if ($13 != 1 && rule_all[n] != 1) return 0
   if (rule_cutoff[n] != "-" && $11 != "" && $11 > rule_cutoff[n]) return 0
-  for (i = 1; i <= filters; i++) {
-    if (filter_rule[i] != n) continue
-    if ($13 != 1 && family != "apt" && (filter_key[i] == "CLASSIFICATION" || filter_key[i] == "SEVERITY")) continue
-    if (!has_one(filter_values[i], values(filter_key[i]))) return 0
-  }
+  for (i = 1; i <= filters; i++)
+    if (filter_rule[i] == n && !has_one(filter_values[i], values(filter_key[i]))) return 0
   return 1
 }
 

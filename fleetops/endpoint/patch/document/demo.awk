@@ -10,13 +10,14 @@ what == "offers" {
   if ($1 != "offer") next
   many[$2]++; offer[$2, many[$2]] = $3 OFS $4 OFS $5 OFS $6 OFS $7 OFS $8 OFS $9 OFS product OFS $10 OFS $11 OFS $12 OFS
   rank[$2, $4] = $5; architecture[$2] = $3; advisory[$2, many[$2]] = $13; line[$2, $4] = many[$2]
+  released[$2, $4] = $10
   next
 }
 
 what == "times" { time[$1, $2] = $3; next }
 
 NF == 2 {
-  at = ($1, $2) in time ? time[$1, $2] : ""
+  at = ($1, $2) in time ? time[$1, $2] : ((($1, $2) in released) ? released[$1, $2] : since)
   if (($1, $2) in line) print "I", $1, offer[$1, line[$1, $2]] at, advisory[$1, line[$1, $2]], ""
   else print "I", $1, (($1 in architecture) ? architecture[$1] : machine), $2, 100000, "", "", "", "", product, "", "", 0, at, "", ""
   for (n = 1; n <= many[$1]; n++) {

@@ -1,12 +1,13 @@
 # A demo node: its packages are a list in its own /var, and a repository's offers came with the command.
 DEMO=$VAR/lib/fleetops-demo
+SINCE=2026-01-05T06:00:00Z # what was never patched was there from the beginning
 
 sources() { :; }
 no_sources() { :; }
 
 facts() {
   mkdir -p "$DEMO" && touch "$DEMO/times"
-  awk -f "$WORK/facts.awk" -v product="$(setting product)" -v machine="$(setting machine)" what=offers "$TABLE" \
+  awk -f "$WORK/facts.awk" -v product="$(setting product)" -v machine="$(setting machine)" -v since="$SINCE" what=offers "$TABLE" \
     what=times "$DEMO/times" what=installed "$VAR/lib/packages/installed"
 }
 
