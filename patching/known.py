@@ -157,13 +157,16 @@ def _available(region: Region, system: str, nodes: list[Instance]) -> tuple[dict
     found: dict[str, Patch] = {}
     if not products or not lists_patches(system):
         return found, False
-    filters = {"PRODUCT": products} | ({"PATCH_SET": ["OS"]} if system == "WINDOWS" else {})
+    asked: list[dict[str, list[str]]] = [{"PRODUCT": products}]
+    if system == "WINDOWS":
+        asked = [{"PATCH_SET": ["OS"], "PRODUCT": products}, {"PATCH_SET": ["APPLICATION"]}]
     access = region.account.access()
-    for page in aws.available_patch_pages(access, region.name, filters=filters, session_name=SESSION_NAME):
-        for each in page:
-            _add(found, of_available(each))
-        if len(found) >= MOST_PATCHES and page.token:
-            return found, True
+    for filters in asked:
+        for page in aws.available_patch_pages(access, region.name, filters=filters, session_name=SESSION_NAME):
+            for each in page:
+                _add(found, of_available(each))
+            if len(found) >= MOST_PATCHES and page.token:
+                return found, True
     return found, False
 
 

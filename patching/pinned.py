@@ -144,9 +144,7 @@ def freeze(
         when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
         raise UserError(f"These nodes have installed nothing{when} that their baseline is about. There is no set.")
     if len(entries) > MOST_ENTRIES:
-        raise UserError(
-            f"These are {len(entries):,} patches; a set holds {MOST_ENTRIES:,}. Freeze since a later time."
-        )
+        raise UserError(f"These are {len(entries):,} patches; a set holds {MOST_ENTRIES:,}. Freeze since a later time.")
     return _keep(entries, nodes, name=name, system=system, actor=actor, run_id=run_id)
 
 

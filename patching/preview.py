@@ -1,7 +1,7 @@
 """Which patches a baseline approves. Pure: `decide` is AWS's order of deciding, over patches that are known.
 
 A rejected patch is rejected whatever else is said of it; one in the approved list is approved even if the global
-filters leave it out; then one rule that approves is enough, and of several the gravest level counts. Sources: Systems
+filters leave it out; else one rule that approves is enough. Of all that approve it the gravest level counts. Sources: Systems
 Manager user guide, "How patch baseline rules work on Linux-based systems" and "Release dates"; SSM, PatchRule.
 """
 
@@ -19,6 +19,8 @@ from .content import ANY, LEVELS, Content, Filter, Rule
 from .families import Family, family_of
 
 SECURITY_CLASSES = frozenset({"security", "securityupdates"})
+# Whose repositories hold more than security updates.
+_WITH_NON_SECURITY = frozenset({Family.RPM, Family.APT, Family.SUSE})
 
 
 class Answer(StrEnum):
@@ -94,24 +96,22 @@ def decide(content: Content, patch: Patch, *, now: datetime) -> Decision:
     """What a baseline says of a patch at `now`."""
     family = family_of(content.operating_system)
     is_security = _is_security(patch, family)
-    has_notices = family in {Family.RPM, Family.APT}
     if is_listed(content.rejected, patch, family):
         return Decision(Answer.REJECTED, by="the rejected list")
-    may_be_listed = is_security or content.approved_non_security or not has_notices
-    if may_be_listed and is_listed(content.approved, patch, family):
-        return Decision(Answer.APPROVED, content.approved_level, by="the approved list")
-    if not all(holds(each, patch) for each in content.global_filters):
-        return Decision(Answer.LEFT_OUT)
+    may_be_listed = is_security or content.approved_non_security or family not in _WITH_NON_SECURITY
+    is_approved = may_be_listed and is_listed(content.approved, patch, family)
     approving: list[tuple[Rule, int]] = []
     waiting: list[tuple[datetime, Rule, int]] = []
-    for number, rule in enumerate(content.rules, 1):
-        if not selects(rule, patch, family, is_security):
-            continue
-        since = approval(rule, patch)
-        if since == AT_ONCE or (since is not None and since <= now):
-            approving.append((rule, number))
-        elif since is not None:
-            waiting.append((since, rule, number))
+    if all(holds(each, patch) for each in content.global_filters):
+        for number, rule in enumerate(content.rules, 1):
+            since = approval(rule, patch) if selects(rule, patch, family, is_security) else None
+            if since == AT_ONCE or (since is not None and since <= now):
+                approving.append((rule, number))
+            elif since is not None:
+                waiting.append((since, rule, number))
+    if is_approved:
+        level = min([content.approved_level, *(rule.level for rule, _ in approving)], key=LEVELS.index)
+        return Decision(Answer.APPROVED, level, by="the approved list")
     if approving:
         rule, number = min(approving, key=lambda each: (LEVELS.index(each[0].level), each[1]))
         return Decision(Answer.APPROVED, rule.level, by=f"rule {number}")
@@ -147,12 +147,8 @@ def approval(rule: Rule, patch: Patch) -> datetime | None:
 
 def selects(rule: Rule, patch: Patch, family: Family, is_security: bool) -> bool:
     """Whether a rule is about a patch, whenever it approves it."""
-    if not is_security and family in {Family.RPM, Family.APT, Family.SUSE}:
-        if not rule.non_security:
-            return False
-        if family != Family.APT:
-            # No notice lists it, so that nobody has said of what class or how grave it is.
-            return all(holds(each, patch) for each in rule.filters if each.key not in {"CLASSIFICATION", "SEVERITY"})
+    if not is_security and not rule.non_security and family in _WITH_NON_SECURITY:
+        return False
     return all(holds(each, patch) for each in rule.filters)
 
 
@@ -238,7 +234,7 @@ class Row:
     patch: Patch
     before: Decision
     after: Decision
-    missing_on: int = 0  # nodes of those that were asked that miss it
+    needed_on: int = 0  # nodes of those that were asked
     installed_on: int = 0
 
 
@@ -255,11 +251,13 @@ class Difference:
     newly_approved: list[Row] = field(default_factory=list)
     no_longer: list[Row] = field(default_factory=list)
     nodes: int = 0  # that were asked
-    fall_out: list[str] = field(default_factory=list)  # ids of those that would come to miss something
+    fall_out: list[str] = field(default_factory=list)  # ids of those that comply, and would come to miss something
 
 
-# Spelt as DescribeInstancePatches spells them.
-_MISSING, _INSTALLED = {"MISSING", "FAILED"}, {"INSTALLED", "INSTALLED_OTHER", "INSTALLED_PENDING_REBOOT"}
+# States as DescribeInstancePatches spells them.
+_INSTALLED = {"INSTALLED", "INSTALLED_OTHER", "INSTALLED_PENDING_REBOOT"}
+_NEEDED = {"MISSING", "FAILED", "AVAILABLE_SECURITY_UPDATE"}
+_NON_COMPLIANT = {"MISSING", "FAILED", "INSTALLED_REJECTED", "INSTALLED_PENDING_REBOOT"}
 
 
 def compare(
@@ -272,10 +270,10 @@ def compare(
 ) -> Difference:
     """What `new` approves and `old` does not, and the other way round.
 
-    `nodes`: states by name of the package (or article), of each node that was asked. A node that has a package that is
-    newly approved neither installed nor missing is not counted: nobody knows whether it applies there.
+    `nodes`: states by "package|version" and by package (or article), of each node that was asked.
     """
     found = Difference(known=len(patches), nodes=len(nodes))
+    newest = _newest(patches)
     falling: set[str] = set()
     for patch in patches:
         after = decide(new, patch, now=now)
@@ -287,20 +285,40 @@ def compare(
         found.undated += after.is_approved and patch.released_at is None
         if before.is_approved == after.is_approved:
             continue
-        states = {node: state for node, held in nodes.items() if (state := held.get(patch.key) or held.get(patch.name))}
-        missing = [node for node, state in states.items() if state in _MISSING or state == "AVAILABLE_SECURITY_UPDATE"]
-        row = Row(patch, before, after, len(missing), sum(state in _INSTALLED for state in states.values()))
+        needing = [node for node, held in nodes.items() if _needs(held, patch, is_newest=newest[patch.name] is patch)]
+        installed = sum(held.get(patch.key) in _INSTALLED for held in nodes.values())
+        row = Row(patch, before, after, len(needing), installed)
         if after.is_approved:
             found.newly_approved.append(row)
-            falling.update(missing)
+            falling.update(needing)
         else:
             found.no_longer.append(row)
-    already = {node for node, held in nodes.items() if any(state in _MISSING for state in held.values())}
-    found.fall_out = sorted(falling - already)
+    found.fall_out = sorted(node for node in falling if not _NON_COMPLIANT.intersection(nodes[node].values()))
     found.newly_approved.sort(key=_order)
     found.no_longer.sort(key=_order)
     return found
 
 
+def _newest(patches: Sequence[Patch]) -> dict[str, Patch]:
+    """Of each package the patch that was released last."""
+    found: dict[str, Patch] = {}
+    for patch in patches:
+        other = found.get(patch.name)
+        if other is None or (patch.released_at or AT_ONCE) >= (other.released_at or AT_ONCE):
+            found[patch.name] = patch
+    return found
+
+
+def _needs(held: Mapping[str, str], patch: Patch, *, is_newest: bool) -> bool:
+    """Whether a node would come to miss a patch: it says so, or has the package in another version than the newest.
+
+    A node that says nothing of a package does not have it: of what its baseline leaves out nobody tells more.
+    """
+    state = held.get(patch.key)
+    if state is not None:
+        return state in _NEEDED
+    return bool(patch.full_version) and is_newest and patch.name in held
+
+
 def _order(row: Row) -> tuple[int, int, str]:
-    return (-row.missing_on, LEVELS.index(row.after.level), row.patch.title)
+    return (-row.needed_on, LEVELS.index(row.after.level), row.patch.title)
