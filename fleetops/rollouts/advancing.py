@@ -84,7 +84,7 @@ def advance(run_id: Any) -> list[Any]:
         _note_time(held, now=now)
         _take_override(held)
         sent = Sent()
-        due = evidence.take(held, kind, judged, now=now)
+        due = evidence.take(held, judged, now=now)
         if held.state == RunState.RUNNING:
             gates.take(held, sights, now=now)
         decision = _move(held, kind, due, sent, now=now)
