@@ -19,6 +19,7 @@ urlpatterns = [
     path("machines/", include("fleetops.inventory.activation_urls")),
     path("documents/", include("fleetops.library.urls")),
     path("commands/", include("fleetops.runcommand.urls")),
+    path("runs/", include("fleetops.rollouts.urls")),
     path("sessions/", include("sessions_app.urls")),
     path("patching/", include("patching.urls")),
     path("audit/", include("fleetops.review.urls")),

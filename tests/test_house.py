@@ -95,6 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inventory",
         "library",
         "runcommand",
+        "rollouts",
         "sessions_app",
         "patching",
         "review",

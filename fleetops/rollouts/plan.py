@@ -35,6 +35,7 @@ from .rows import insert
 from .states import RunState, TargetState
 from .waves import Member, Waves, split
 
+LIFE: Final = timedelta(hours=1)  # of a plan: after it the fleet is another, and it is to be made anew
 KEPT: Final = timedelta(days=7)  # a draft that nobody starts
 
 

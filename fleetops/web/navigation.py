@@ -23,6 +23,7 @@ NAVIGATION = (
     (
         "Change",
         (
+            ("Runs", "rollouts:runs", "rows", ("rollouts.view_run", "rollouts.start_run", "rollouts.steer_run")),
             ("Patching", "patching:baselines", "layers", ("patching.view_patchbaseline",)),
             ("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),
         ),

@@ -14,6 +14,8 @@ import "./expression.js";
 import "./grant.js";
 import "./palette.js";
 import "./pick.js";
+import "./cells.js";
+import "./pops.js";
 import "./htmx-setup.js";
 import { startBehaviours } from "./behaviours.js";
 

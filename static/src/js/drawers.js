@@ -2,14 +2,15 @@
 import { behaviour } from "./behaviours.js";
 import { onKey } from "./keys.js";
 
-const OPENERS = 'main .table a[hx-target="#drawer"]';
+const OPENERS = 'main a[hx-target="#drawer"]';
+const CARRIERS = "tr, .fo-target";
 const drawer = () => document.querySelector("#drawer > .offcanvas");
 let opener = null;
 
 function mark(link) {
   opener = link;
-  for (const row of document.querySelectorAll("main .table tr.is-selected")) row.classList.remove("is-selected");
-  link?.closest("tr").classList.add("is-selected");
+  for (const row of document.querySelectorAll("main .table tr.is-selected, main .fo-target.is-selected")) row.classList.remove("is-selected");
+  link?.closest(CARRIERS)?.classList.add("is-selected");
 }
 
 function close() {
@@ -26,7 +27,7 @@ function close() {
 function step(by) {
   if (!drawer()) return false;
   const all = [...document.querySelectorAll(OPENERS)];
-  const at = all.findIndex((link) => link === opener || link.closest("tr").classList.contains("is-selected"));
+  const at = all.findIndex((link) => link === opener || link.closest(CARRIERS)?.classList.contains("is-selected"));
   const next = all[at + by];
   if (!next) return false;
   next.click();

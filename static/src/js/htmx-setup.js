@@ -30,8 +30,11 @@ document.addEventListener("htmx:configRequest", (event) => {
   if (event.detail.verb !== "get") event.detail.headers["X-CSRFToken"] = csrfToken();
 });
 
+// While somebody answers a question, what asked it must stay: a poll would take the form from under their hands.
+const isAnswering = () => Boolean(document.querySelector("dialog[open], .fo-pop[open]"));
+
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden && isPoll(event.detail)) event.preventDefault();
+  if ((document.hidden || isAnswering()) && isPoll(event.detail)) event.preventDefault();
 });
 
 document.addEventListener("htmx:beforeSwap", (event) => {
@@ -44,6 +47,10 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
   if (xhr.status >= 400) return;
   gotNews();
+  if (isPoll(event.detail) && isAnswering()) {
+    event.detail.shouldSwap = false;
+    return;
+  }
   const text = bare(xhr.responseText);
   if (isPoll(event.detail) && target === elt && target.id && lastAnswer.get(target.id) === text) {
     event.detail.shouldSwap = false;

@@ -23,7 +23,8 @@ behaviour("live", (dot) => {
   alert?.querySelector("button").addEventListener("click", () => polling().forEach((element) => htmx.trigger(element, "fleetops:refresh")));
   const look = () => {
     dot.hidden = polling().length === 0;
-    if (document.hidden) gotNews(); // the tab slept, the server did not
+    // The tab slept, or it waits for an answer: nobody asked the server.
+    if (document.hidden || document.querySelector("dialog[open], .fo-pop[open]")) gotNews();
     const silent = Date.now() - lastNews;
     const stale = silent > Math.max(STALE_MS, rhythm() + 5000);
     dot.classList.toggle("is-stale", stale);
