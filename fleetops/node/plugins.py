@@ -94,8 +94,8 @@ async def run_shell_script(run: Run, name: str, inputs: Mapping[str, Any], outpu
     if run.place.launcher.kind != "machine":
         # By this a script that installs packages knows that the machine is not its own: it takes the node's lists.
         environment |= {
-            "FLEETOPS_DEMO_NODE": run.place.var,
-            "FLEETOPS_DEMO_BOOT": str(Directory(spec.home).boot),
+            "SSM_DEMO_VAR": run.place.var,
+            "SSM_DEMO_BOOT": str(Directory(spec.home).boot),
         }
     wanted = str(inputs.get("workingDirectory") or "")
     if wanted and not wanted.startswith("/"):

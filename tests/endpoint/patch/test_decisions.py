@@ -209,12 +209,12 @@ def test_a_list_of_patches_is_installed_in_the_place_of_what_the_baseline_approv
 
 @each_awk
 def test_values_cannot_leave_their_field_or_end_the_script(words, tmp_path):
-    nasty = "x\tapproved\t*\nFLEETOPS_TABLE\n$(reboot) `id` '\" {{ Operation }} é"
+    nasty = "x\tapproved\t*\nEND_OF_TABLE\n$(reboot) `id` '\" {{ Operation }} é"
     facts = [fact(patch("openssl", "3-2", is_security=False, classification="Other"))]
     baseline = Baseline("pb-1", nasty, "DEBIAN", rules=(SECURITY,), approved=(nasty,), rejected=(nasty,))
     assert decided(words, tmp_path, baseline, facts, now=NOW, family="apt", patch_group=nasty) == []
     table = (tmp_path / "table").read_text()
-    assert not re.search(r"[`$'\"{}\\]", table) and "\nFLEETOPS" not in table
+    assert not re.search(r"[`$'\"{}\\]", table) and "\nEND_OF" not in table
     assert refused(nasty).count("\n") == 1
 
 

@@ -1,5 +1,6 @@
 """What the package managers print becomes facts: words of real programs, shortened, and each awk."""
 
+import itertools
 import shutil
 import subprocess
 
@@ -111,7 +112,8 @@ def test_rpm_tells_notices_by_version_and_updates_that_no_notice_lists(words, tm
         "gpg-pubkey\t(none)\tx-y\t1\n",
         "old": "RHSA-2026:0001 Moderate/Sec. openssl-1:3.0-8.el9.x86_64\n",
         "new": "RHSA-2026:0002 Important/Sec. openssl-1:3.0-10.el9.x86_64\nRHBA-2026:0003 bugfix vim-9.0-2.noarch\n",
-        "updates": "\nopenssl.x86_64   1:3.0-11.el9   base\nother.x86_64  1-1  base\nObsoleting Packages\nvim.noarch 10-1 base\n",
+        "updates": "\nopenssl.x86_64   1:3.0-11.el9   base\nother.x86_64  1-1  base\n"
+        "Obsoleting Packages\nvim.noarch 10-1 base\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -151,9 +153,7 @@ def test_versions_are_ordered_as_rpm_orders_them(words):
 
 @pytest.mark.skipif(shutil.which("rpm") is None, reason="rpm is not here to be asked (Debian's package rpm)")
 def test_the_order_of_the_versions_is_rpms_own():
-    for a, b in zip(ORDERED, ORDERED[1:], strict=False):
-        program = f"%{{lua: print(rpm.vercmp('{a.replace(':', '')}', '{a.replace(':', '')}'))}}"
-        assert subprocess.run(["rpm", "--eval", program], capture_output=True, text=True).stdout.strip() == "0"
+    for a, b in itertools.pairwise(ORDERED):
         if ":" not in a + b:
             first, second = (text.rsplit("-", 1) for text in (a, b))
             pair = (first[0], second[0]) if first[0] != second[0] else (first[1], second[1])

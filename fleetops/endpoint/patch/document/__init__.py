@@ -105,13 +105,13 @@ def _read(name: str) -> str:
     return (_HERE / name).read_text()
 
 
-_FIND: Final = "WORK=${FLEETOPS_DEMO_NODE:-/var}/lib/amazon/ssm/patch-configuration/run-$RUN_ID"
+_FIND: Final = "WORK=${SSM_DEMO_VAR:-/var}/lib/amazon/ssm/patch-configuration/run-$RUN_ID"
 _HAND_OUT: Final = f'{_FIND}; [ ! -s "$WORK/part.sh" ] || . "$WORK/part.sh"; exit 0'
 
 
 def _file(name: str, text: str) -> str:
     """Lines of sh that write a file of the run's own."""
-    mark = f"FLEETOPS_{name.partition('.')[0].upper()}"
+    mark = f"END_OF_{name.partition('.')[0].upper()}"
     return f"cat >\"$WORK/{name}\" <<'{mark}'\n{text.rstrip()}\n{mark}"
 
 
@@ -230,7 +230,7 @@ def for_node(
 ) -> dict[str, Any]:
     """The content of one invocation: `table` and the files of `backend` ("apt", "rpm", "demo") are put in."""
     named = f"RUN_ID={shlex.quote(command_id)} NODE_ID={shlex.quote(instance_id)}"
-    heredoc = f"table() {{\ncat <<'FLEETOPS_TABLE'\n{table.rstrip()}\nFLEETOPS_TABLE\n}}"
+    heredoc = f"table() {{\ncat <<'END_OF_TABLE'\n{table.rstrip()}\nEND_OF_TABLE\n}}"
     script, facts = BACKENDS[backend]
     facts_file = _file("facts.awk", _read(facts))
     tools = f"BACKEND={backend}\n{_read(script).rstrip()}\nunpack_facts() {{\n{facts_file}\n}}"

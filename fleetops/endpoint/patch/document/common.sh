@@ -5,7 +5,7 @@ PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL TZ PATH
 
 # A demo node's packages are files of its own, and nothing else of the machine that it runs on is looked at.
-VAR=${FLEETOPS_DEMO_NODE:-/var}
+VAR=${SSM_DEMO_VAR:-/var}
 STATE=$VAR/lib/amazon/ssm/patch-configuration
 WORK=$STATE/run-$RUN_ID
 TABLE=$WORK/table
@@ -36,7 +36,7 @@ decoded() { # %XX of the table as text
 }
 now() { awk -f "$WORK/time.awk" -v at="$(($(date +%s) + ${CLOCK_AHEAD:-0}))" -f "$WORK/now.awk"; }
 boot() { # names the time between two restarts of this node
-  if [ -n "${FLEETOPS_DEMO_NODE:-}" ]; then say "demo-${FLEETOPS_DEMO_BOOT:-0}"; else cat /proc/sys/kernel/random/boot_id; fi
+  if [ -n "${SSM_DEMO_VAR:-}" ]; then say "demo-${SSM_DEMO_BOOT:-0}"; else cat /proc/sys/kernel/random/boot_id; fi
 }
 
 lock() { # one run at a time; what a run starts does not inherit the lock (9>&-)

@@ -4,7 +4,7 @@ PART_SIZE=22000 # characters; an agent shows 24,000 of a step [SSM, StandardOutp
 
 begin() {
   # A demo node keeps to its own lists, and a real one has none.
-  case $BACKEND:${FLEETOPS_DEMO_NODE:+demo} in
+  case $BACKEND:${SSM_DEMO_VAR:+demo} in
     demo:demo) ;;
     demo: | *:demo) give_up "This node is not what the endpoint takes it for; nothing was done." ;;
   esac
@@ -16,7 +16,7 @@ begin() {
   [ -n "$(setting baseline)" ] || give_up "No patch baseline came with this command; run it through FleetOps's endpoint."
   CLOCK_AHEAD=0
   rendered=$(setting rendered) # a demo node's clock is the endpoint's, in seconds since 1970
-  if [ -n "${FLEETOPS_DEMO_NODE:-}" ] && [ -n "$rendered" ]; then
+  if [ -n "${SSM_DEMO_VAR:-}" ] && [ -n "$rendered" ]; then
     [ -s "$WORK/ahead" ] || say $((rendered - $(date +%s))) >"$WORK/ahead"
     CLOCK_AHEAD=$(cat "$WORK/ahead")
   fi

@@ -1,0 +1,238 @@
+"""Demo nodes are scanned, patched and restarted as real nodes are: all through the API, their packages their own."""
+
+import json
+from uuid import uuid4
+
+import pytest
+
+from fleetops.endpoint.seed import FLAKY
+from tests.support.endpoint import running_endpoint, until
+
+OVER = {"Success", "Failed", "Cancelled", "TimedOut"}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    with running_endpoint(tmp_path_factory.mktemp("patching") / "home", "demo") as endpoint:
+        names = ("pay-api-eu1a-01", "pg-ledger-eu1a-1", "pg-ledger-eu1c-3", FLAKY, "web-checkout-eu1a-07")
+        wanted = {endpoint.instance_id(name) for name in names}
+        ssm = endpoint.client("ssm")
+        until(lambda: wanted <= online(ssm), seconds=60)
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def ssm(fleet):
+    return fleet.client("ssm")
+
+
+def online(ssm):
+    rows = ssm.describe_instance_information(MaxResults=50)["InstanceInformationList"]
+    return {row["InstanceId"] for row in rows if row["PingStatus"] == "Online"}
+
+
+def run(ssm, instance_ids, document="AWS-RunPatchBaseline", step="PatchLinux", **parameters):
+    """Run a document to its end: by node, the invocation of its step that patches."""
+    answer = ssm.send_command(
+        InstanceIds=instance_ids,
+        DocumentName=document,
+        Parameters={name: [value] for name, value in parameters.items()},
+        MaxErrors="100%",
+    )
+    command_id = answer["Command"]["CommandId"]
+    until(lambda: ssm.list_commands(CommandId=command_id)["Commands"][0]["Status"] in OVER, seconds=120)
+    return {
+        instance_id: ssm.get_command_invocation(CommandId=command_id, InstanceId=instance_id, PluginName=step)
+        for instance_id in instance_ids
+    }
+
+
+def state(ssm, instance_id):
+    """(the node's patch state, its patches by KBId)."""
+    (row,) = ssm.describe_instance_patch_states(InstanceIds=[instance_id])["InstancePatchStates"]
+    patches, token = [], {}
+    while True:
+        page = ssm.describe_instance_patches(InstanceId=instance_id, MaxResults=100, **token)
+        patches += page["Patches"]
+        if not page.get("NextToken"):
+            return row, {patch["KBId"]: patch for patch in patches}
+        token = {"NextToken": page["NextToken"]}
+
+
+def of(patches, state):
+    return {name for name, patch in patches.items() if patch["State"] == state}
+
+
+def packages(ssm, instance_id):
+    answer = ssm.send_command(
+        InstanceIds=[instance_id],
+        DocumentName="AWS-RunShellScript",
+        Parameters={"commands": ["cat /var/lib/packages/installed"]},
+    )
+    command_id = answer["Command"]["CommandId"]
+    until(lambda: ssm.list_commands(CommandId=command_id)["Commands"][0]["Status"] in OVER)
+    text = ssm.get_command_invocation(CommandId=command_id, InstanceId=instance_id)["StandardOutputContent"]
+    return dict(line.split("\t") for line in text.splitlines())
+
+
+def test_a_node_is_scanned_patched_without_a_restart_and_compliant_after_one(fleet, ssm):
+    node = fleet.instance_id("pay-api-eu1a-01")
+    assert ssm.describe_instance_patch_states(InstanceIds=[node])["InstancePatchStates"] == []  # unknown, not compliant
+    before = packages(ssm, node)
+    snapshot = str(uuid4())
+    told = run(ssm, [node], Operation="Scan", SnapshotId=snapshot)[node]
+    row, patches = state(ssm, node)
+    missing = of(patches, "MISSING")
+    assert told["Status"] == "Success" and row["Operation"] == "Scan" and row["SnapshotId"] == snapshot
+    assert missing and row["MissingCount"] == len(missing)
+    assert told["StandardOutputContent"].startswith(f"Patch Summary for {node}\n")
+    assert f"MissingCount                  : {len(missing)}\n" in told["StandardOutputContent"]
+    assert packages(ssm, node) == before  # a scan installs nothing
+    one = patches[sorted(missing)[0]]
+    assert one["Classification"] in {"Security", "Bugfix"} and one["Title"].startswith(one["KBId"] + ":")
+    for other in of(patches, "INSTALLED_OTHER"):
+        assert patches[other]["Title"] == patches[other]["Severity"] == ""
+
+    run(ssm, [node], Operation="Install", RebootOption="NoReboot", SnapshotId=snapshot)
+    row, patches = state(ssm, node)
+    assert of(patches, "INSTALLED_PENDING_REBOOT") == missing and not of(patches, "MISSING")
+    assert row["InstalledPendingRebootCount"] == len(missing) and "LastNoRebootInstallOperationTime" in row
+    changed = {name for name, version in packages(ssm, node).items() if before[name] != version}
+    assert changed == {name.rpartition(".")[0] for name in missing}
+    summary = ssm.list_resource_compliance_summaries(
+        Filters=[{"Key": "ComplianceType", "Values": ["Patch"]}, {"Key": "Status", "Values": ["NON_COMPLIANT"]}]
+    )["ResourceComplianceSummaryItems"]
+    assert node in {item["ResourceId"] for item in summary}
+
+    run(ssm, [node], Operation="Scan")  # no restart yet: still pending
+    assert of(state(ssm, node)[1], "INSTALLED_PENDING_REBOOT") == missing
+    told = run(ssm, [node], Operation="Install")[node]
+    assert "Going on after the restart of this node." in told["StandardOutputContent"]
+    row, patches = state(ssm, node)
+    assert of(patches, "INSTALLED") >= missing and row["InstalledPendingRebootCount"] == 0
+    summary = ssm.list_resource_compliance_summaries(
+        Filters=[{"Key": "ComplianceType", "Values": ["Patch"]}, {"Key": "Status", "Values": ["COMPLIANT"]}]
+    )["ResourceComplianceSummaryItems"]
+    assert node in {item["ResourceId"] for item in summary}
+
+
+def test_a_patch_that_fails_is_told_and_goes_well_the_second_time(fleet, ssm):
+    node = fleet.instance_id(FLAKY)
+    run(ssm, [node], Operation="Scan")
+    missing = of(state(ssm, node)[1], "MISSING")
+    told = run(ssm, [node], Operation="Install", RebootOption="NoReboot")[node]
+    row, patches = state(ssm, node)
+    (failed,) = of(patches, "FAILED")
+    assert (told["Status"], told["ResponseCode"]) == ("Failed", 1)
+    assert f"Failed {failed} " in told["StandardErrorContent"]
+    assert of(patches, "INSTALLED_PENDING_REBOOT") == missing - {failed} and row["FailedCount"] == 1
+    assert run(ssm, [node], Operation="Install", RebootOption="NoReboot")[node]["Status"] == "Success"
+    assert of(state(ssm, node)[1], "INSTALLED_PENDING_REBOOT") == missing
+
+
+def test_what_is_rejected_stays_and_a_list_overrides_the_baseline(fleet, ssm):
+    node = fleet.instance_id("pg-ledger-eu1a-1")
+    before = packages(ssm, node)
+    run(ssm, [node], Operation="Scan")
+    missing = of(state(ssm, node)[1], "MISSING")
+    rejected, listed = sorted(missing)[0], sorted(missing)[1]
+    name = rejected.rpartition(".")[0]
+    baseline_id = ssm.create_patch_baseline(
+        Name="debian-but",
+        OperatingSystem="DEBIAN",
+        ApprovalRules={
+            "PatchRules": [
+                {
+                    "PatchFilterGroup": {"PatchFilters": [{"Key": "PRODUCT", "Values": ["*"]}]},
+                    "ComplianceLevel": "HIGH",
+                }
+            ]
+        },
+        RejectedPatches=[name],
+        RejectedPatchesAction="BLOCK",
+    )["BaselineId"]
+    ssm.register_default_patch_baseline(BaselineId=baseline_id)
+
+    s3 = fleet.client("s3")
+    s3.create_bucket(Bucket="lists", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    s3.put_object(Bucket="lists", Key="one.yaml", Body=f"patches:\n- id: '{listed}'\n".encode())
+    address = "s3://lists/one.yaml"
+    told = run(ssm, [node], Operation="Install", RebootOption="NoReboot", InstallOverrideList=address)[node]
+    row, patches = state(ssm, node)
+    assert told["Status"] == "Success" and row["InstallOverrideList"] == address
+    assert of(patches, "INSTALLED_PENDING_REBOOT") == {listed}
+    assert row["BaselineId"] == baseline_id and of(patches, "INSTALLED_REJECTED") == {rejected}
+
+    run(ssm, [node], Operation="Install", RebootOption="NoReboot")
+    _, patches = state(ssm, node)
+    assert of(patches, "INSTALLED_PENDING_REBOOT") == missing - {rejected}
+    assert packages(ssm, node)[name] == before[name]
+
+
+def test_an_override_of_the_baseline_is_shown_and_is_not_the_nodes_compliance(fleet, ssm):
+    node = fleet.instance_id("pg-ledger-eu1c-3")
+    s3 = fleet.client("s3")
+    s3.create_bucket(Bucket="overrides", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    nothing = {"BaselineId": "pb-0123456789abcdef0", "Name": "Nothing", "OperatingSystem": "REDHAT_ENTERPRISE_LINUX"}
+    s3.put_object(Bucket="overrides", Key="nothing.json", Body=json.dumps([nothing]).encode())
+    run(ssm, [node], Operation="Scan")
+    before, _ = state(ssm, node)
+    assert before["MissingCount"] > 0
+    told = run(ssm, [node], Operation="Scan", BaselineOverride="s3://overrides/nothing.json")[node]
+    assert "MissingCount                  : 0\n" in told["StandardOutputContent"]
+    assert state(ssm, node)[0] == before
+    packages_before = packages(ssm, node)
+    told = run(
+        ssm,
+        [node],
+        Operation="Install",
+        BaselineOverride="s3://overrides/nothing.json",
+        InstallOverrideList="s3://lists/one.yaml",
+    )[node]
+    assert (told["Status"], told["ResponseCode"]) == ("Failed", 1)
+    assert "exclude each other" in told["StandardErrorContent"]
+    assert packages(ssm, node) == packages_before and state(ssm, node)[0] == before
+    told = run(ssm, [node], Operation="Scan", BaselineOverride="s3://overrides/missing.json")[node]
+    assert told["Status"] == "Failed" and "cannot be read" in told["StandardErrorContent"]
+
+
+def test_hooks_run_around_the_installation_and_only_where_there_is_something_to_do(fleet, ssm):
+    node = fleet.instance_id("web-checkout-eu1a-07")
+    for name in ("Pre", "Post", "Exit"):
+        content = {
+            "schemaVersion": "2.2",
+            "mainSteps": [
+                {
+                    "action": "aws:runShellScript",
+                    "name": "hook",
+                    "inputs": {"runCommand": [f"echo {name} >>/var/log/hooks"]},
+                }
+            ],
+        }
+        ssm.create_document(Name=f"Hook-{name}", Content=json.dumps(content), DocumentType="Command")
+    hooks = {
+        "PreInstallHookDocName": "Hook-Pre",
+        "PostInstallHookDocName": "Hook-Post",
+        "OnExitHookDocName": "Hook-Exit",
+    }
+
+    def ran():
+        answer = ssm.send_command(
+            InstanceIds=[node],
+            DocumentName="AWS-RunShellScript",
+            Parameters={"commands": ["cat /var/log/hooks 2>/dev/null; rm -f /var/log/hooks"]},
+        )
+        command_id = answer["Command"]["CommandId"]
+        until(lambda: ssm.list_commands(CommandId=command_id)["Commands"][0]["Status"] in OVER)
+        return ssm.get_command_invocation(CommandId=command_id, InstanceId=node)["StandardOutputContent"].split()
+
+    document = "AWS-RunPatchBaselineWithHooks"
+    run(ssm, [node], document, "PatchLinuxScan", Operation="Scan", **hooks)
+    missing = of(state(ssm, node)[1], "MISSING")
+    assert missing and ran() == []
+    told = run(ssm, [node], document, "PatchLinuxReboot", Operation="Install", **hooks)[node]
+    assert "Going on after the restart" in told["StandardOutputContent"]
+    assert of(state(ssm, node)[1], "INSTALLED") >= missing
+    assert ran() == ["Pre", "Post", "Exit"]
+    run(ssm, [node], document, "PatchLinuxScan", Operation="Install", **hooks)
+    assert ran() == ["Exit"]
