@@ -163,6 +163,8 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
             return 0
         await endpoint.log_events.start()
         accounts = await Seeder(endpoint.moto, home, clock.now()).seed()
+        hubs = [(account["account_id"], region) for account in accounts for region in account["regions"]]
+        await endpoint.findings.enable_first(hubs, clock.now())
         await fleet.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():

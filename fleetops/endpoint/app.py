@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,7 +18,7 @@ from fleetops import clock
 from fleetops.awsapi import json11, models, query, rest, s3body, sigv4
 from fleetops.awsapi.errors import ApiError, identity_error, not_implemented, render
 from fleetops.endpoint import answers, enrolment, faults, regions, resources, settings
-from fleetops.endpoint.api import cloudtrail, ec2messages, iam, logs, moto, s3, ssmmessages
+from fleetops.endpoint.api import cloudtrail, ec2messages, iam, logs, moto, s3, securityhub, ssmmessages
 from fleetops.endpoint.api.ssm import Ssm
 from fleetops.endpoint.api.ssm.shared import agent_parameters
 from fleetops.endpoint.api.sts import Sts
@@ -257,6 +258,10 @@ class App:
             return await s3.answer(endpoint, call)
         if service == "logs" and call.operation in logs.OPERATIONS:
             return _own_json(call, await logs.handle(endpoint, call, parameters))
+        if service == "securityhub" and call.operation in securityhub.OPERATIONS:
+            return replace(
+                _own_json(call, await securityhub.handle(endpoint, call, parameters)), content_type="application/json"
+            )
         question, body = moto.question(call, changes=not call.read_only)
         header, content = await endpoint.moto.ask({"ask": "call", "call": question}, body)
         if service == "logs":

@@ -19,6 +19,7 @@ from fleetops.endpoint.credentials import TokenVault
 from fleetops.endpoint.documents import Documents
 from fleetops.endpoint.enrolment import Enrolment
 from fleetops.endpoint.faults import Faults
+from fleetops.endpoint.findings import Findings
 from fleetops.endpoint.hub import Hub
 from fleetops.endpoint.inventory import Inventory
 from fleetops.endpoint.keys import key
@@ -59,6 +60,7 @@ class Endpoint:
         self.documents = Documents(self._writer, self.reader)
         self.inventory = Inventory(self._writer, self.reader, self.nodes)
         self.compliance = ComplianceRecords(self._writer, self.reader, self.inventory)
+        self.findings = Findings(self._writer, self.reader)
         self.baselines = Baselines(self._writer, self.reader, self.nodes)
         self.snapshots = Snapshots(
             self._writer, self.reader, self.baselines, self.nodes, key(home / "keys", "patch-snapshot.key")

@@ -451,3 +451,52 @@ class PatchReport(models.Model):
 
     def __str__(self):
         return f"{self.instance_id} {self.operation} {self.ended_at}"
+
+
+class SecurityHub(models.Model):
+    """Whether an account has Security Hub in a region."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    subscribed_at = models.DateTimeField(null=True, help_text="null where it is disabled")
+    generator = models.CharField(max_length=32, default="SECURITY_CONTROL")
+    controls_enabled = models.BooleanField(default=True, help_text="AutoEnableControls")
+    tags = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account_id", "region"], name="security_hub_once_a_region")]
+
+    def __str__(self):
+        return f"{self.account_id} {self.region}"
+
+
+class Finding(models.Model):
+    """One finding of Security Hub. The columns are of the finding as it is told, to be found and sorted by."""
+
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    product_arn = models.CharField(max_length=256)
+    finding_id = models.CharField(max_length=512)
+    body = models.TextField(help_text="what its provider says, JSON in the Security Finding Format")
+    said = models.JSONField(default=dict, help_text="what its readers say over it: note, workflow and so on")
+    generator_id = models.CharField(max_length=512)
+    title = models.CharField(max_length=256)
+    resource_id = models.CharField(max_length=512, help_text="of the first resource")
+    record_state = models.CharField(max_length=8)
+    workflow_status = models.CharField(max_length=10)
+    compliance_status = models.CharField(max_length=13, blank=True)
+    severity_label = models.CharField(max_length=13)
+    severity_normalized = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account_id", "region", "product_arn", "finding_id"], name="finding_once_a_region"
+            )
+        ]
+        indexes = [models.Index(fields=["account_id", "region", "-updated_at"], name="finding_newest")]
+
+    def __str__(self):
+        return self.finding_id

@@ -36,6 +36,8 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "sns:topic": ("arn:aws:sns:{region}:{account}:{}", ("TopicArn", "TargetArn", "ResourceArn", "Name")),
     "sqs:queue": ("arn:aws:sqs:{region}:{account}:{}", ("QueueUrl", "QueueName")),
     "events:rule": ("arn:aws:events:{region}:{account}:rule/{}", ("Name", "Rule")),
+    "securityhub:hub": ("arn:aws:securityhub:{region}:{account}:hub/{}", ()),
+    "securityhub:product": ("arn:aws:securityhub:{region}:{account}:product/{}", ()),
     "s3:bucket": ("arn:aws:s3:::{}", ("Bucket",)),
     "s3:object": ("arn:aws:s3:::{}", ("Key",)),
 }
@@ -168,7 +170,12 @@ _ROWS = (
     ("sqs", "", "ListQueues"),
     ("events", "events:rule", "PutRule PutTargets"),
     ("cloudtrail", "", "LookupEvents"),
-    ("securityhub", "", "GetFindings"),
+    (
+        "securityhub",
+        "securityhub:hub",
+        "BatchUpdateFindings DescribeHub DisableSecurityHub EnableSecurityHub GetFindings",
+    ),
+    ("securityhub", "securityhub:product", "BatchImportFindings"),
     ("tagging", "", "GetResources"),
 )
 TABLE: Mapping[str, str] = {

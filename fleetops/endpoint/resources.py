@@ -160,6 +160,10 @@ def find(call: Call, members: Mapping[str, Any]) -> list[str]:
         return [f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"] if bucket else ["*"]
     if service == "ec2" and operation in {"CreateTags", "DeleteTags"}:
         return [_ec2_arn(call, name) for name in _values(members, "Resources")] or ["*"]
+    if service == "securityhub" and row == "securityhub:hub":
+        return [_arn(call, row, "default")]
+    if service == "securityhub" and row is not None:
+        return list(dict.fromkeys(_values(members, "Findings.ProductArn"))) or ["*"]
     if row is None:
         # Not in use here: what its parameters name. EC2's reads have no resource.
         kinds = (

@@ -82,7 +82,6 @@ def make_one_of_each(aws) -> dict:
     events = [{"timestamp": int(time.time() * 1000) + n, "message": f"line {n}"} for n in range(20)]
     logs.put_log_events(logGroupName="g", logStreamName="s", logEvents=events)
     aws.client("sns").create_topic(Name="t")
-    aws.client("securityhub").enable_security_hub()
     aws.client("sqs").create_queue(QueueName="q")
     return {"symmetric": symmetric, "signing": signing, "secret": secret, "signature": signature}
 

@@ -23,6 +23,12 @@ FOUND_OTHERWISE = {
     "iam:GetContextKeysForPrincipalPolicy",
     "logs:DescribeLogGroups",
     "kms:CreateAlias",
+    "securityhub:BatchImportFindings",
+    "securityhub:BatchUpdateFindings",
+    "securityhub:DescribeHub",
+    "securityhub:DisableSecurityHub",
+    "securityhub:EnableSecurityHub",
+    "securityhub:GetFindings",
 }
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 import orjson
 from django.db import transaction
 
-from fleetops.endpoint import compliance
+from fleetops.endpoint import compliance, findings
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import PatchReport
@@ -158,6 +158,8 @@ class PatchRecords:
                     },
                     is_known_empty=True,
                 )
+                if judged.status == compliance.NON_COMPLIANT and findings.has_hub(key[:2]):
+                    findings.keep(key[:2], _finding(key, row, document_name, now), now)
                 return row
 
         row = await in_database(self._writer, write)
@@ -285,5 +287,64 @@ def _event(key: NodeKey, row: PatchReport, now: datetime) -> dict[str, Any]:
             "compliance-type": compliance.PATCH,
             "patch-baseline-id": row.baseline_id,
             "severity": row.severity.lower(),
+        },
+    }
+
+
+def _finding(key: NodeKey, row: PatchReport, document_name: str, now: datetime) -> dict[str, Any]:
+    """Patch Manager's own finding on a node that does not comply: one for each run, for its id holds the command's.
+
+    The resource is an EC2 instance whatever the node is, as AWS has it. Source: user guide, "Integrating Patch Manager
+    with AWS Security Hub".
+    """
+    account_id, region, instance_id = key
+    run = row.command_id or row.snapshot_id
+    node = f"arn:aws:patchmanager:{region}:{account_id}:instance/{instance_id}"
+    name = f"{node}/document/{document_name}/run-command/{run}"
+    product = f"arn:aws:securityhub:{region}::product/aws/ssm-patch-manager"
+    started_at, ended_at, at = (
+        f"{one.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for one in (row.started_at, row.ended_at, now)
+    )
+    console = f"https://{region}.console.aws.amazon.com/systems-manager/managed-instances/{instance_id}"
+    return {
+        "SchemaVersion": "2018-10-08",
+        "Id": name,
+        "ProductArn": product,
+        "ProductName": "Systems Manager Patch Manager",
+        "CompanyName": "AWS",
+        "GeneratorId": run,
+        "AwsAccountId": account_id,
+        "Types": ["Software & Configuration Checks/Patch Management/Compliance"],
+        "CreatedAt": ended_at,
+        "UpdatedAt": at,
+        "Severity": {"Label": "INFORMATIONAL" if row.severity == "UNSPECIFIED" else row.severity},
+        "Title": "Systems Manager Patch Summary - Managed Instance Non-Compliant",
+        "Description": "Whether each instance that is managed by AWS Systems Manager complies with the rules of the "
+        "patch baseline that applies to it when a compliance Scan runs.",
+        "Remediation": {
+            "Recommendation": {
+                "Text": "For how to bring instances into compliance, see 'Remediating out-of-compliance instances'.",
+                "Url": "https://docs.aws.amazon.com/systems-manager/latest/userguide/patch-compliance-remediation.html",
+            }
+        },
+        "SourceUrl": f"{console}/patch?region={region}",
+        "ProductFields": {
+            "aws/securityhub/FindingId": f"{product}/{name}",
+            "aws/securityhub/ProductName": "Systems Manager Patch Manager",
+            "aws/securityhub/CompanyName": "AWS",
+        },
+        "Resources": [{"Type": "AwsEc2Instance", "Id": instance_id, "Partition": "aws", "Region": region}],
+        "PatchSummary": {
+            "Id": row.baseline_id.rpartition("/")[2],
+            "InstalledCount": row.counts[PatchState.INSTALLED],
+            "MissingCount": row.counts[PatchState.MISSING],
+            "FailedCount": row.counts[PatchState.FAILED],
+            "InstalledOtherCount": row.counts[PatchState.INSTALLED_OTHER],
+            "InstalledRejectedCount": row.counts[PatchState.INSTALLED_REJECTED],
+            "InstalledPendingReboot": row.counts[PatchState.INSTALLED_PENDING_REBOOT],
+            "OperationStartTime": started_at,
+            "OperationEndTime": ended_at,
+            "RebootOption": row.reboot_option,
+            "Operation": row.operation.upper(),
         },
     }
