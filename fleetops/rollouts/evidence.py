@@ -102,6 +102,7 @@ def take(run: Run, judged: Mapping[Any, Judged], *, now: datetime) -> Due:
     due = Due()
     rows = run.targets.filter(state__in=list(IN_FLIGHT))
     rows = rows.select_related("invocation__dispatch", "instance_row").order_by("position")
+    rows = rows.defer("invocation__head", "invocation__outputs", "instance_row__tags")
     gone = Q(instance_row=None) | Q(instance_row__gone_at__isnull=False)
     told = ~Q(step="") | Q(state__in=[TargetState.PREPARING, TargetState.SENT])
     ended = Q(invocation__isnull=False) & ~Q(invocation__state__in=list(COMMAND_OPEN))
