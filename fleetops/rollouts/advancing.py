@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from django.db import transaction
 from django.db.models import Count, F, Q
-from django.urls import NoReverseMatch
 
 from fleetops.approvals import services as approvals
 from fleetops.approvals.states import ApprovalState
@@ -238,7 +237,7 @@ def _stop(run: Run, wave: Wave | None, words: str, *, now: datetime) -> None:
         dedup_key=str(run.pk),
         title=f"{run} has stopped",
         text=words,
-        url=page_of(run),
+        url=run.get_absolute_url(),
         severity="critical",
     )
     logger.warning("run stopped run=%s reason=%s", run.pk, words)
@@ -283,7 +282,12 @@ def _end(run: Run, kind: RunKind, state: RunState, *, now: datetime) -> None:
     notify.resolve(STOPPED, dedup_key=str(run.pk))
     if state == RunState.FAILED:
         notify.notify(
-            ENDED, dedup_key=str(run.pk), title=f"{run} has failed", text=told, url=page_of(run), severity="warning"
+            ENDED,
+            dedup_key=str(run.pk),
+            title=f"{run} has failed",
+            text=told,
+            url=run.get_absolute_url(),
+            severity="warning",
         )
     logger.info("run ended run=%s state=%s failed=%d", run.pk, state, failed)
 
@@ -301,13 +305,6 @@ def tell(
 ) -> None:
     """Write a line of the run's timeline."""
     RunEvent.objects.create(run=run, wave=wave, target=target, at=now, tone=tone, text=text[:512])
-
-
-def page_of(run: Run) -> str:
-    try:
-        return run.get_absolute_url()
-    except NoReverseMatch:
-        return ""
 
 
 def _set_due(run: Run, decision: Decision, sent: Sent, *, now: datetime) -> None:
