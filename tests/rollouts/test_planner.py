@@ -239,9 +239,12 @@ class Simulated:
         for members, (at_once, _) in zip(self.waves, self.of_wave, strict=True):
             assert at_once is None or sum(each.state in {"out", "returning"} for each in members) <= at_once
         if self.is_strict and not self.steered:
-            failed = sum(each.state == "failed" or each.is_bad for each in self.targets)
-            undecided = sum(each.state == "out" for each in self.targets)
-            assert failed <= self.budget + 1 and failed + undecided <= self.budget + 1
+            budgets = [(self.targets, self.budget), *zip(self.waves, [each for _, each in self.of_wave], strict=True)]
+            for members, budget in budgets:
+                failed = sum(each.state == "failed" or each.is_bad for each in members)
+                undecided = sum(each.state == "out" for each in members)
+                assert budget is None or failed + undecided <= budget + 1 or not undecided
+                assert budget is None or failed <= budget + 1
 
 
 class Fleet:
