@@ -50,6 +50,11 @@ app.conf.beat_schedule = {
         "schedule": 5.0,
         "options": {"expires": 5},
     },
+    "compliance.tell_due": {
+        "task": "patching.compliance.tasks.tell_due",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
     "runcommand.advance_due": {
         "task": "fleetops.runcommand.tasks.advance_due",
         "schedule": 2.0,

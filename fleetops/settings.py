@@ -339,7 +339,8 @@ if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
 LIBRARY_SECONDS = env_int("FLEETOPS_LIBRARY_SECONDS", 300, low=10)  # between two readings of a region's documents
 BASELINES_SECONDS = env_int("FLEETOPS_BASELINES_SECONDS", 300, low=10)  # between two readings of a region's baselines
-COMPLIANCE_SECONDS = env_int("FLEETOPS_COMPLIANCE_SECONDS", 120, low=2)  # between two readings of a region's patch reports
+COMPLIANCE_SECONDS = env_int("FLEETOPS_COMPLIANCE_SECONDS", 120, low=2)  # between two readings of reports of patches
+FINDINGS_SECONDS = env_int("FLEETOPS_FINDINGS_SECONDS", 900, low=5)  # between two readings of SSM's own findings
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.
 AWS_CONNECT_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_CONNECT_TIMEOUT_SECONDS", 5, low=1)
 AWS_READ_TIMEOUT_SECONDS = env_int("FLEETOPS_AWS_READ_TIMEOUT_SECONDS", 20, low=1)

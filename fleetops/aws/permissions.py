@@ -359,6 +359,38 @@ PERMISSIONS: Final = (
         is_optional=True,
     ),
     Permission(
+        "cloudwatch:DescribeAlarms",
+        "Runs in waves",
+        "reads whether the alarms ring that a gate of a run asks for",
+        "A gate by CloudWatch alarms does not open.",
+        is_optional=True,
+        # CloudWatch knows no resource for it that would cover composite alarms too.
+    ),
+    Permission(
+        "securityhub:BatchImportFindings",
+        "Patch compliance",
+        "tells Security Hub of instances that are not compliant, and that they are again",
+        "Security Hub does not hear of patch compliance.",
+        resources=("arn:{partition}:securityhub:*:{account}:product/{account}/default",),
+        is_optional=True,
+    ),
+    Permission(
+        "securityhub:BatchUpdateFindings",
+        "Patch compliance",
+        "marks findings of its own as resolved",
+        "Findings in Security Hub stay open although they say PASSED.",
+        resources=("arn:{partition}:securityhub:*:{account}:hub/default",),
+        is_optional=True,
+    ),
+    Permission(
+        "securityhub:GetFindings",
+        "Patch compliance",
+        "reads what people have suppressed, and the findings of Patch Manager itself",
+        "Patch Manager's own findings are not shown, and findings of FleetOps are not marked as resolved.",
+        resources=("arn:{partition}:securityhub:*:{account}:hub/default",),
+        is_optional=True,
+    ),
+    Permission(
         "ssm:DescribeInstancePatches",
         "Patch baselines",
         "reads the patches of a node: for the preview, and to freeze what a canary has installed",

@@ -211,3 +211,79 @@ class Trend(models.Model):
 
     def __str__(self) -> str:
         return f"{self.region} {self.hour:%Y-%m-%d %H:00}"
+
+
+class Hub(models.Model):
+    """Security Hub of one region: whether findings go there, and how that goes."""
+
+    region = models.OneToOneField(Region, on_delete=models.CASCADE, related_name="security_hub")
+    enabled = models.BooleanField(default=False)
+    claimed_until = models.DateTimeField(null=True, help_text="a worker sends until then; nobody else does")
+    not_before = models.DateTimeField(null=True, help_text="after a failure: when it is tried again")
+    sent_at = models.DateTimeField(null=True, help_text="when findings last arrived")
+    read_at = models.DateTimeField(null=True, help_text="when SSM's own findings were last read")
+    error = models.CharField(max_length=512, blank=True, help_text="why the last call failed; empty if it did not")
+
+    class Meta:
+        default_permissions = ()
+        permissions = [("change_hub", "May let findings go to Security Hub, or not")]
+
+    def __str__(self) -> str:
+        return f"Security Hub of {self.region}"
+
+
+class Finding(models.Model):
+    """One finding of ours in Security Hub: of an instance under a baseline, the same for good (see findings.py)."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="patch_findings")
+    instance = models.ForeignKey(Instance, on_delete=models.SET_NULL, null=True, related_name="patch_findings")
+    aws_id = models.CharField(max_length=64, help_text="of the instance, which may be gone")
+    instance_name = models.CharField(max_length=255)
+    baseline_id = models.CharField(max_length=128)
+    asff = models.JSONField(default=dict, help_text="as it is to stand in Security Hub")
+    is_failed = models.BooleanField(help_text="the instance is not compliant; else the finding is resolved")
+    began_at = models.DateTimeField(help_text="CreatedAt")
+    changed_at = models.DateTimeField(help_text="UpdatedAt of `asff`")
+    sent_changed_at = models.DateTimeField(null=True, help_text="`changed_at` of what Security Hub has taken")
+    told_failed = models.BooleanField(null=True, help_text="the workflow status that we set last: new, or resolved")
+    due_at = models.DateTimeField(null=True, help_text="when it is sent next; none: Security Hub has it")
+    tries = models.PositiveSmallIntegerField(default=0)
+    workflow = models.CharField(max_length=10, blank=True, help_text="as last seen there: NEW, NOTIFIED, SUPPRESSED, …")
+    error = models.CharField(max_length=512, blank=True)
+
+    class Meta:
+        ordering = ["-changed_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "region", "aws_id", "baseline_id"], name="finding_once_a_baseline"
+            )
+        ]
+        indexes = [models.Index(fields=["region", "due_at"], name="finding_due", condition=Q(due_at__isnull=False))]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"finding of {self.instance_name or self.aws_id}"
+
+
+class SsmFinding(models.Model):
+    """One of Patch Manager's own findings, as Security Hub has it."""
+
+    region = models.ForeignKey(Region, on_delete=models.CASCADE, related_name="ssm_findings")
+    finding_id = models.CharField(max_length=512)
+    instance = models.ForeignKey(Instance, on_delete=models.SET_NULL, null=True, related_name="ssm_findings")
+    resource_id = models.CharField(max_length=512)
+    title = models.CharField(max_length=256)
+    severity = models.CharField(max_length=16)
+    status = models.CharField(max_length=16, blank=True, help_text="Compliance.Status")
+    workflow = models.CharField(max_length=10, blank=True)
+    updated_at = models.DateTimeField(null=True)
+    read_at = models.DateTimeField(default=now)
+
+    class Meta:
+        ordering = ["-updated_at", "-id"]
+        constraints = [models.UniqueConstraint(fields=["region", "finding_id"], name="ssm_finding_once")]
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.title

@@ -22,7 +22,7 @@ from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
 from fleetops.inventory.models import Instance, Region
 
-from . import standing, verdict
+from . import findings, standing, verdict
 from .models import PatchSpan, Reader, Report, SpanCve, Standing
 from .verdict import KEPT, Open, Patch
 
@@ -130,6 +130,7 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
                 row.report, row.asked_at, row.due_at, row.tries = report, moment, moment, 0
                 row.fell_at = None if report.is_compliant else (row.fell_at or report.ended_at)
                 row.save(update_fields=["report", "asked_at", "due_at", "tries", "fell_at"])
+            findings.note(row)
             if was_compliant and row.fell_at is not None:
                 fallen.append(row)
             elif not was_compliant and row.fell_at is None:

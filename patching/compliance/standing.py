@@ -7,15 +7,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Count, Q, Sum
 
 from fleetops.inventory.models import Instance, Region
 from fleetops.notify import services as notify
+from fleetops.notify.models import Notice
 
 from .models import PatchSpan, Sla, Standing, Trend
 from .verdict import LACKING
 
 TOPIC: Final = "patching.compliance"
+SLA_TOPIC: Final = "patching.sla"
 # So many that fall at one reading are told one by one; more of them in one notice, since one cause made them fall.
 MOST_TOLD: Final = 20
 
@@ -69,6 +71,33 @@ def overdue(*, at: datetime) -> Q:
     for sla in Sla.objects.all():
         found |= Q(severity__iexact=sla.severity, lacks_since__lte=at - timedelta(days=sla.days))
     return found & Q(state__in=LACKING)
+
+
+def tell_overdue(*, at: datetime) -> None:
+    """Tell, once for each region while it lasts, that patches are missing past their SLA; and that none are."""
+    late = PatchSpan.objects.open().filter(overdue(at=at), instance__gone_at=None)
+    counts = (
+        late.order_by().values("instance__region").annotate(patches=Count("pk"), nodes=Count("instance", distinct=True))
+    )
+    by_region = {each["instance__region"]: each for each in counts}
+    for region in Region.objects.filter(enabled=True, account__enabled=True).select_related("account"):
+        key = f"sla:{region.pk}"
+        with transaction.atomic():
+            if (found := by_region.get(region.pk)) is None:
+                notify.resolve(SLA_TOPIC, dedup_key=key)
+                continue
+            if Notice.objects.filter(topic=SLA_TOPIC, dedup_key=key, closed_at=None).exists():
+                continue
+            nodes = f"{found['nodes']:,} instance{'' if found['nodes'] == 1 else 's'}"
+            notify.notify(
+                SLA_TOPIC,
+                dedup_key=key,
+                title=f"{found['patches']:,} missing patches on {nodes} of {region} are past their SLA",
+                url="/compliance/patches/?q=overdue",
+                severity="critical",
+                account_id=region.account.account_id,
+                region=region.name,
+            )
 
 
 def keep_trend(region: Region, *, at: datetime) -> None:

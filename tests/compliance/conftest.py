@@ -1,10 +1,12 @@
 """A real endpoint with demo nodes, whose fleet is linked and read."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from fleetops.aws.clients import forget_clients
+from fleetops.aws.patch_reports import PatchSummary
 from fleetops.clock import now
 from fleetops.inventory import services as inventory
 from fleetops.inventory.models import Instance
@@ -73,3 +75,10 @@ def read_all() -> None:
         reading.read(reader_id, now=moment)
     for region_id in reading.regions_with_details_due(now=now()):
         reading.read_details(region_id, now=now())
+
+
+def summary(instance: Instance, minutes: int = 0, **facts: object) -> PatchSummary:
+    """What AWS would say of the last scan of `instance`, that ended `minutes` after the first."""
+    ended = datetime(2026, 11, 2, 4, 0, tzinfo=UTC) + timedelta(minutes=minutes)
+    told = {"operation": "Scan", "started_at": ended, "ended_at": ended, "baseline_id": "pb-1", "installed": 100}
+    return PatchSummary(instance.instance_id, **told | facts)
