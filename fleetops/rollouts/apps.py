@@ -3,6 +3,7 @@ from django.apps import AppConfig
 from fleetops import metrics
 from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
+from fleetops.web.navigation import show_count
 
 
 class RolloutsConfig(AppConfig):
@@ -38,4 +39,12 @@ class RolloutsConfig(AppConfig):
             (),
             oldest,
         )
+        def going(user) -> str:
+            waiting = runs.visible_to(user).filter(state__in=["paused", "stopped"]).count()
+            if waiting:
+                return f"{waiting:,} need{'s' if waiting == 1 else ''} you"
+            count = runs.visible_to(user).open().count()
+            return f"{count:,} running" if count else ""
+
+        show_count("rollouts:runs", going)
         hold_removal(holds)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.db.models import Count, Max, Min, Q
 
 from fleetops.clock import now as clock_now
+from fleetops.web.templatetags.fleetops import age_text
 
 from . import limits
 from .models import Run, RunTarget, RunTargetQuerySet, Wave
@@ -210,6 +211,17 @@ def took(target: RunTarget) -> timedelta | None:
     if target.went_at is None:
         return None
     return (target.ended_at or clock_now()) - target.went_at
+
+
+def length(seconds: float | timedelta | None) -> str:
+    """40 s, 9 min, 2 h, 1 h 30 min."""
+    if seconds is None:
+        return ""
+    whole = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+    hours, rest = divmod(int(whole.total_seconds()), 3600)
+    if 0 < hours < 48 and rest >= 60:
+        return f"{hours} h {rest // 60} min"
+    return age_text(whole)
 
 
 # --- phases ----------------------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
     if has_cards:
         for target in found.targets.exclude(wave=None).order_by("position"):
             listing.target_with_words(target)
-            target.said, target.took = listing.said(target), listing.took(target)
+            target.said, target.took = listing.said(target), listing.length(listing.took(target))
             target.phases = listing.phases(found, target)
             targets.setdefault(target.wave_id, []).append(target)
     position = 1
@@ -178,6 +178,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
     for wave in waves:
         mine = by_wave.get(wave.pk, dict.fromkeys(TargetState, 0))
         wave.kind, wave.word = listing.WAVE_WORDS[WaveState(wave.state)]
+        wave.soak = listing.length(wave.soak_seconds) if wave.soak_seconds else ""
         for gate in wave.gates.all():
             gate.kind_of_state, gate.word = listing.GATE_WORDS[GateState(gate.state)]
             gate.said = rules.gate_words({"kind": gate.kind, **gate.settings})
@@ -261,7 +262,7 @@ def targets(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     rows = []
     for target in page:
         listing.target_with_words(target)
-        target.said, target.took, target.run = listing.said(target), listing.took(target), found
+        target.said, target.took, target.run = listing.said(target), listing.length(listing.took(target)), found
         rows.append(target)
     every = found.targets.counts()
     held_count = found.targets.filter(state=TargetState.QUEUED).exclude(reason="").count()
@@ -350,7 +351,7 @@ def target(request: HttpRequest, pk: uuid.UUID, target_pk: uuid.UUID) -> HttpRes
         "tab": "targets",
         "target": row,
         "said": listing.said(row),
-        "took": listing.took(row),
+        "took": listing.length(listing.took(row)),
         "phases": listing.phases(found, row),
         "facts": list(row.facts.items()),
         "output": row.invocation if may_see_output else None,
@@ -399,6 +400,7 @@ def _plan_row(each: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     start, end = _moment(each["starts_at"]), _moment(each["ends_at"])
     span = _span(made)
     row = {**each, "start": start, "end": end, "x": None, "width": None}
+    row["soak"] = listing.length(60 * each["soak_minutes"]) if each["soak_minutes"] else ""
     if span and start and end:
         first, length = span
         row["x"] = round(100 * (start - first).total_seconds() / length, 2)
