@@ -13,11 +13,12 @@ from fleetops.awsapi import rest
 from fleetops.awsapi.errors import ApiError, not_implemented
 
 # Signing name of a credential scope → the name of botocore's model, where they differ.
-_MODELS = {"tagging": "resourcegroupstaggingapi"}
+_MODELS = {"tagging": "resourcegroupstaggingapi", "monitoring": "cloudwatch"}
 # The services that are offered, by signing name. A scope can name any of four hundred, and anybody can send one: the
 # models of all of them would take a gigabyte, and seconds to read.
 OFFERED = frozenset(
     {"ssm", "ec2", "sts", "iam", "logs", "kms", "s3", "cloudtrail", "securityhub", "sns", "tagging", "sqs", "events"}
+    | {"monitoring"}
 )
 _PROTOCOLS = ("json", "rest-json", "rest-xml", "query", "ec2")
 # Operations that change nothing, by the start of their name; the rest counts as changing.

@@ -81,9 +81,10 @@ SERVICES = (
     "resourcegroupstaggingapi",
     "sqs",
     "events",
+    "cloudwatch",
 )
 # moto's backend by the signing name, where they differ.
-_BACKENDS = {"tagging": "resourcegroupstaggingapi"}
+_BACKENDS = {"tagging": "resourcegroupstaggingapi", "monitoring": "cloudwatch"}
 # No state of their own worth keeping, or ours: they are built anew and left out of snapshots.
 _STATELESS = {"resourcegroupstaggingapi", "sts"}
 

@@ -177,6 +177,7 @@ _ROWS = (
     ),
     ("securityhub", "securityhub:product", "BatchImportFindings"),
     ("tagging", "", "GetResources"),
+    ("monitoring", "", "DescribeAlarms"),
 )
 TABLE: Mapping[str, str] = {
     f"{service}:{operation}": kinds for service, kinds, operations in _ROWS for operation in operations.split()

@@ -58,7 +58,7 @@ _ACTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "sns": {"PublishBatch": "Publish"},
 }
-_PREFIXES = {"tagging": "tag"}  # of actions, where it is not what requests are signed for
+_PREFIXES = {"tagging": "tag", "monitoring": "cloudwatch"}  # of actions, where it is not what requests are signed for
 # With a version's id they are actions of their own.
 _OF_VERSIONS = {"GetObject", "DeleteObject", "GetObjectTagging", "PutObjectTagging", "GetObjectAcl", "PutObjectAcl"}
 _BLOB_KEY = re.compile(rb"[0-9a-z-]{36}")  # moto begins a ciphertext with its key's id

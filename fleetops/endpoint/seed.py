@@ -179,7 +179,7 @@ def _trust(principal: dict[str, str], actions: list[str], external_id: str = "")
 def _product_policy() -> str:
     """What FleetOps does under its role: SSM, the instances and their roles, and where its records go."""
     services = ("ssm", "ec2", "iam", "sts", "logs", "kms", "s3", "cloudtrail", "securityhub", "sns", "sqs", "events")
-    actions = [f"{name}:*" for name in services] + ["tag:*", "resource-groups:*"]
+    actions = [f"{name}:*" for name in (*services, "cloudwatch", "tag", "resource-groups")]
     return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]})
 
 

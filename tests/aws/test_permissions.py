@@ -21,7 +21,21 @@ from tests.support.endpoint import until
 ROOT = Path(__file__).resolve().parents[2]
 # Rooms that answer AWS's calls, or are a node that makes them for itself.
 NOT_THE_PRODUCT = {"endpoint", "node", "awsapi"}
-SERVICES = ("ec2", "ssm", "sts", "iam", "logs", "s3", "sns", "sqs", "events", "cloudtrail", "securityhub", "kms")
+SERVICES = (
+    "ec2",
+    "ssm",
+    "sts",
+    "iam",
+    "logs",
+    "s3",
+    "sns",
+    "sqs",
+    "events",
+    "cloudtrail",
+    "securityhub",
+    "kms",
+    "cloudwatch",
+)
 
 
 # The action in IAM of an operation that has another name.
