@@ -139,6 +139,11 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
     return fallen
 
 
+def keep_told(region: Region, told: Sequence[tuple[Instance, PatchSummary]]) -> None:
+    """Write down what somebody else has asked for, and tell who has fallen out of compliance by it."""
+    standing.tell_fallen(region, keep_summaries(told))
+
+
 def _report(instance: Instance, told: PatchSummary, moment: datetime) -> Report:
     counts = {
         "installed": told.installed,
@@ -258,7 +263,7 @@ def _keep_details(region: Region, read: Mapping[int, tuple[Standing, list[Patch]
     for row, patches in read.values():
         if ends.get(row.instance.instance_id) == row.report.ended_at:
             kept += keep_patches(row, patches)
-    standing.tell_fallen(region, keep_summaries(newer))
+    keep_told(region, newer)
     return kept
 
 

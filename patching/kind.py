@@ -1,0 +1,159 @@
+"""The kind `patch`: AWS-RunPatchBaseline in waves, each node judged by its own report."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fleetops.aws.patch_reports import MOST_SUMMARIES, PatchSummary, summaries
+from fleetops.errors import FieldError
+from fleetops.inventory.models import Instance
+from fleetops.inventory.readiness import Status, status_of
+from fleetops.policy.decide import Deed
+from fleetops.rollouts.kinds import Call, Fitness, Proof, Verdict
+from fleetops.rollouts.models import Run, RunTarget
+
+from . import verdict
+from .compliance import reading
+from .compliance.models import Standing
+from .verdict import IF_NEEDED, INSTALL, NO_REBOOT, SCAN, Asked, Told, Word
+
+NAME: Final = "patch"
+DOCUMENT: Final = "AWS-RunPatchBaseline"
+# As whom a report is asked for; the command itself goes as the person.
+SESSION_NAME: Final = "fleetops-patching"
+# Expected minutes: of a scan, of an installation without and with a restart, of each missing patch.
+SCAN_MINUTES, INSTALL_MINUTES, RESTART_MINUTES, PATCH_MINUTES = 1.5, 3.0, 3.0, 0.05
+_PROOFS: Final = {
+    Word.WAITING: Proof.WAITING,
+    Word.BACK: Proof.REBOOTED,
+    Word.GOOD: Proof.GOOD,
+    Word.BAD: Proof.BAD,
+}
+
+
+class PatchKind:
+    """See kinds.RunKind. The subject: {operation, reboot_option, snapshot_id, override_list}."""
+
+    name = NAME
+    label = "Patch"
+    deed = Deed.PATCH.value
+    url_name = "patching:new_run"
+
+    def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
+        operation = str(subject.get("operation") or "")
+        if operation not in {SCAN, INSTALL}:
+            raise FieldError("operation", "Choose Scan, which changes nothing, or Install.")
+        option = str(subject.get("reboot_option") or IF_NEEDED)
+        if option not in {IF_NEEDED, NO_REBOOT}:
+            raise FieldError("reboot_option", f"Choose {IF_NEEDED} or {NO_REBOOT}.")
+        address = str(subject.get("override_list") or "").strip()
+        if address and operation == SCAN:
+            raise FieldError("override_list", "A scan takes no list: AWS ignores it. Leave it empty, or install.")
+        if address and not address.startswith(("https://", "s3://")):
+            raise FieldError("override_list", "A list lies at an address that begins with s3:// or https://.")
+        if len(address) > 256:
+            raise FieldError("override_list", "The address of a list has at most 256 characters.")
+        try:
+            snapshot = str(uuid.UUID(str(subject.get("snapshot_id") or uuid.uuid4())))
+        except ValueError:
+            raise FieldError("snapshot_id", "A snapshot id is a GUID; leave it out for a new one.") from None
+        return {
+            "document": DOCUMENT,
+            "operation": operation,
+            "reboot_option": option if operation == INSTALL else "",
+            "override_list": address,
+            # Outside a maintenance window, or each node would have a snapshot of its own.
+            "snapshot_id": snapshot,
+        }
+
+    def fitness(self, run: Run, instances: Sequence[Instance]) -> list[Fitness]:
+        is_install = run.subject["operation"] == INSTALL
+        reboots = is_install and run.subject["reboot_option"] != NO_REBOOT
+        missing: dict[Any, int] = {}
+        if is_install:
+            rows = Standing.objects.filter(instance__in=[each.pk for each in instances]).order_by()
+            missing = dict(rows.values_list("instance", "report__missing"))
+        found = []
+        for each in instances:
+            minutes = SCAN_MINUTES
+            if is_install:
+                minutes = (
+                    INSTALL_MINUTES + PATCH_MINUTES * missing.get(each.pk, 0) + (RESTART_MINUTES if reboots else 0)
+                )
+            found.append(Fitness(minutes=minutes, reboots=reboots))
+        return found
+
+    def call_for(self, run: Run, target: RunTarget) -> Call:
+        subject = run.subject
+        parameters: dict[str, tuple[str, ...]] = {
+            "Operation": (subject["operation"],),
+            "SnapshotId": (subject["snapshot_id"],),
+        }
+        if subject["operation"] == INSTALL:
+            parameters["RebootOption"] = (subject["reboot_option"],)
+            if subject["override_list"]:
+                parameters["InstallOverrideList"] = (subject["override_list"],)
+        return Call(DOCUMENT, parameters)
+
+    def judge(self, run: Run, targets: Sequence[RunTarget]) -> list[Verdict]:
+        """A call for each 50 targets of a region; what it tells is kept as any report that is read. Raises AwsError."""
+        told = self._told(targets)
+        return [self._verdict(run, each, told.get(each.pk)) for each in targets]
+
+    def _told(self, targets: Sequence[RunTarget]) -> dict[Any, PatchSummary]:
+        places: dict[Any, list[RunTarget]] = defaultdict(list)
+        for each in targets:
+            places[each.account_id, each.region_id].append(each)
+        told: dict[Any, PatchSummary] = {}
+        for rows in places.values():
+            account, region = rows[0].account, rows[0].region
+            for start in range(0, len(rows), MOST_SUMMARIES):
+                some = {each.instance_id: each for each in rows[start : start + MOST_SUMMARIES]}
+                found = summaries(account.access(), region.name, instance_ids=list(some), session_name=SESSION_NAME)
+                told |= {some[each.instance_id].pk: each for each in found if each.instance_id in some}
+                known = [(some[each.instance_id].instance_row, each) for each in found if each.instance_id in some]
+                reading.keep_told(region, [(row, each) for row, each in known if row is not None])
+        return told
+
+    def _verdict(self, run: Run, target: RunTarget, summary: PatchSummary | None) -> Verdict:
+        subject = run.subject
+        sent_at = target.sent_at or target.went_at or run.started_at
+        if sent_at is None:
+            return Verdict(Proof.WAITING, "It is not known when it was sent.")
+        asked = Asked(
+            subject["operation"],
+            subject["reboot_option"],
+            subject["snapshot_id"],
+            sent_at,
+            has_list=bool(subject["override_list"]),
+        )
+        told = None
+        facts: dict[str, Any] = {}
+        if summary is not None and summary.ended_at is not None:
+            told = Told(
+                summary.operation,
+                summary.snapshot_id,
+                summary.ended_at,
+                summary.missing,
+                summary.failed,
+                summary.pending_reboot,
+            )
+            facts = {
+                "report": summary.operation,
+                "reported_at": summary.ended_at.isoformat(),
+                "baseline": summary.baseline_id,
+                "installed": summary.installed,
+                "missing": summary.missing,
+                "failed": summary.failed,
+                "pending_reboot": summary.pending_reboot,
+            }
+        instance = target.instance_row
+        is_online = instance is not None and status_of(instance) is Status.ONLINE
+        word, reason = verdict.prove(asked, told, is_online=is_online)
+        return Verdict(_PROOFS[word], reason, facts)
+
+    def finished(self, run: Run) -> None:
+        """What its nodes report is read as everybody's is."""
