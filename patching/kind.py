@@ -128,6 +128,7 @@ class PatchKind:
             subject["reboot_option"],
             subject["snapshot_id"],
             sent_at,
+            is_again=target.attempt > 1,
             has_list=bool(subject["override_list"]),
         )
         told = None
