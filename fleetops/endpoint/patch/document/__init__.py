@@ -15,7 +15,7 @@ NAMES: Final = frozenset({PLAIN, WITH_HOOKS})
 NOOP: Final = "AWS-Noop"
 PATCH_STEP: Final = "PatchLinux"
 NOT_HERE_CODE: Final = 156  # of AWS's own script for a failure of no other sort
-PARTS: Final = 12  # steps that hand out the report: 22,000 characters each, some 6,000 packages
+PARTS: Final = 6  # steps that hand out the report: 22,000 characters each, 3,000 packages take three
 BACKENDS: Final = {"apt": ("apt.sh", "apt.awk"), "rpm": ("rpm.sh", "rpm.awk"), "demo": ("demo.sh", "demo.awk")}
 
 _HERE: Final = Path(__file__).parent
@@ -119,7 +119,7 @@ def _lines() -> list[str]:
     """The script, whole but for what a node's dispatch puts in."""
     unpack = "\n".join(_file(name, _read(name)) for name in ("time.awk", "now.awk", "decide.awk", "part.sh"))
     return [
-        "OPERATION='{{ Operation }}' REBOOT_OPTION='{{ RebootOption }}' PHASE=${PHASE:-whole}",
+        "OPERATION='{{ Operation }}' REBOOT_OPTION='{{ RebootOption }}' PHASE=${PHASE:-whole} PARTS=" + str(PARTS),
         _SLOT,
         _read("common.sh").rstrip(),
         _BACKEND_SLOT,

@@ -53,8 +53,9 @@ lock() { # one run at a time; what a run starts does not inherit the lock (9>&-)
 }
 
 quietly() { # quietly COMMAND...: its output is shown only if it fails
-  if "$@" >"$WORK/output" 2>&1 9>&-; then return 0; fi
+  "$@" >"$WORK/output" 2>&1 9>&-
   code=$?
+  [ "$code" -ne 0 ] || return 0
   tail -n 25 "$WORK/output" >&2
   return "$code"
 }

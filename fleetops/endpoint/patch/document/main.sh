@@ -1,5 +1,4 @@
 # The run itself: begin, or go on after a restart; look; install; look again; report.
-PARTS=12 # steps of the document that hand out the report
 PART_SIZE=22000 # characters; an agent shows 24,000 of a step [SSM, StandardOutputContent]
 
 begin() {
