@@ -42,9 +42,7 @@ PRESETS: Final = {
     "once": ("All in one wave", (("rest", "", 0),)),
 }
 # Which inputs a step shows; what is not shown is carried along.
-_OF_TARGETS: Final = frozenset(
-    {"document", "version", "targets", "name", "reason", "timeout_seconds", "minutes", "wants_agent"}
-)
+_OF_TARGETS: Final = frozenset({"targets", "name", "reason"})  # and what the kind of the run asks
 _OF_WAVES: Final = frozenset({"concurrency", "budget", "is_strict", "waves"})
 _OF_GATES: Final = frozenset({"starts_at", "ends_by", "cutoff_minutes", "evidence_minutes", "tolerance"})
 _WAVE_INPUTS: Final = frozenset({"by", "value", "name", "concurrency", "budget"})
@@ -99,10 +97,11 @@ class ExtraRow:
 
 
 class Asked:
-    """All that was said so far."""
+    """All that was said so far. `own`: the inputs of the run's kind, in the first step."""
 
-    def __init__(self, posted: QueryDict) -> None:
+    def __init__(self, posted: QueryDict, own: frozenset[str] = frozenset()) -> None:
         self.posted = posted
+        self.own = own
         count = _count(posted.get("waves", "0"))
         self.waves = [self._wave(number) for number in range(1, count + 1)]
 
@@ -111,7 +110,7 @@ class Asked:
 
     def values(self) -> dict[str, str]:
         """What the plain inputs hold."""
-        names = _OF_TARGETS | _OF_WAVES | _OF_GATES
+        names = self.own | _OF_TARGETS | _OF_WAVES | _OF_GATES
         return {name: self.text(name) for name in names}
 
     def _wave(self, number: int) -> WaveRow:
@@ -145,7 +144,7 @@ class Asked:
 
     def _shown(self, step: str) -> Any:
         if step == "targets":
-            return lambda name: name in _OF_TARGETS or name.startswith("p_")
+            return lambda name: name in self.own or name in _OF_TARGETS or name.startswith("p_")
         if step == "waves":
             return lambda name: name in _OF_WAVES or (_part(name)[0] == "w" and _part(name)[1] in _WAVE_INPUTS)
         return lambda name: (

@@ -6,21 +6,19 @@ import uuid
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from fleetops.errors import UserError
-from fleetops.identity.models import User
-from fleetops.identity.roles import ROLES
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.runcommand import listing as documents
 from fleetops.runcommand import plan as running
-from fleetops.targets import ExpressionError, parse
 from fleetops.web.shortcuts import permission_required
 
-from . import assess, forms, kinds, limits, plan, rules
+from . import forms, kinds
 from .models import START_PERMISSION
+from .wizard import Wizard, begin, go_on
 
 KIND = "document"
 MOST_WORDS = 8
@@ -41,120 +39,46 @@ def create(request: HttpRequest) -> HttpResponse:
         raise UserError("There is no such document. Choose one of the list.") from None
     version = (request.POST.get("version") or request.GET.get("version", ""))[:8]
     version = version if version.isdigit() else ""
-    place = running.place_of(document, version, actor=request.user)
-    context: dict[str, Any] = {"document": document, "version": version, "place": place}
-    if request.method != "POST":
-        posted = request.GET.copy()
-        posted["targets"] = request.GET.get("q", "")[:4000]
-        asked = forms.Asked(posted)
-        asked.preset("careful")
-        return _page(request, context, asked, "targets")
-    asked = forms.Asked(request.POST)
-    step, go = request.POST.get("step", "targets"), request.POST.get("go", "next")
-    if step == "waves" and asked.change_waves(go):
-        return _page(request, context, asked, step)
-    try:
-        if go == "back":
-            return _page(request, context, asked, "waves" if step == "gates" else "targets")
-        if step == "targets":
-            subject = _subject(context, asked)
-            _check_targets(request.user, asked, subject)
-            return _page(request, context, asked, "waves")
-        if step == "waves":
-            _check_waves(asked)
-            return _page(request, context, asked, "gates")
-        if go == "more":
-            return _page(request, context, asked, step)
-        return redirect(plan.make(asked.wanted(KIND, _subject(context, asked)), actor=request.user))
-    except UserError as error:
-        return _page(request, context, asked, step, error)
+    wizard = _wizard(document, version, running.place_of(document, version, actor=request.user))
+    return go_on(request, wizard) if request.method == "POST" else begin(request, wizard)
 
 
-def _subject(context: dict[str, Any], asked: forms.Asked) -> dict[str, Any]:
-    """What the kind is told. Raises UserError."""
-    place = context["place"]
-    given = documents.given_in(asked.posted, place.read.parameters)
-    if wrong := running.check(place, given):
-        raise UserError(f"{context['document']} does not take these parameters: {wrong}.")
-    return {
-        "document": context["document"].name,
-        "version": context["version"],
-        "parameters": given,
-        "timeout_seconds": asked.text("timeout_seconds"),
-        "minutes": asked.text("minutes"),
-        "wants_agent": "wants_agent" in asked.posted,
-    }
+def _wizard(document: Document, version: str, place: running.Place) -> Wizard:
+    def subject(asked: forms.Asked) -> dict[str, Any]:
+        given = documents.given_in(asked.posted, place.read.parameters)
+        if wrong := running.check(place, given):
+            raise UserError(f"{document} does not take these parameters: {wrong}.")
+        return {
+            "document": document.name,
+            "version": version,
+            "parameters": given,
+            "timeout_seconds": asked.text("timeout_seconds"),
+            "minutes": asked.text("minutes"),
+            "wants_agent": "wants_agent" in asked.posted,
+        }
 
+    def context(asked: forms.Asked) -> dict[str, Any]:
+        shown = {name: str(asked.posted[f"p_{name}"]) for name in place.read.parameters if f"p_{name}" in asked.posted}
+        return {
+            "document": document,
+            "version": version,
+            "place": place,
+            "versions": list(DocumentVersion.objects.filter(document=document).defer("content")),
+            "fields": documents.fields(place.read.parameters, shown),
+            "wants_agent": "wants_agent" in asked.posted,
+        }
 
-def _check_targets(user: User, asked: forms.Asked, subject: dict[str, Any]) -> None:
-    """What the first step can tell. Raises UserError."""
-    kinds.find(KIND).check(subject)
-    text = asked.text("targets").strip()
-    if not text:
-        raise _at("targets", "Say on which instances: env=prod, or all.")
-    try:
-        parse(text, words=True)
-    except ExpressionError as error:
-        raise _at("targets", str(error)) from None
-    _, found = assess.found_by(text, user)
-    if not found:
-        raise _at("targets", "No instance matches. Write an expression that selects at least one.")
-
-
-def _check_waves(asked: forms.Asked) -> None:
-    rules.cleaned([{**each, "gates": ()} for each in asked.rules()])
-    for name, what in (("concurrency", "The concurrency"), ("budget", "The error budget")):
-        try:
-            limits.parse(asked.text(name), what=what)
-        except UserError as error:
-            raise _at(name, str(error)) from None
-
-
-def _at(field: str, text: str) -> UserError:
-    error = UserError(text)
-    error.fields = {field: text}
-    return error
-
-
-def _page(
-    request: HttpRequest,
-    context: dict[str, Any],
-    asked: forms.Asked,
-    step: str,
-    error: UserError | None = None,
-) -> HttpResponse:
-    place = context["place"]
-    shown = {name: str(asked.posted[f"p_{name}"]) for name in place.read.parameters if f"p_{name}" in asked.posted}
-    fields = dict(error.fields) if error else {}
-    if isinstance(error, assess.ReasonMissing):
-        fields, step = {"reason": str(error)}, "targets"
-    elif "targets" in fields:
-        step = "targets"
-    where = [key for key, _ in forms.STEPS]
-    at = where.index(step)
-    page = {
-        **context,
-        "step": step,
-        "steps": [(label, number < at, number == at) for number, (_, label) in enumerate(forms.STEPS)],
-        "versions": list(DocumentVersion.objects.filter(document=context["document"]).defer("content")),
-        "fields": documents.fields(place.read.parameters, shown),
-        "values": asked.values(),
-        "waves": asked.waves,
-        "wave_count": len(asked.waves),
-        "is_strict": "is_strict" in asked.posted,
-        "wants_agent": "wants_agent" in asked.posted,
-        "before": asked.extras("before"),
-        "after": asked.extras("after"),
-        "probes": asked.extras("probe"),
-        "carried": asked.carried(step),
-        "errors": fields,
-        "error": str(error) if error and not fields else "",
-        "by": forms.BY,
-        "presets": [(key, label) for key, (label, _) in forms.PRESETS.items()],
-        "roles": list(ROLES),
-        "most": limits.MOST,
-    }
-    return render(request, "rollouts/new.html", page, status=400 if error else 200)
+    return Wizard(
+        kind=KIND,
+        heading=f"{document} in waves",
+        action=reverse("rollouts:new"),
+        part="rollouts/_new_subject.html",
+        back=("Another document", reverse("rollouts:new")),
+        subject=subject,
+        context=context,
+        names=frozenset({"document", "version", "timeout_seconds", "minutes", "wants_agent"}),
+        hidden=(("document", str(document.pk)),),
+    )
 
 
 def _choose(request: HttpRequest) -> HttpResponse:
