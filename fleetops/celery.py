@@ -44,7 +44,8 @@ app.conf.beat_schedule = {
         "options": {"expires": 10},
     },
     "patching.read_due": {"task": "patching.tasks.read_due", "schedule": 10.0, "options": {"expires": 10}},
-    "patching.heal_due": {"task": "patching.tasks.heal_due", "schedule": 5.0, "options": {"expires": 5}},
+    "patching.heal_due": {"task": "patching.tasks.heal_due", "schedule": 2.0, "options": {"expires": 2}},
+    "patching.read_asked": {"task": "patching.tasks.read_asked", "schedule": 2.0, "options": {"expires": 2}},
     "compliance.read_due": {
         "task": "patching.compliance.tasks.read_due",
         "schedule": 5.0,

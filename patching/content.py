@@ -28,8 +28,12 @@ class Filter:
     key: str
     values: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        return KEY_NAMES.get(self.key, self.key.replace("_", " ").capitalize())
+
     def __str__(self) -> str:
-        return f"{KEY_NAMES.get(self.key, self.key.capitalize())}: {', '.join(self.values)}"
+        return f"{self.title}: {', '.join(self.values)}"
 
 
 @dataclass(frozen=True, slots=True)

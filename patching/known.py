@@ -91,15 +91,23 @@ def legal_values(region: Region, operating_system: str, *, session_name: str, no
 
 
 def ask(region: Region, operating_system: str, *, now: datetime) -> tuple[KnownPatches, bool]:
-    """What is kept, and whether a worker has to read it anew: it is older than an hour, or was never read."""
+    """What is kept, and whether it is to be read anew: it is older than an hour, or was never read."""
     row, _ = KnownPatches.objects.get_or_create(region=region, operating_system=operating_system)
     is_due = row.read_at is None or row.read_at <= now - PATCHES_EVERY
-    has_failed_lately = bool(row.error) and row.asked_at is not None and row.asked_at > now - timedelta(minutes=1)
-    is_being_read = row.claimed_until is not None and row.claimed_until > now
-    if not is_due or has_failed_lately or is_being_read:
+    has_failed_lately = bool(row.error) and row.claimed_until is not None and row.claimed_until > now
+    if not is_due or has_failed_lately:
         return row, False
-    KnownPatches.objects.filter(pk=row.pk).update(asked_at=now)
+    if row.asked_at is None or row.asked_at <= now - timedelta(minutes=1):
+        KnownPatches.objects.filter(pk=row.pk).update(asked_at=now)
     return row, True
+
+
+def asked(*, now: datetime) -> list[int]:
+    """What pages have asked for, and nobody reads or has read."""
+    free = Q(claimed_until=None) | Q(claimed_until__lte=now)
+    unread = Q(read_at=None) | Q(read_at__lte=now - PATCHES_EVERY)
+    lately = Q(asked_at__gt=now - timedelta(minutes=10))
+    return list(KnownPatches.objects.filter(free & unread & lately).values_list("pk", flat=True))
 
 
 def read(known_id: int, *, now: datetime) -> None:
@@ -139,7 +147,9 @@ def read(known_id: int, *, now: datetime) -> None:
 
 
 def fail(known_id: int, error: str) -> None:
-    KnownPatches.objects.filter(pk=known_id).update(claimed_until=None, error=error[:512])
+    """Write down why a reading failed. It is tried again after a minute, if somebody still looks."""
+    later = clock_now() + timedelta(seconds=60)
+    KnownPatches.objects.filter(pk=known_id).update(claimed_until=later, error=error[:512])
     logger.warning("patches not read known=%s error=%s", known_id, error)
 
 
@@ -186,10 +196,14 @@ def _of_node(region: Region, node: Instance) -> list[NodePatch]:
     told: list[NodePatch] = []
     access = region.account.access()
     pages = aws.node_patch_pages(access, region.name, instance_id=node.instance_id, session_name=SESSION_NAME)
-    for number, page in enumerate(pages, 1):
-        told += page
-        if number == _PAGES_OF_A_NODE:
-            break
+    try:
+        for number, page in enumerate(pages, 1):
+            told += page
+            if number == _PAGES_OF_A_NODE:
+                break
+    except AwsError as error:
+        if error.code != "InvalidInstanceId":  # it is gone by now
+            raise
     return told
 
 

@@ -1,8 +1,8 @@
 """Which patches a baseline approves. Pure: `decide` is AWS's order of deciding, over patches that are known.
 
 A rejected patch is rejected whatever else is said of it; one in the approved list is approved even if the global
-filters leave it out; else one rule that approves is enough. Of all that approve it the gravest level counts. Sources: Systems
-Manager user guide, "How patch baseline rules work on Linux-based systems" and "Release dates"; SSM, PatchRule.
+filters leave it out; else one rule that approves is enough. Of all that approve it the gravest level counts. Sources:
+Systems Manager user guide, "How patch baseline rules work on Linux-based systems" and "Release dates"; SSM, PatchRule.
 """
 
 from __future__ import annotations

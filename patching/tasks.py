@@ -46,6 +46,14 @@ def write_out(write_id: str) -> None:
     writing.heal(uuid.UUID(write_id), now=now())
 
 
+@shared_task(ignore_result=True)
+@within("worker")
+def read_asked() -> None:
+    """Give the patches that a preview waits for to workers."""
+    for known_id in known.asked(now=now()):
+        read_known.delay(known_id)
+
+
 @shared_task(acks_late=True, ignore_result=True, soft_time_limit=90, time_limit=100)
 @within("worker")
 @acting_for(Priority.RUN)

@@ -235,7 +235,7 @@ def _default(write: Write, call: _Call) -> Callable[[], None]:
     baseline = write.baseline
     system, before = baseline.operating_system, write.argument["before"]
     held = aws.default_baseline(call.access, call.region, operating_system=system, session_name=write.actor_name)
-    if held not in {before, baseline.baseline_id}:
+    if before and held not in {before, baseline.baseline_id}:
         name = (
             PatchBaseline.objects.filter(region=write.region, baseline_id=held).values_list("name", flat=True).first()
         )
