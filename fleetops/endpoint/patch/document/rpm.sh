@@ -11,7 +11,7 @@ sources() {
 }
 no_sources() { rm -f /etc/yum.repos.d/fleetops-run-*.repo; }
 
-tool() { $TOOL -q "$@" 9>&-; }
+tool() { $TOOL -q -C "$@" 9>&-; } # what makecache has fetched
 facts() {
   command -v "$TOOL" >/dev/null 2>&1 || give_up "This node has neither dnf nor yum."
   quietly $TOOL -q makecache || return 1
