@@ -11,8 +11,13 @@ NAME = "fleetops-events"  # of queue, rule and stack
 # Events that are older say nothing that the region's own reading has not shown since.
 KEPT_SECONDS = 3600
 PATTERN = {
-    "source": ["aws.ec2", "aws.tag"],
-    "detail-type": ["EC2 Instance State-change Notification", "Tag Change on Resource"],
+    "source": ["aws.ec2", "aws.tag", "aws.ssm"],
+    "detail-type": [
+        "EC2 Instance State-change Notification",
+        "Tag Change on Resource",
+        "EC2 Command Status-change Notification",
+        "EC2 Command Invocation Status-change Notification",
+    ],
 }
 
 
@@ -21,7 +26,7 @@ def cloudformation() -> str:
     queue = {"Fn::GetAtt": ["Queue", "Arn"]}
     template = {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": "Tells FleetOps of EC2 instances that start, stop, end or change their tags",
+        "Description": "Tells FleetOps of instances that start, stop, end or change their tags, and of commands",
         "Resources": {
             "Queue": {
                 "Type": "AWS::SQS::Queue",

@@ -1,6 +1,7 @@
 """What AWS tells by itself: EventBridge's events from an SQS queue, so that a stopped instance shows in seconds.
 
-Only EC2 tells of states and tags. SSM sends no event for an agent that comes or goes: that is always polled.
+Only EC2 tells of states and tags. SSM sends no event for an agent that comes or goes: that is always polled. What else
+AWS tells, rooms above hear of by hearing.py: how commands fare.
 """
 
 import json
@@ -19,7 +20,7 @@ from fleetops.aws.records import QueueMessage
 from fleetops.clock import during
 from fleetops.errors import UserError
 
-from . import services
+from . import hearing, services
 from .models import Region
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def read_queue(region_id: int, *, now: datetime) -> int:
                 break
         wanted = sorted(set().union(*(instances_in(message, region) for message in messages)))
         services.refresh_instances(region, wanted, now=now)
+        hearing.hand_over([message.body for message in messages], region)
         sqs.delete(access, region.name, region.queue_url, messages, session_name=services.SESSION_NAME)
     except AwsError as failed:
         error = str(failed)

@@ -2,6 +2,7 @@ from django.apps import AppConfig
 
 from fleetops import metrics
 from fleetops.clock import now
+from fleetops.inventory.hearing import listen
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
@@ -36,5 +37,7 @@ class RunCommandConfig(AppConfig):
             (),
             oldest,
         )
+        for kind in ("EC2 Command Status-change Notification", "EC2 Command Invocation Status-change Notification"):
+            listen("aws.ssm", kind, "fleetops.runcommand.dispatching.told")
         show_count("runcommand:list", running)
         hold_removal(holds)

@@ -14,7 +14,7 @@ again; nothing that it offers would tell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from fleetops.aws.commands import MOST_TARGETS, InvocationRecord
 from fleetops.aws.errors import AwsError, Unavailable
 from fleetops.clock import monotonic
 from fleetops.clock import now as clock_now
+from fleetops.inventory.models import Region
 from fleetops.transitions import LostRace, move, move_all
 
 from . import plan
@@ -75,6 +76,16 @@ def claim_due(*, now: datetime) -> list[Any]:
     """Take the open commands that are due, for a task each."""
     due = list(Command.objects.open().filter(due_at__lte=now).order_by("due_at").values_list("pk", "due_at")[:500])
     return [pk for pk, at in due if Command.objects.filter(pk=pk, due_at=at).update(due_at=now + CLAIM)]
+
+
+def told(region: Region, details: Sequence[Mapping[str, Any]]) -> None:
+    """EventBridge tells of commands of a region: look at them soon, once for what it tells within GATHER."""
+    ids = {str(each.get("command-id", ""))[:36] for each in details} - {""}
+    soon = clock_now() + GATHER
+    found = Dispatch.objects.filter(region=region, state=DispatchState.SENT, ssm_command_id__in=ids, due_at__gt=soon)
+    commands = set(found.values_list("command", flat=True))
+    if found.update(due_at=soon):
+        Command.objects.open().filter(pk__in=commands, due_at__gt=soon).update(due_at=soon)
 
 
 def advance(command_id: Any) -> None:

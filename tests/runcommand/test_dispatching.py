@@ -1,5 +1,6 @@
 """Nothing runs twice: workers that die, answers that are lost, messages that come twice."""
 
+import json
 from datetime import timedelta
 
 import botocore.session
@@ -7,6 +8,7 @@ import pytest
 
 from fleetops.aws import commands as aws
 from fleetops.clock import now
+from fleetops.inventory import hearing
 from fleetops.runcommand import dispatching, services
 from fleetops.runcommand.models import Dispatch
 from fleetops.runcommand.states import COMMAND_MOVES, OF_AWS
@@ -245,3 +247,27 @@ def test_what_has_ended_moves_no_more(document, fleet, operator):
     with pytest.raises(IllegalMove):
         move(command, "running", COMMAND_MOVES)
     assert not services.cancel(command, actor=operator)
+
+
+def test_an_event_of_eventbridge_has_its_command_looked_at_soon(document, fleet, operator, region):
+    command = started(document, fleet[:1], operator)
+    step(command)
+    dispatch, far = command.dispatches.get(), now() + timedelta(minutes=5)
+
+    def after(**facts):
+        command.dispatches.update(due_at=far)
+        type(command).objects.filter(pk=command.pk).update(due_at=far)
+        event = {
+            "source": "aws.ssm",
+            "detail-type": "EC2 Command Invocation Status-change Notification",
+            "account": region.account.account_id,
+            "region": region.name,
+            "detail": {"command-id": dispatch.ssm_command_id, "status": "Success"},
+        }
+        hearing.hand_over(["no json", json.dumps(event | facts)], region)
+        command.refresh_from_db()
+        return min(command.due_at, command.dispatches.get().due_at)
+
+    assert after() < now() + timedelta(seconds=10)
+    assert after(region="us-east-1") == after(detail={"command-id": "x"}) == after(detail=None) == far
+    services.cancel(command, actor=operator)
