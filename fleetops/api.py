@@ -16,7 +16,9 @@ import fleetops.library.api
 import fleetops.notify.api
 import fleetops.policy.api
 import fleetops.review.api
+import fleetops.rollouts.api
 import fleetops.runcommand.api
+import patching.api
 import sessions_app.api
 import sessions_app.command_api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
@@ -34,6 +36,8 @@ ROOMS = {
     "Policy": fleetops.policy.api.urlpatterns,
     "Documents": fleetops.library.api.urlpatterns,
     "Commands": fleetops.runcommand.api.urlpatterns,
+    "Runs": fleetops.rollouts.api.urlpatterns,
+    "Patching": patching.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }
 

@@ -112,6 +112,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inventory",
         "library",
         "runcommand",
+        "rollouts",
         "sessions_app",
         "patching",
         "review",

@@ -31,6 +31,8 @@ _CHANGE = "inventory.change_account"
 _SEE_DOCUMENTS = "library.view_document"
 _SEE_BASELINES, _CHANGE_BASELINES = "patching.view_patchbaseline", "patching.change_patchbaseline"
 _RUN, _REVIEW_COMMANDS = "runcommand.run_command", "runcommand.review_command"
+_RUNS = ("rollouts.view_run", "rollouts.start_run", "rollouts.steer_run")
+_CLUSTERS = "rollouts.change_clusterrule"
 _ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
 SCOPES: dict[str, Scope] = {
@@ -84,6 +86,15 @@ SCOPES: dict[str, Scope] = {
         "Run documents on instances, and cancel",
         (_RUN, _REVIEW_COMMANDS, "runcommand.cancel_command", _SEE_DOCUMENTS, _SEE),
         (_RUN, "runcommand.cancel_command"),
+    ),
+    "runs:read": Scope("Read runs, their plans and targets", _RUNS, _RUNS),
+    "runs:write": Scope(
+        "Plan, start and steer runs: one's own, or anybody's with the permission",
+        (*_RUNS, _SEE_DOCUMENTS, _SEE),
+        ("rollouts.start_run", "rollouts.steer_run"),
+    ),
+    "cluster_rules:write": Scope(
+        "Say how many members of a cluster may be out of service", (_CLUSTERS, *_RUNS), (_CLUSTERS,)
     ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),

@@ -22,7 +22,7 @@ function colours(near) {
     probe.style.color = `var(${name})`;
     return getComputedStyle(probe).color;
   };
-  const found = { ok: read("--fo-cell-ok"), run: read("--fo-run-fill"), bad: read("--fo-bad-fill"), wait: read("--fo-wait-fill"), off: read("--fo-off-fill"), hold: read("--fo-hold-fill"), warn: read("--fo-warn-fill"), back: read("--fo-surface"), ink: read("--fo-ink-1") };
+  const found = { ok: read("--fo-cell-ok"), run: read("--fo-run-fill"), bad: read("--fo-bad-fill"), wait: read("--fo-wait-fill"), off: read("--fo-off-fill"), hold: read("--fo-hold-fill"), warn: read("--fo-warn-fill"), back: read("--fo-surface"), cross: read("--fo-on-bad"), ink: read("--fo-ink-1") };
   probe.remove();
   return found;
 }
@@ -224,7 +224,7 @@ function cell(g, kind, x, y, n, colour) {
     g.fillRect(x + 1, y + 1, n - 2, 1);
   } else if (kind === "bad") {
     g.fillRect(x, y, n, n);
-    g.strokeStyle = "#fff";
+    g.strokeStyle = colour.cross;
     g.lineWidth = 1;
     g.beginPath();
     g.moveTo(x + 1, y + 1);
