@@ -77,6 +77,11 @@ def _changes(before: Instances, after: Instances) -> Iterator[tuple[str, str, st
             yield "Tag Change on Resource", "aws.tag", instance_id, detail
 
 
+def listens(account: str, region: str) -> bool:
+    """Whether any rule of a region would be told of an event."""
+    return bool(_rules(account, region))
+
+
 def _rules(account: str, region: str) -> list[Any]:
     """The enabled rules of the default bus that have a pattern and targets."""
     regions = backends.get_backend("events")[account]

@@ -40,6 +40,8 @@ def refusal(body: Mapping[str, Any], *, account_id: str, product_arn: str) -> st
 def _refusal(body: Mapping[str, Any], account_id: str, product_arn: str) -> str:
     if len(orjson.dumps(body)) > LARGEST:
         return f"It is larger than {LARGEST // 1024} KB."
+    if any("\0" in text for text in texts(body)):
+        return "It holds the character zero."
     if body["SchemaVersion"] != SCHEMA:
         return f"data.SchemaVersion should be {SCHEMA}."
     if body["AwsAccountId"] != account_id:

@@ -496,6 +496,10 @@ class Moto:
             found += [_instance(backend, reservation, instance) for instance in reservation.instances]
         return found
 
+    def listens(self, account: str, region: str) -> bool:
+        """Whether EventBridge has a rule in a region that an event could match."""
+        return ec2_events.listens(account, region)
+
     def access_key(self, access_key_id: str) -> dict[str, Any] | None:
         """The IAM user behind a key: secret, account, user name, id, ARN, key's status; None if there is none."""
         for account, regions in list(backends.get_backend("iam").items()):

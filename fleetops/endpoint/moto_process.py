@@ -126,6 +126,8 @@ class Child:
         if ask == "instance_facts":
             facts = self._moto.instances(header["account"], header["region"])
             return {"result": [self._brief(header["account"], fact) for fact in facts]}, b""
+        if ask == "listens":
+            return {"result": self._moto.listens(header["account"], header["region"])}, b""
         if ask == "access_key":
             return {"result": self._moto.access_key(header["access_key"])}, b""
         if ask == "identity":

@@ -272,6 +272,7 @@ ROCKY, WINDOWS, DEBIAN = {"OperatingSystem": "ROCKY_LINUX"}, {}, {"OperatingSyst
             "Sources apply to Linux managed nodes only",
         ),
         (ROCKY | {"AvailableSecurityUpdatesComplianceStatus": "COMPLIANT"}, "Windows Server managed nodes only"),
+        (ROCKY | {"Description": "a\0b"}, "character zero"),
         (ROCKY | {"ApprovedPatches": ["a*b*c"]}, "at most one wildcard"),
         (ROCKY | {"RejectedPatches": ["CVE-2026-12345"]}, "not in a format"),
         (ROCKY | {"RejectedPatches": ["1234567"]}, "not in a format"),

@@ -228,6 +228,25 @@ def test_an_older_report_and_an_override_s_change_nothing_and_a_newer_one_all(en
     assert summary_of(ssm, SPARE)["Status"] == "COMPLIANT", "scanned, and nothing is missing"
 
 
+@pytest.mark.parametrize("status", ["COMPLIANT", "NON_COMPLIANT"])
+def test_an_available_security_update_counts_as_its_windows_baseline_says(endpoint, ssm, status):
+    instance_id = "i-0123456789abcdef5"
+    AgentClient(endpoint).report(
+        instance_id, PlatformType="Windows", PlatformName="Microsoft Windows Server 2022 Datacenter"
+    )
+    made = ssm.create_patch_baseline(Name="windows", AvailableSecurityUpdatesComplianceStatus=status)["BaselineId"]
+    ssm.register_patch_baseline_for_patch_group(BaselineId=made, PatchGroup="windows")
+    update = patch("KB5068787", "AVAILABLE_SECURITY_UPDATE", classification="SecurityUpdates")
+    ended_at = "2026-11-20T10:05:00Z" if status == "COMPLIANT" else "2026-11-20T11:05:00Z"
+    assert keep(endpoint, report(instance_id, update, ended_at=ended_at, tags={"Patch Group": "windows"})) == [True]
+    state = state_of(ssm, instance_id)
+    assert (state["BaselineId"], state["AvailableSecurityUpdateCount"]) == (made, 1)
+    assert state["SecurityNonCompliantCount"] == (status == "NON_COMPLIANT")
+    assert summary_of(ssm, instance_id)["Status"] == status
+    ssm.deregister_patch_baseline_for_patch_group(BaselineId=made, PatchGroup="windows")
+    ssm.delete_patch_baseline(BaselineId=made)
+
+
 def test_three_thousand_packages_are_told_page_by_page(endpoint, ssm):
     many = [patch(f"package-{n:04}", "INSTALLED_OTHER") for n in range(3000)]
     assert keep(endpoint, report(SPARE, *many, ended_at="2026-11-21T10:00:00Z")) == [True]
@@ -302,6 +321,7 @@ def test_eventbridge_is_told_when_compliance_turns_also_after_a_kill(endpoint):
         return sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages")
 
     (told,) = until(message, what="the event is told")
+    sqs.delete_message(QueueUrl=url, ReceiptHandle=told["ReceiptHandle"])
     event = json.loads(told["Body"])
     assert event["detail"] == {
         "resource-type": "managed-instance",

@@ -82,6 +82,7 @@ def test_a_finding_comes_back_with_what_security_hub_adds(hub):
         ({"AwsAccountId": "444455556666"}, "AwsAccountId"),
         ({"ProductArn": "arn:aws:securityhub:eu-west-1::product/aws/ssm-patch-manager"}, "ProductArn"),
         ({"SchemaVersion": "2019-01-01"}, "SchemaVersion"),
+        ({"Description": "a\0b"}, "character zero"),
         ({"CreatedAt": "yesterday"}, "CreatedAt"),
         ({"UpdatedAt": "2026-13-01T00:00:00Z"}, "UpdatedAt"),
         ({"Title": "x" * 257}, "Title"),

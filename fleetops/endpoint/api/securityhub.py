@@ -10,6 +10,7 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.api.ssm.shared import read_token, token
 from fleetops.endpoint.calls import Call
 from fleetops.endpoint.core import Endpoint
+from fleetops.endpoint.finding_rules import texts
 from fleetops.endpoint.findings import MOST_AT_ONCE, Place, no_access
 
 Result = dict[str, Any]
@@ -90,6 +91,8 @@ async def _update(endpoint: Endpoint, call: Call, parameters: Result) -> Result:
         raise ApiError("InvalidInputException", f"A request names 1 to {MOST_AT_ONCE} findings.", 400)
     if not changes:
         raise ApiError("InvalidInputException", "A request changes something of the findings that it names.", 400)
+    if any("\0" in text for text in texts(parameters)):
+        raise ApiError("InvalidInputException", "A text holds the character zero.", 400)
     if len(changes.get("Note", {}).get("Text", "")) > _LONGEST_NOTE:
         raise ApiError("InvalidInputException", f"A note has at most {_LONGEST_NOTE} characters.", 400)
     missing = await endpoint.findings.change(_place(call), identifiers, changes, call.now)

@@ -117,6 +117,7 @@ class Baselines:
         system = request.get("OperatingSystem", "WINDOWS")
         content = _content(request)
         checks.check(content, system)
+        _check_text(request)
         client_token = request.get("ClientToken")
         wanted = {name: value for name, value in request.items() if name != "ClientToken"}
         digest = hashlib.sha256(orjson.dumps(wanted, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -158,6 +159,7 @@ class Baselines:
         replaces = request.get("Replace", False)
         if replaces and "Name" not in request:
             raise checks.invalid("Name is required where Replace is true.")
+        _check_text(request)
 
         def write() -> Stored:
             with transaction.atomic():
@@ -249,6 +251,12 @@ class Baselines:
 
     async def _write(self, work: Callable[[], Any]) -> Any:
         return await in_database(self._writer, work)
+
+
+def _check_text(request: Mapping[str, Any]) -> None:
+    """PostgreSQL's columns hold no zero."""
+    if any("\0" in request.get(name, "") for name in ("Description", "ClientToken")):
+        raise checks.invalid("A text holds the character zero.")
 
 
 def _content(request: Mapping[str, Any]) -> dict[str, Any]:

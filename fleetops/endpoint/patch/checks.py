@@ -35,6 +35,8 @@ def invalid(message: str) -> ApiError:
 def check(content: Mapping[str, Any], system: str) -> None:
     """Return if a baseline, in the members of CreatePatchBaseline, is sound. Raises ApiError (ValidationException)."""
     family = systems.FAMILIES[system]
+    if any("\0" in source["Configuration"] for source in content.get("Sources", [])):
+        raise invalid("The configuration of a source holds the character zero.")
     global_filters = content.get("GlobalFilters", {}).get("PatchFilters", [])
     _check_filters(global_filters, system, "GlobalFilters")
     for number, rule in enumerate(content.get("ApprovalRules", {}).get("PatchRules", []), 1):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -117,42 +118,45 @@ class PatchRecords:
         if report.is_override or node is None:
             return False
         group = patch_group_of(node)[:256]
-        patches = [
-            patch
-            for patch in report.patches
-            if not (report.operation == Operation.INSTALL and patch.state == PatchState.MISSING)
-        ]
-        counts = Counter(patch.state for patch in patches)
-        counts[PatchState.NOT_APPLICABLE] = report.counts[PatchState.NOT_APPLICABLE]
-        judged = judge(patches, baseline)
-        items = [_item(patch, baseline, group, document_name) for patch in patches if patch.state not in _UNCOUNTED]
-        text = orjson.dumps([_kept(patch) for patch in patches]).decode()
+        # By the node's clock, but never later than ours: a report from the future would be the last for ever.
+        ended_at = min(report.ended_at, now)
+        started_at = min(report.started_at, ended_at)
 
         def write() -> PatchReport | None:
+            # In the writer's thread: a node may have thousands of them.
+            patches = [patch for patch in report.patches if _is_told(patch, report.operation)]
+            counts = Counter(patch.state for patch in patches)
+            counts[PatchState.NOT_APPLICABLE] = report.counts[PatchState.NOT_APPLICABLE]
+            judged = judge(patches, baseline)
             with transaction.atomic():
                 row = _rows(key[:2]).filter(instance_id=key[2]).first()
-                if row is not None and report.ended_at < row.ended_at:
+                if row is not None and ended_at < row.ended_at:
                     return None
                 before = row.status if row is not None else ""
                 row = row or PatchReport(account_id=key[0], region=key[1], instance_id=key[2])
                 row.patch_group, row.baseline_id = group, baseline.baseline_id
-                row.snapshot_id, row.command_id = report.snapshot_id[:36], command_id
+                row.snapshot_id, row.command_id = report.snapshot_id[:36].replace("\0", ""), command_id
                 row.operation, row.reboot_option = report.operation, report.reboot_option
-                row.install_override_list = report.install_override_list
-                row.started_at, row.ended_at = report.started_at, report.ended_at
+                row.install_override_list = report.install_override_list[:256].replace("\0", "")
+                row.started_at, row.ended_at = started_at, ended_at
                 row.no_reboot_install_at = _last_no_reboot(report) or row.no_reboot_install_at
                 row.counts = {state.value: counts[state] for state in PatchState}
                 row.critical_count, row.security_count, row.other_count = judged.critical, judged.security, judged.other
-                row.status, row.severity, row.patches = judged.status, judged.severity, text
+                row.status, row.severity = judged.status, judged.severity
+                row.patches = orjson.dumps([_kept(patch) for patch in patches]).decode()
                 if before != judged.status:
                     row.untold = _event(key, row, now)
                 row.save()
                 compliance.write(
                     key,
                     compliance.PATCH,
-                    items,
+                    [
+                        _item(patch, baseline, group, document_name)
+                        for patch in patches
+                        if patch.state != PatchState.NOT_APPLICABLE
+                    ],
                     execution={
-                        "ExecutionTime": report.ended_at,
+                        "ExecutionTime": ended_at,
                         "ExecutionId": command_id,
                         "ExecutionType": execution_type,
                     },
@@ -168,7 +172,7 @@ class PatchRecords:
             return False
         logger.info(
             "patch report kept instance=%s command=%s operation=%s status=%s",
-            *(key[2], command_id, report.operation, judged.status),
+            *(key[2], command_id, row.operation, row.status),
         )
         if row.untold is not None:
             self._has_untold.set()
@@ -192,10 +196,9 @@ class PatchRecords:
     async def _tell_all(self) -> None:
         rows = PatchReport.objects.filter(untold__isnull=False).order_by("pk").values_list("pk", "untold")
         while untold := await in_database(self._reader, lambda: list(rows[:_MOST_AT_ONCE])):
-            for number, event in untold:
+            for _, event in untold:
                 await self._tell(event)
-                told = PatchReport.objects.filter(pk=number, untold__id=event["id"])
-                await in_database(self._writer, lambda told=told: told.update(untold=None))  # type: ignore[misc]
+            await in_database(self._writer, partial(_tick_off, untold))
 
     # Reading
 
@@ -216,11 +219,19 @@ class PatchRecords:
         return orjson.loads(text) if text else []
 
 
-_UNCOUNTED: Final = frozenset({PatchState.NOT_APPLICABLE})
-
-
 def _rows(place: tuple[str, ...]) -> Any:
     return PatchReport.objects.filter(account_id=place[0], region=place[1])
+
+
+def _tick_off(told: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    """Note what was told; what has come in its place meanwhile is still to be told."""
+    with transaction.atomic():
+        for number, event in told:
+            PatchReport.objects.filter(pk=number, untold__id=event["id"]).update(untold=None)
+
+
+def _is_told(patch: PatchFact, operation: Operation) -> bool:
+    return not (operation == Operation.INSTALL and patch.state == PatchState.MISSING)
 
 
 def _last_no_reboot(report: Report) -> datetime | None:
