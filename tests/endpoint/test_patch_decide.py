@@ -1,25 +1,20 @@
-"""What a baseline approves: the service's word, and that the node's script says the same."""
+"""What a baseline approves. That the node's script says the same is shown in patch/test_decisions.py."""
 
 import dataclasses
-import subprocess
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fleetops.endpoint.patch.document as document
 from fleetops.endpoint.patch import operating_systems, shapes
 from fleetops.endpoint.patch.checks import is_name
 from fleetops.endpoint.patch.decide import Deployment, decide
 from fleetops.endpoint.patch.facts import LEVELS, Baseline, Candidate, Filter, Rule
 from fleetops.endpoint.patch.operating_systems import Family
 from fleetops.endpoint.patch.predefined import predefined
-from fleetops.endpoint.patch.table import Setting, moment, render
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
-AWK = Path(document.__file__).with_name("decide.awk")
 
 
 def baseline(*rules, system="REDHAT_ENTERPRISE_LINUX", **more) -> Baseline:
@@ -266,28 +261,19 @@ def _cases(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(_cases())
-def test_the_node_s_script_decides_as_the_service_does(tmp_path_factory, case):
+@given(_cases(), st.integers(0, 400))
+def test_time_and_rules_only_add_to_what_is_approved_and_a_rejection_takes_it_away(case, days):
     made, patches = case
-    family = operating_systems.FAMILIES[made.operating_system]
-    table = render(made, now=NOW, setting=Setting("snapshot", str(family), patches[0].product))
-    facts = "".join(
-        "\t".join(
-            [
-                *("U", one.name, one.arch, f"{one.version}-{one.release}", "1", one.classification, one.severity),
-                *(one.priority, one.section, one.product, moment(one.released_at) if one.released_at else ""),
-                *(",".join(one.cves), str(int(one.is_security)), "", "", ""),
-            ]
-        )
-        + "\n"
-        for one in patches
-    )
-    directory = tmp_path_factory.mktemp("awk")
-    (directory / "table").write_text(table)
-    (directory / "facts").write_text(facts)
-    words = ["awk", "-v", "mode=report", "-v", "operation=Scan", "-f", str(AWK)]
-    words += ["what=table", str(directory / "table"), "what=facts", str(directory / "facts")]
-    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    found = {line.split("\t")[1]: line.split("\t")[6] for line in told.splitlines()}
-    decided = {f"{one.name}.{one.arch}": decide(made, one, now=NOW) for one in patches}
-    assert found == {name: decision.level for name, decision in decided.items() if decision and decision.is_approved}
+    wide = Rule(approve_after_days=0, enable_non_security=True, compliance_level="INFORMATIONAL")
+    for one in patches:
+        decision = decide(made, one, now=NOW)
+        later = decide(made, one, now=NOW + timedelta(days=days))
+        if decision is not None and decision.is_approved:
+            assert later.is_approved and LEVELS.index(later.level) <= LEVELS.index(decision.level)
+        if decision is not None and decision.status == Deployment.PENDING_APPROVAL:
+            assert decision.approved_at > NOW
+            assert decide(made, one, now=decision.approved_at).status == Deployment.APPROVED
+        more = decide(dataclasses.replace(made, global_filters=(), rules=(*made.rules, wide)), one, now=NOW)
+        assert more.status == Deployment.EXPLICIT_REJECTED or more.is_approved
+        rejected = decide(dataclasses.replace(made, rejected=(*made.rejected, one.name)), one, now=NOW)
+        assert rejected.status == Deployment.EXPLICIT_REJECTED
