@@ -16,7 +16,9 @@ from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.runcommand.models import Command, Invocation
 from patching.content import Content
-from patching.models import BaselineVersion, PatchBaseline
+from patching.models import BaselineVersion, PatchBaseline, PinnedSet, Write
+from patching.pinned import Entry, digest_of
+from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
 
@@ -159,6 +161,25 @@ def make_baseline(
     return made
 
 
+def make_write(baseline: PatchBaseline, **fields: Any) -> Write:
+    """A change of a baseline that AWS has taken."""
+    facts = {"batch": uuid.uuid4(), "deed": "update", "name": baseline.name, "actor_name": "paula", "state": "done"}
+    return Write.objects.create(region=baseline.region, baseline=baseline, **(facts | fields))
+
+
+def make_pinned_set(name: str = "canary", *, operating_system: str = "AMAZON_LINUX_2023", **fields: Any) -> PinnedSet:
+    """A set of one patch, from one node."""
+    entries = [Entry("openssl.x86_64", "openssl.x86_64:1:3.0.8-1.amzn2023")]
+    node = {"instance_id": "i-1", "name": "al-1", "account_id": "111122223333", "region": "eu-west-1", "patches": 1}
+    facts = {
+        "entries": [{"id": each.id, "title": each.title} for each in entries],
+        "digest": digest_of(entries),
+        "nodes": [node | {"last_installed_at": None}],
+        "actor_name": "paula",
+    }
+    return PinnedSet.objects.create(name=name, operating_system=operating_system, **(facts | fields))
+
+
 def make_command(*, user: User, instances: Collection[Instance] = (), state: str = "running", **fields: Any) -> Command:
     """A command of `user` that waits on `instances`."""
     facts = {"document_name": "say-it", "actor": user, "actor_name": user.username, "started_at": now()}
@@ -176,3 +197,32 @@ def make_command(*, user: User, instances: Collection[Instance] = (), state: str
         for each in instances
     )
     return made
+
+
+def make_run(*, user: User, instances: Collection[Instance] = (), state: str = "running", **fields: Any) -> Run:
+    """A run of `user` in one wave, with a gate behind it, whose targets wait."""
+    facts = {"kind": "document", "name": "say it everywhere", "subject": {"document": "say-it"}, "targets_text": "all"}
+    facts |= {"actor": user, "actor_name": user.username, "concurrency": "100%", "plan_hash": "0" * 64}
+    if state != "draft":
+        facts["started_at"] = now()
+    made = Run.objects.create(state=state, **(facts | fields))
+    wave = Wave.objects.create(run=made, position=1, name="All", state="running" if state == "running" else "pending")
+    GateCheck.objects.create(wave=wave, position=1, kind="approval", settings={"quorum": 1})
+    RunTarget.objects.bulk_create(
+        RunTarget(
+            run=made,
+            wave=wave,
+            position=position,
+            instance_row=each,
+            account=each.account,
+            region=each.region,
+            instance_id=each.instance_id,
+            instance_name=str(each),
+        )
+        for position, each in enumerate(instances, 1)
+    )
+    return made
+
+
+def make_cluster_rule(tag: str = "cluster", **fields: Any) -> ClusterRule:
+    return ClusterRule.objects.create(tag=tag, **fields)

@@ -26,13 +26,18 @@ from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.api.conftest import Bearer, make_token
 from tests.factories import (
+    make_baseline,
+    make_cluster_rule,
     make_command,
     make_document,
     make_grant,
     make_instance,
+    make_pinned_set,
     make_restricted_shell,
+    make_run,
     make_session,
     make_user,
+    make_write,
 )
 from tests.web.test_every_door import (
     ADMINISTER,
@@ -42,6 +47,7 @@ from tests.web.test_every_door import (
     NO_ROLE,
     NOBODY,
     OPEN_SHELLS,
+    PATCH,
     PEOPLE,
     REVIEW,
     RUN_DOCUMENTS,
@@ -171,6 +177,24 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:enable_rule": {"POST": Rule("policy:write", ADMINISTER, 400)},
     "api:rule_history": {"GET": Rule("policy:read", REVIEW)},
     "api:simulate": {"GET": Rule("policy:read", REVIEW, 400)},
+    "api:patch_baselines": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_baseline": {
+        "GET": Rule("baselines:read", SEE_FLEET),
+        "PUT": Rule("baselines:write", PATCH, 400),
+        "DELETE": Rule("baselines:write", PATCH, 409),  # AWS is not there
+    },
+    "api:patch_versions": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_preview": {"POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_default": {"POST": Rule("baselines:write", PATCH, 409)},  # AWS is not there
+    "api:patch_accept": {"POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_copy": {"POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_register": {"POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_deregister": {"DELETE": Rule("baselines:write", PATCH, 409)},  # it has no such group
+    "api:patch_writes": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_groups": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_sets": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
+    "api:patch_set": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_set_list": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:documents": {"GET": Rule("documents:read", SEE_FLEET), "POST": Rule("documents:write", ADMINISTER, 400)},
     "api:document": {
         "GET": Rule("documents:read", SEE_FLEET),
@@ -190,6 +214,32 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:event": {"GET": Rule("audit:read", REVIEW)},
 }
 OPEN_TO_ALL = {"api:login"}
+DOORS |= {
+    "api:runs": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
+    "api:run": {"GET": Rule("runs:read", SEE_FLEET), "DELETE": Rule("runs:write", PATCH, 404)},  # another's
+    "api:run_drift": {"GET": Rule("runs:read", PATCH, 404)},
+    "api:run_release": {"POST": Rule("runs:write", PATCH, 404)},
+    "api:run_again": {"POST": Rule("runs:write", PATCH, 409)},  # it selects nothing any more
+    "api:run_pause": {"POST": Rule("runs:write", PATCH)},
+    "api:run_resume": {"POST": Rule("runs:write", PATCH, 409)},  # it runs
+    "api:run_abort": {"POST": Rule("runs:write", PATCH)},
+    "api:run_retry": {"POST": Rule("runs:write", PATCH, 409)},  # nothing has failed
+    "api:run_forward": {"POST": Rule("runs:write", PATCH, 400)},  # without a reason
+    "api:run_override": {"POST": Rule("runs:write", PATCH, 400)},
+    "api:run_skip_target": {"POST": Rule("runs:write", PATCH, 400)},
+    "api:run_skip_wave": {"POST": Rule("runs:write", PATCH, 400)},
+    "api:run_overrule": {"POST": Rule("runs:write", PATCH, 400)},
+    "api:run_targets": {"GET": Rule("runs:read", SEE_FLEET)},
+    "api:run_events": {"GET": Rule("runs:read", SEE_FLEET)},
+    "api:cluster_rules": {
+        "GET": Rule("runs:read", SEE_FLEET),
+        "POST": Rule("cluster_rules:write", PATCH, 400),
+    },
+    "api:cluster_rule": {
+        "PUT": Rule("cluster_rules:write", PATCH, 400),
+        "DELETE": Rule("cluster_rules:write", PATCH, 204),
+    },
+}
 CASES = [(name, method) for name, rules in DOORS.items() for method in rules]
 # Who may ask to end a session that they may see is told so with another answer; another's command is not there.
 BESIDES = {
@@ -217,7 +267,9 @@ def things(module_roles, valkey):
     make_token(someone, "fleet:read")
     session = make_session(user=make_user("other", role="operator"), instance=instance)
     document = make_document(region=instance.region)
+    baseline, pinned = make_baseline(region=instance.region), make_pinned_set()
     command = make_command(user=session.user, instances=[instance])
+    run = make_run(user=session.user, instances=[instance], targets_text="name=nobody")
     event = record("identity.login", actor=someone)
     make_user("chief", role="administrator")  # could approve
     approval = approvals.ask(
@@ -263,6 +315,16 @@ def things(module_roles, valkey):
         "api:withdraw": approval.pk,
         "api:rule": policy_rule,
         "api:enable_rule": policy_rule,
+        **dict.fromkeys(
+            (
+                f"api:patch_{name}"
+                for name in ("baseline", "versions", "preview", "default", "accept", "copy", "register")
+            ),
+            baseline.pk,
+        ),
+        "api:patch_deregister": (baseline.pk, "web"),
+        "api:patch_writes": make_write(baseline).batch,
+        **dict.fromkeys(("api:patch_set", "api:patch_set_list"), pinned.pk),
         "api:document": document.pk,
         "api:document_versions": document.pk,
         "api:document_version": (document.pk, 1),
@@ -272,6 +334,20 @@ def things(module_roles, valkey):
             command.pk,
         ),
         "api:invocation": (command.pk, command.invocations.get().pk),
+        **dict.fromkeys(
+            (
+                f"api:run{name}"
+                for name in (
+                    *("", "_drift", "_release", "_again", "_pause", "_resume", "_abort", "_retry", "_forward"),
+                    *("_override", "_targets", "_events"),
+                )
+            ),
+            run.pk,
+        ),
+        "api:run_skip_target": (run.pk, run.targets.get().pk),
+        "api:run_skip_wave": (run.pk, 1),
+        "api:run_overrule": (run.pk, run.waves.get().gates.get().pk),
+        "api:cluster_rule": make_cluster_rule().pk,
         "api:token": ApiToken.objects.get(user=someone).pk,
         "api:access_key": key.pk,
         "api:budget_ceiling": place,

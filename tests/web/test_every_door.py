@@ -21,13 +21,17 @@ from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
 from tests.factories import (
     make_baseline,
+    make_cluster_rule,
     make_command,
     make_document,
     make_grant,
     make_instance,
+    make_pinned_set,
     make_restricted_shell,
+    make_run,
     make_session,
     make_user,
+    make_write,
 )
 
 OUT = "nobody is logged in"
@@ -41,6 +45,7 @@ OPEN_SHELLS = frozenset({"operator", "administrator"})
 REVIEW = frozenset({"auditor", "administrator"})
 ADMINISTER = frozenset({"administrator"})
 CHANGE_CALENDARS = frozenset({"patch_owner", "administrator"})
+PATCH = frozenset({"patch_owner", "administrator"})
 RUN_DOCUMENTS = frozenset({"operator", "administrator"})
 SEE_COMMANDS = RUN_DOCUMENTS | REVIEW
 NOBODY: frozenset[str] = frozenset()
@@ -171,6 +176,24 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:delete": deed(ADMINISTER),
     "patching:baselines": page(SEE_FLEET),
     "patching:baseline": page(SEE_FLEET),
+    "patching:create": page(PATCH) | deed(PATCH, 200),  # for which operating system?
+    "patching:edit": page(PATCH) | deed(PATCH, 400),
+    "patching:preview": deed(PATCH, 200),
+    "patching:preview_new": deed(PATCH, 409),  # of what?
+    "patching:writes": page(SEE_FLEET),
+    "patching:compare": page(SEE_FLEET, 409),  # without two versions
+    "patching:copy": page(PATCH) | deed(PATCH, 400),
+    "patching:make_default": deed(PATCH, 409),  # AWS is not there
+    "patching:accept": deed(PATCH),
+    "patching:delete": page(PATCH) | deed(PATCH, 400),  # without its name
+    "patching:groups": page(SEE_FLEET),
+    "patching:group": page(SEE_FLEET, 404),  # without its region
+    "patching:register": deed(PATCH, 404),  # without a baseline
+    "patching:deregister": deed(PATCH, 404),
+    "patching:sets": page(SEE_FLEET),
+    "patching:freeze": page(PATCH) | deed(PATCH, 400),
+    "patching:pinned_set": page(SEE_FLEET),
+    "patching:override_list": page(SEE_FLEET),
     "library:list": page(SEE_FLEET),
     "library:create": page(ADMINISTER) | deed(ADMINISTER, 400),
     "library:document": page(SEE_FLEET),
@@ -187,6 +210,34 @@ DOORS: dict[str, dict[str, Rule]] = {
     "runcommand:cancel": deed(ADMINISTER, 302, 403, operator=404),
     "runcommand:again": deed(ADMINISTER, 409, 403, operator=404),  # it runs
     "runcommand:invocation": page(REVIEW, 200, 403, operator=404),
+    "rollouts:runs": page(SEE_FLEET),
+    "rollouts:new": page(PATCH) | deed(PATCH, 409),  # without a document
+    "rollouts:clusters": page(SEE_FLEET),
+    "rollouts:create_cluster": page(PATCH) | deed(PATCH, 400),
+    "rollouts:cluster": page(PATCH) | deed(PATCH, 400),
+    "rollouts:delete_cluster": deed(PATCH),
+    "rollouts:run": page(SEE_FLEET),
+    "rollouts:live": page(SEE_FLEET),
+    "rollouts:cells": page(SEE_FLEET),
+    "rollouts:names": page(SEE_FLEET),
+    "rollouts:cell": page(SEE_FLEET),
+    "rollouts:targets": page(SEE_FLEET),
+    "rollouts:target": page(SEE_FLEET),
+    "rollouts:failures": page(SEE_FLEET),
+    "rollouts:events": page(SEE_FLEET),
+    "rollouts:plan": page(SEE_FLEET),
+    "rollouts:again": deed(PATCH, 409),  # it selects nothing any more
+    "rollouts:discard": deed(PATCH, 409),  # it runs
+    "rollouts:start": deed(PATCH, 404),
+    "rollouts:pause": deed(PATCH),
+    "rollouts:resume": deed(PATCH, 409),  # it runs
+    "rollouts:abort": deed(PATCH),
+    "rollouts:retry": deed(PATCH, 409),  # nothing has failed
+    "rollouts:forward": deed(PATCH, 409),  # likewise
+    "rollouts:override": deed(PATCH, 409),  # without a reason
+    "rollouts:skip_wave": deed(PATCH, 409),
+    "rollouts:skip_target": deed(PATCH, 409),
+    "rollouts:overrule": deed(PATCH, 409),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:open_as": page(ALL, 400) | deed(SEE_FLEET, 409, 404),  # names no instance; no restricted shell
@@ -268,7 +319,7 @@ def things(module_roles, valkey):
         "inventory": instance.pk,
         "machines": instance.account.pk,
         "library": make_document(region=instance.region).pk,
-        "patching": make_baseline(region=instance.region).pk,
+        "patching": (baseline := make_baseline(region=instance.region)).pk,
         "runcommand": command.pk,
         "sessions": session.pk,
         "review": event.pk,
@@ -293,16 +344,25 @@ def things(module_roles, valkey):
     grants = ("", "_vote", "_withdraw", "_revoke", "_deny_tokens", "_allow_tokens")
     others |= {f"sessions:grant{each}": grant.pk for each in grants} | {"sessions:grant_of": grant.request_id}
     others["machines:deregister"] = instance.pk
+    pinned = make_pinned_set()
+    others |= dict.fromkeys(("patching:pinned_set", "patching:override_list"), pinned.pk)
+    others["patching:writes"] = make_write(baseline).batch
     others |= dict.fromkeys(
         ("sessions:restricted_shell", "sessions:restricted_shell_enabled"), make_restricted_shell().pk
     )
     more = {"accounts:document": ("policy",), "runcommand:invocation": (command.invocations.get().pk,)}
     activation = (instance.region.name, uuid.uuid4())
+    run = make_run(user=session.user, instances=[instance], targets_text="name=nobody")
+    rows["rollouts"] = run.pk
+    others |= dict.fromkeys(("rollouts:cluster", "rollouts:delete_cluster"), make_cluster_rule().pk)
+    more |= dict.fromkeys(("rollouts:cell", "rollouts:skip_wave"), (1,))
+    more |= dict.fromkeys(("rollouts:target", "rollouts:skip_target"), (run.targets.get().pk,))
+    more["rollouts:overrule"] = (run.waves.get().gates.get().pk,)
     more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
 
     def address(name: str) -> str:
         pk = others.get(name) or rows.get(name.partition(":")[0])
-        takes_pk = any("pk" in parameters for _, parameters in _possibilities(name))
+        takes_pk = any({"pk", "batch"} & set(parameters) for _, parameters in _possibilities(name))
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
