@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import pwd
+import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -42,6 +44,13 @@ def main() -> None:
     enrol.add_argument("--id", required=True, help="the activation's id")
     enrol.add_argument("--code", required=True, help="the activation's code")
     run = commands.add_parser("run", help="be a managed node until stopped")
+    run.add_argument(
+        "--restart-with",
+        type=shlex.split,
+        default=[],
+        metavar="COMMAND",
+        help='what restarts this machine if a document asks for it, such as "systemctl reboot"; else such a step fails',
+    )
     for verb in (enrol, run):
         verb.add_argument("--home", type=Path, default=default_home(), help="where the registration lies (%(default)s)")
     arguments = parser.parse_args()
@@ -92,7 +101,7 @@ def register_machine(arguments: argparse.Namespace) -> int:
 
 def run_machine(arguments: argparse.Namespace) -> int:
     try:
-        machine = uvloop.run(run_until_stopped(arguments.home))
+        machine = uvloop.run(run_until_stopped(arguments.home, tuple(arguments.restart_with)))
     except NotRegistered as error:
         print(error, file=sys.stderr)
         return REFUSED
@@ -100,9 +109,9 @@ def run_machine(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def run_until_stopped(home: Path) -> str:
+async def run_until_stopped(home: Path, restart_command: tuple[str, ...]) -> str:
     """Run this machine's node until SIGTERM or SIGINT; its id. Raises NotRegistered."""
-    machine = Machine(home)
+    machine = Machine(home, options=lambda options: replace(options, restart_command=restart_command))
     user = pwd.getpwuid(os.getuid()).pw_name
     print(
         f"{machine.spec.instance_id} runs. Shells and commands on it are in no sandbox: they run as {user}.",

@@ -118,6 +118,8 @@ class Node:
         try:
             await asyncio.gather(self._end_sessions(), self._jobs.interrupt(jobs.REBOOT_TEXT))
             self._decide()
+            if self._launcher.kind == "machine":
+                await self._restart_machine()
             await asyncio.sleep(REBOOT_SECONDS * self._options.retry_scale)
         finally:
             self._directory.count_boot()
@@ -126,6 +128,18 @@ class Node:
         self._decide()
         if self._is_running:
             self._jobs.resume()
+
+    async def _restart_machine(self) -> None:
+        """Have this machine restarted; it takes us with it. If it does not, we go on, and the script sees that."""
+        command = self._options.restart_command
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+            status = await process.wait()
+        except OSError as error:
+            logger.error("the machine is not restarted command=%s reason=%s", command[0], error)
+            return
+        if status:
+            logger.error("the machine is not restarted command=%s status=%s", command[0], status)
 
     def _decide(self) -> None:
         if self._is_running and not self._is_rebooting and self._endpoint.credentials is not None:

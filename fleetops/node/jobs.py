@@ -124,6 +124,7 @@ class Jobs:
         self._endpoint = endpoint
         self._directory = Directory(place.spec.home)
         self._reply_seconds = REPLY_SECONDS * options.retry_scale
+        self._may_restart = place.launcher.kind != "machine" or bool(options.restart_command)
         self._send = reply
         self._restart = restart
         self._jobs: dict[str, _Job] = {}  # by command, all of the last 30 minutes
@@ -321,7 +322,7 @@ class Jobs:
             if job.stopped_text and output.status == "Cancelled":
                 output.code = KILLED_CODE
                 output.fail(job.stopped_text)
-            if output.status == "SuccessAndReboot" and self._place.launcher.kind == "machine":
+            if output.status == "SuccessAndReboot" and not self._may_restart:
                 output.fail("the script asks for a restart, and FleetOps's agent restarts no machine")
             if output.status == "SuccessAndReboot" and job.runs >= MOST_RUNS:
                 output.fail(f"the document asked for {MOST_RUNS} restarts, and gets no other")

@@ -65,6 +65,7 @@ class Options:
     is_loopback: bool = True  # whether the endpoint answers on this machine alone
     launchers: tuple[str, ...] = ("bwrap", "namespaces", "none")  # tried in this order
     hidden: tuple[str, ...] = ()  # directories that no shell may see, wherever they lie
+    restart_command: tuple[str, ...] = ()  # restarts the machine that this node is; without it nothing does
 
 
 class Directory:

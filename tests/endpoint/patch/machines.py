@@ -143,8 +143,13 @@ async def _live(told: dict[str, Any]) -> None:
     home = Path(told["home"])
     named = {name: told[name] for name in ("endpoint", "ca_file", "activation_id", "code")}
     print(await register(home, region="eu-west-1", **named), flush=True)
-    machine = Machine(home, options=lambda options: replace(options, retry_scale=0.1, heartbeat_seconds=1.0))
-    launcher = InRoot("machine", Root(Path(told["root"]), told["holder"]))
+    root = Root(Path(told["root"]), told["holder"])
+    restart = tuple(root.command(["sh", "-c", "date +%s%N >/boot-id"]))
+    machine = Machine(
+        home,
+        options=lambda options: replace(options, retry_scale=0.1, heartbeat_seconds=1.0, restart_command=restart),
+    )
+    launcher = InRoot("machine", root)
     machine.spec = replace(machine.spec, **told["spec"])
     machine.node = Node(machine.spec, machine._options, _context(told["ca_file"]), launcher)
     await machine.run()

@@ -142,6 +142,23 @@ def test_a_patch_that_breaks_stops_no_other_and_what_is_blocked_comes_as_no_depe
     assert row["FailedCount"] == 2 and patches["alpha.all"]["State"] == "INSTALLED_PENDING_REBOOT"
 
 
+def test_a_machine_is_restarted_and_the_run_goes_on_where_it_was(ssm, node, root, tmp_path):
+    root.run("rm", "-rf", "/repository")
+    fresh = Deb("alpha", "1.3")
+    debian_root.publish(
+        root, tmp_path, {"stable": ("Debian", STABLE), "stable-security": ("Debian-Security", [*SECURITY, fresh])}
+    )
+    baseline(ssm, "security-only-alpha", RejectedPatches=["delta", "gamma"])
+    before = root.run("cat", "/boot-id")
+    told = run(ssm, [node], Operation="Install")[node]
+    assert told["Status"] == "Success", told["StandardErrorContent"]
+    assert "Going on after the restart of this node." in told["StandardOutputContent"]
+    assert root.run("cat", "/boot-id") != before
+    row, patches = state(ssm, node)
+    assert patches["alpha.all"]["State"] == "INSTALLED" and versions(root)["alpha.all"] == "1.3"
+    assert (row["RebootOption"], row["InstalledPendingRebootCount"]) == ("RebootIfNeeded", 0)
+
+
 def test_repositories_that_cannot_be_read_leave_the_node_unreported(ssm, node, root):
     before = state(ssm, node)
     root.run("sh", "-c", "mv /repository /hidden")
