@@ -14,11 +14,11 @@ from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
+from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from fleetops.runcommand.models import Command, Invocation
 from patching.content import Content
 from patching.models import BaselineVersion, PatchBaseline, PinnedSet, Write
 from patching.pinned import Entry, digest_of
-from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
 

@@ -23,6 +23,7 @@ from fleetops.inventory import services
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
+from fleetops.rollouts.models import Run, RunTarget
 from fleetops.runcommand.models import Command, Invocation
 from sessions_app.models import Grant, TerminalSession
 from sessions_app.states import SessionState
@@ -34,6 +35,7 @@ from tests.factories import (
     make_grant,
     make_instance,
     make_region,
+    make_run,
     make_session,
     make_user,
 )
@@ -80,6 +82,14 @@ class Machine:
         return self.command.invocations.get()
 
     @property
+    def run(self) -> Run:
+        return Run.objects.get(actor_name=self.owner)
+
+    @property
+    def target(self) -> RunTarget:
+        return self.run.targets.get()
+
+    @property
     def grant(self) -> Grant:
         return Grant.objects.get(user_name=self.owner)
 
@@ -110,6 +120,7 @@ def machines(roles, valkey):
         make_session(user=user, instance=node, reason=f"INC of {each.owner}")
         make_session(user=user, instance=node, state=SessionState.ENDED)
         make_command(user=user, instances=[node])
+        make_run(user=user, instances=[node], name=each.name)
         make_grant(user=user, instance=node, ends_at=now() + timedelta(hours=1))
         record("sessions.open", actor=user, target=node)
     return MACHINES
@@ -154,6 +165,8 @@ OF_ONE = {
     "runcommand:command": "command",
     "runcommand:live": "command",
     "runcommand:invocation": "invocation",
+    **dict.fromkeys(("rollouts:run", "rollouts:live", "rollouts:targets", "api:run_targets"), "run"),
+    "rollouts:target": "target",
     "sessions:panel": "row",
     "sessions:terminal": "live",
     "sessions:pane": "live",
@@ -192,6 +205,21 @@ DEEDS |= {
     "api:session_messages",
 }
 DEEDS |= {"api:deregister", "review:prove"}
+# Deeds on a run go to the targets that are written down in it, by their keys: tests/rollouts holds that.
+DEEDS |= {
+    f"rollouts:{name}"
+    for name in (
+        *("new", "again", "discard", "start", "pause", "resume", "abort", "retry", "forward", "override"),
+        *("skip_wave", "skip_target", "overrule"),
+    )
+}
+DEEDS |= {
+    f"api:run_{name}"
+    for name in (
+        *("drift", "release", "again", "pause", "resume", "abort", "retry", "forward", "override"),
+        *("skip_target", "skip_wave", "overrule"),
+    )
+}
 # Lists of many, which are filtered; likewise.
 LISTS = {
     "inventory:fleet",
@@ -206,6 +234,8 @@ LISTS = {
     "sessions:grants",
     "api:grants",
     "runcommand:list",
+    "rollouts:runs",
+    "api:runs",
     "review:audit",
     "api:instances",
     "api:sessions",
@@ -301,6 +331,12 @@ NO_NODE = {
     "accounts:set_enabled",
     "accounts:remove",
     "accounts:document",
+    # Of a run by its id: letters, names and words of its own targets, its failures, events and plan.
+    *("rollouts:cells", "rollouts:names", "rollouts:cell", "rollouts:failures", "rollouts:events", "rollouts:plan"),
+    *("api:run", "api:run_events"),
+    # Clusters are told apart by account: tests/rollouts/test_views.py.
+    *("rollouts:clusters", "rollouts:create_cluster", "rollouts:cluster", "rollouts:delete_cluster"),
+    *("api:cluster_rules", "api:cluster_rule"),
     "machines:add",
     "machines:delete",
     "machines:ca",
@@ -320,7 +356,8 @@ def test_every_address_has_been_decided_on():
 def test_an_address_of_one_thing_shows_that_one_alone(chief, program, name, machine):
     client = program if name.startswith("api:") else chief
     row = getattr(machine, OF_ONE[name])
-    path = reverse(name, args=[row.command_id, row.pk] if isinstance(row, Invocation) else [row.pk])
+    above = row.command_id if isinstance(row, Invocation) else row.run_id if isinstance(row, RunTarget) else None
+    path = reverse(name, args=[above, row.pk] if above else [row.pk])
     answer = client.get(path, {"q": "x"} if "search" in name else {})
     others = set(MACHINES) - {machine}
     assert not names_in(text_of(answer)) & others

@@ -230,10 +230,11 @@ def gate_words(gate: Mapping[str, Any]) -> str:
     """ "approval by 2 of administrator", "AWS-RunShellScript on its own targets", "alarm api-5xx"."""
     match gate["kind"]:
         case "approval":
-            by = " or ".join(gate["approvers"]).replace("_", " ")
-            return f"approval by {by}" if gate["quorum"] == 1 else f"{gate['quorum']} approvals by {by}"
+            by = " or ".join(gate.get("approvers") or approvals.DEFAULT_APPROVERS).replace("_", " ")
+            quorum = int(gate.get("quorum") or 1)
+            return f"approval by {by}" if quorum == 1 else f"{quorum} approvals by {by}"
         case "document":
-            return f"{gate['document']} on {gate['targets'] or 'its own targets'}"
+            return f"{gate['document']} on {gate.get('targets') or 'its own targets'}"
         case "probe":
             return f"{gate['url']} answers"
         case "alarm":

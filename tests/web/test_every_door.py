@@ -230,9 +230,9 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:discard": deed(PATCH, 409),  # it runs
     "rollouts:start": deed(PATCH, 404),
     "rollouts:pause": deed(PATCH),
-    "rollouts:resume": deed(PATCH, 409),  # it runs
+    "rollouts:resume": deed(ADMINISTER, 409),  # it runs; the policy lets no patch owner run documents
     "rollouts:abort": deed(PATCH),
-    "rollouts:retry": deed(PATCH, 409),  # nothing has failed
+    "rollouts:retry": deed(ADMINISTER, 409),  # nothing has failed; likewise
     "rollouts:forward": deed(PATCH, 409),  # likewise
     "rollouts:override": deed(PATCH, 409),  # without a reason
     "rollouts:skip_wave": deed(PATCH, 409),

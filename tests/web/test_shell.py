@@ -22,20 +22,20 @@ def labels(user) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", ["Fleet", "Sessions", "Documents", "Patching", "Calendars"]),
-        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars"]),
-        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Patching", "Calendars"]),
+        ("viewer", ["Fleet", "Sessions", "Documents", "Runs", "Patching", "Compliance", "Calendars"]),
+        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"]),
+        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"]),
         (
             "auditor",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"),
                 *("Audit", "Notices", "Policy"),
             ],
         ),
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Patching", "Calendars", "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars", "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
@@ -61,6 +61,7 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
         "/sessions/": "1 live",
         "/commands/": "1 running",
         "/approvals/": "",
+        "/runs/": "",
     }
     page = client.get("/sessions/").content.decode()
     assert 'Sessions<span class="nav-count">1 live</span>' in page and 'Fleet<span class="nav-count">1</span>' in page
@@ -71,9 +72,10 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
         "/sessions/": "2 live",
         "/commands/": "2 running",
         "/approvals/": "",
+        "/runs/": "",
     }
     client.force_login(make_user(role="viewer"))
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": ""}
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "", "/runs/": ""}
 
 
 def test_the_room_that_is_open_is_marked(client, roles):
