@@ -133,6 +133,14 @@ def test_baselines_are_filtered(ssm, baseline, filters, expected):
     assert {one["BaselineName"] for one in found} == expected
 
 
+def test_a_list_that_is_asked_wrongly_is_refused(ssm):
+    colour = [{"Key": "COLOUR", "Values": ["red"]}]
+    for call in (ssm.describe_patch_baselines, ssm.describe_patch_groups, ssm.describe_available_patches):
+        assert code(call, Filters=colour) == "ValidationException"
+        assert code(call, MaxResults=101) == "ValidationException"
+        assert code(call, NextToken="?") == "InvalidNextToken"
+
+
 def test_an_update_leaves_what_it_does_not_name_and_replace_does_not(ssm, baseline):
     changed = ssm.update_patch_baseline(BaselineId=baseline, RejectedPatches=[], RejectedPatchesAction="BLOCK")
     assert changed["RejectedPatches"] == [] and changed["RejectedPatchesAction"] == "BLOCK"

@@ -29,6 +29,7 @@ from fleetops.wire import payloads
 logger = logging.getLogger(__name__)
 
 MARK: Final = "FLEETOPS-PATCH-REPORT "
+LONGEST_TABLE: Final = 100_000  # bytes; with the script it has to fit into one message, as text within text
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class PatchRuns:
             if backend not in document.BACKENDS:
                 raise Unusable(f"FleetOps's {_name(row)} has no package manager for {system or 'this platform'} yet.")
             text = await self._table(row, key, system, demo, now)
+            if len(text) > LONGEST_TABLE:
+                raise Unusable("The baseline and the list of patches are too long for one command; nothing was done.")
         except Unusable as error:
             text = table.refused(str(error))
         except ApiError as error:
@@ -136,7 +139,13 @@ class PatchRuns:
         if found.is_override:
             return
         now = clock.now()
-        taken = await self._snapshots.take(key, found.snapshot_id, now=now)
+        try:
+            taken = await self._snapshots.take(key, found.snapshot_id, now=now)
+        except ApiError as error:  # a node that names no snapshot, or has become another system's: its word is not kept
+            logger.warning(
+                "a patch report is not kept instance=%s command=%s reason=%s", key[2], row.command_id, error.message
+            )
+            return
         await self._records.store(
             key,
             found,

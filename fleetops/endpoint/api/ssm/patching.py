@@ -15,6 +15,7 @@ from .shared import DEFAULT_PAGE, Part, Result, baseline_arn, read_number, token
 T = TypeVar("T")
 _LONGEST_PAGE = 100  # [SSM, PatchBaselineMaxResults]
 _WINDOWS = operating_systems.WINDOWS
+_INVALID = "ValidationException"  # the models of these lists have no InvalidFilter
 
 
 class Patching(Part):
@@ -40,6 +41,7 @@ class Patching(Part):
     async def create_patch_baseline(self, call: Call, parameters: Result) -> Result:
         await self.allow(call)
         baseline_id = await self.endpoint.baselines.create(_place(call), parameters, now=call.now)
+        call.resources = [baseline_arn(call, baseline_id)]
         return self._changed(call, {"BaselineId": baseline_id})
 
     async def update_patch_baseline(self, call: Call, parameters: Result) -> Result:
@@ -65,7 +67,7 @@ class Patching(Part):
             "OWNER": lambda one, values: ("Self" if one.is_own else "AWS") in values,
             "OPERATING_SYSTEM": lambda one, values: one.operating_system in values,
         }
-        page, more = paged(filtered(found, parameters.get("Filters", []), tests), parameters, _LONGEST_PAGE)
+        page, more = paged(filtered(found, parameters.get("Filters", []), tests, _INVALID), parameters, _LONGEST_PAGE)
         return {"BaselineIdentities": [_identity(one) for one in page], "NextToken": more}
 
     async def get_default_patch_baseline(self, call: Call, parameters: Result) -> Result:
@@ -110,7 +112,7 @@ class Patching(Part):
             "NAME_PREFIX": lambda pair, values: pair[0].startswith(tuple(values)),
             "OPERATING_SYSTEM": lambda pair, values: pair[1].operating_system in values,
         }
-        page, more = paged(filtered(found, parameters.get("Filters", []), tests), parameters, _LONGEST_PAGE)
+        page, more = paged(filtered(found, parameters.get("Filters", []), tests, _INVALID), parameters, _LONGEST_PAGE)
         return {
             "Mappings": [{"PatchGroup": group, "BaselineIdentity": _identity(one)} for group, one in page],
             "NextToken": more,
