@@ -132,9 +132,10 @@ def test_a_patch_that_fails_is_told_and_goes_well_the_second_time(fleet, ssm):
 
 def test_what_is_rejected_stays_and_a_list_overrides_the_baseline(fleet, ssm):
     node = fleet.instance_id("pg-ledger-eu1a-1")
-    before = packages(ssm, node)
-    run(ssm, [node], Operation="Scan")
-    missing = of(state(ssm, node)[1], "MISSING")
+    before, snapshot = packages(ssm, node), str(uuid4())
+    run(ssm, [node], Operation="Scan", SnapshotId=snapshot)
+    first, patches = state(ssm, node)
+    missing = of(patches, "MISSING")
     rejected, listed = sorted(missing)[0], sorted(missing)[1]
     name = rejected.rpartition(".")[0]
     baseline_id = ssm.create_patch_baseline(
@@ -152,6 +153,9 @@ def test_what_is_rejected_stays_and_a_list_overrides_the_baseline(fleet, ssm):
         RejectedPatchesAction="BLOCK",
     )["BaselineId"]
     ssm.register_default_patch_baseline(BaselineId=baseline_id)
+    run(ssm, [node], Operation="Scan", SnapshotId=snapshot)  # the snapshot is of the baseline before this one
+    row, patches = state(ssm, node)
+    assert row["BaselineId"] == first["BaselineId"] and of(patches, "MISSING") == missing
 
     s3 = fleet.client("s3")
     s3.create_bucket(Bucket="lists", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
