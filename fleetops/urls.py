@@ -22,6 +22,7 @@ urlpatterns = [
     path("runs/", include("fleetops.rollouts.urls")),
     path("sessions/", include("sessions_app.urls")),
     path("patching/", include("patching.urls")),
+    path("compliance/", include("patching.compliance.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]
 

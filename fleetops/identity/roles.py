@@ -12,6 +12,8 @@ _PATCH_OWNER = (
     "rollouts.steer_run",
     "rollouts.change_clusterrule",
     "patching.change_patchbaseline",
+    "compliance.change_sla",
+    "compliance.change_hub",
 )
 
 ROLES: dict[str, tuple[str, ...]] = {
