@@ -235,6 +235,9 @@ LISTS = {
     "api:grants",
     "runcommand:list",
     "rollouts:runs",
+    # A report is of a row of the inventory, and so of its account: tests/compliance/test_pages.py has two.
+    *("compliance:overview", "compliance:instances", "compliance:instance", "compliance:cves", "compliance:cve"),
+    *("compliance:patches", "compliance:report", "compliance:export", "compliance:hub"),
     "api:runs",
     "review:audit",
     "api:instances",
@@ -267,6 +270,7 @@ NO_NODE_PREFIXES = (
     *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )
 NO_NODE = {
+    *("compliance:deadlines", "compliance:switch_hub"),
     "sessions:tokens",  # roles of accounts
     "sessions:restricted_shells",
     "api:restricted_shells",

@@ -19,6 +19,7 @@ from fleetops.inventory import ceilings
 from fleetops.inventory.saved import save_filter
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
+from patching.compliance.models import Hub
 from tests.factories import (
     make_baseline,
     make_cluster_rule,
@@ -174,6 +175,18 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:rule": page(REVIEW) | deed(ADMINISTER, 400),
     "policy:set_enabled": deed(ADMINISTER),
     "policy:delete": deed(ADMINISTER),
+    "patching:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
+    "compliance:overview": page(SEE_FLEET),
+    "compliance:instances": page(SEE_FLEET),
+    "compliance:instance": page(SEE_FLEET),
+    "compliance:cves": page(SEE_FLEET),
+    "compliance:cve": page(SEE_FLEET),
+    "compliance:patches": page(SEE_FLEET),
+    "compliance:report": page(SEE_FLEET),
+    "compliance:export": page(SEE_FLEET),
+    "compliance:hub": page(SEE_FLEET),
+    "compliance:switch_hub": deed(PATCH),
+    "compliance:deadlines": page(SEE_FLEET) | deed(PATCH),
     "patching:baselines": page(SEE_FLEET),
     "patching:baseline": page(SEE_FLEET),
     "patching:create": page(PATCH) | deed(PATCH, 200),  # for which operating system?
@@ -323,6 +336,7 @@ def things(module_roles, valkey):
         "runcommand": command.pk,
         "sessions": session.pk,
         "review": event.pk,
+        "compliance": instance.pk,
     }
 
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
@@ -351,6 +365,8 @@ def things(module_roles, valkey):
         ("sessions:restricted_shell", "sessions:restricted_shell_enabled"), make_restricted_shell().pk
     )
     more = {"accounts:document": ("policy",), "runcommand:invocation": (command.invocations.get().pk,)}
+    whole = {"compliance:cve": ("CVE-2026-1111",), "compliance:export": ("instances", "csv")}
+    others["compliance:switch_hub"] = Hub.objects.create(region=instance.region).pk
     activation = (instance.region.name, uuid.uuid4())
     run = make_run(user=session.user, instances=[instance], targets_text="name=nobody")
     rows["rollouts"] = run.pk
@@ -361,6 +377,8 @@ def things(module_roles, valkey):
     more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
 
     def address(name: str) -> str:
+        if name in whole:
+            return reverse(name, args=whole[name])
         pk = others.get(name) or rows.get(name.partition(":")[0])
         takes_pk = any({"pk", "batch"} & set(parameters) for _, parameters in _possibilities(name))
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
