@@ -33,7 +33,7 @@ from .states import TARGET_MOVES, Outcome, TargetState
 
 logger = logging.getLogger(__name__)
 
-MOST_AT_ONCE: Final = 1000  # targets that go in one step; the others go in the next, at once
+MOST_AT_ONCE: Final = 500  # targets that go in one step; the others go in the next, at once
 STEP_SECONDS: Final = 600  # until a step's document that no agent has taken is given up
 _LOOKED_AT: Final = 500  # candidates that are read at a time
 _CHUNK: Final = 400

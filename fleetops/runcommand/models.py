@@ -119,6 +119,12 @@ class Command(models.Model):
         return self.state not in COMMAND_MOVES
 
     @property
+    def run_id(self) -> str:
+        """The run that it is a step of; empty if a person made it here."""
+        room, _, key = self.origin.partition(":")
+        return key if room == "rollouts" else ""
+
+    @property
     def lasted(self) -> timedelta:
         """How long it ran, or runs."""
         return (self.ended_at or now()) - self.started_at if self.started_at else timedelta()

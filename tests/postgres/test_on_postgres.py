@@ -31,6 +31,9 @@ ROOMS = [
     "tests/library/test_services.py",
     "tests/runcommand/test_services.py",
     "tests/runcommand/test_dispatching.py",
+    "tests/rollouts/test_advancing.py",
+    "tests/rollouts/test_slots.py",
+    "tests/rollouts/test_steering.py",
     "tests/sessions_app/delivery/test_logs.py",
     "tests/sessions_app/test_command_search.py",
 ]

@@ -188,7 +188,7 @@ def running_stack(home: Path, **settings: str) -> Iterator[Stack]:
             return False
 
     try:
-        until(ready, seconds=90, what=f"the stack is ready; see {log}")
+        until(ready, seconds=180, what=f"the stack is ready; see {log}")
         # What an installed service would read from its environment, `manage.py` and `fleetops` read here.
         stack.environment |= stack.status.get("environment", {})
         yield stack
