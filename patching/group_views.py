@@ -90,7 +90,7 @@ def register(request: HttpRequest) -> HttpResponse:
     name = services.check_group_name(request.POST.get("name", ""))
     services.register(baseline, name, actor=request.user)
     messages.success(request, f"The group {name} has {baseline} now, for {baseline.get_operating_system_display()}.")
-    return redirect(_address(baseline, name))
+    return redirect(_back(request, baseline, name))
 
 
 @require_POST
@@ -101,10 +101,13 @@ def deregister(request: HttpRequest) -> HttpResponse:
     name = request.POST.get("name", "")[:256]
     services.deregister(baseline, name, actor=request.user)
     messages.success(request, f"The group {name} has {baseline} no more; its nodes have the default one.")
-    return redirect(_address(baseline, name))
+    return redirect(_back(request, baseline, name))
 
 
-def _address(baseline: PatchBaseline, name: str) -> str:
+def _back(request: HttpRequest, baseline: PatchBaseline, name: str) -> str:
+    """To the page from which it was asked: the baseline's, or the group's."""
+    if request.POST.get("back") == "baseline":
+        return baseline.get_absolute_url()
     return f"{reverse('patching:group')}?{urlencode({'region': baseline.region_id, 'name': name})}"
 
 

@@ -40,6 +40,7 @@ def baselines(request: HttpRequest) -> HttpResponse:
     asked = {key: request.GET.get(key, "").replace("\x00", "").strip()[:200] for key in FILTERS}
     visible = PatchBaseline.objects.visible_to(request.user).present()
     found = filtered(visible, asked).select_related("account", "region").prefetch_related("groups")
+    found = found.order_by("-owner", "name", "account__name", "region__name", "pk")  # one's own before AWS's
     page = Paginator(found, ROWS).get_page(request.GET.get("page"))
     rows = list(page)
     counts = groups.counts_of(rows, request.user)
