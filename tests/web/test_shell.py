@@ -12,6 +12,8 @@ from fleetops.web.context_processors import shell
 from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_id, when
 from tests.factories import make_command, make_instance, make_session, make_user
 
+CHANGE = ("Runs", "Patching", "Compliance", "Calendars")
+
 
 def labels(user) -> list[str]:
     request = RequestFactory().get("/")
@@ -22,20 +24,20 @@ def labels(user) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", ["Fleet", "Sessions", "Documents", "Runs", "Patching", "Compliance", "Calendars"]),
-        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"]),
-        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"]),
+        ("viewer", ["Fleet", "Sessions", "Documents", *CHANGE]),
+        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE]),
+        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", *CHANGE]),
         (
             "auditor",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE),
                 *("Audit", "Notices", "Policy"),
             ],
         ),
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Patching", "Compliance", "Calendars", "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE, "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
