@@ -33,6 +33,8 @@ from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.monitoring import unapplied_migrations
 from fleetops.presence import broker, seen
+from fleetops.rollouts.models import Run
+from fleetops.rollouts.states import RunState
 from sessions_app.commandlog.lag import SLOW_SECONDS, lag_seconds
 from sessions_app.delivery import numbers as delivery_numbers
 from sessions_app.delivery.services import LATE_AFTER
@@ -47,6 +49,7 @@ SLOW_MS = 50.0  # of one round trip; pages make some ten
 SKEW_WARNING_SECONDS, SKEW_SECONDS = 30.0, 300.0  # AWS refuses a signature that is five minutes off
 SILENT_SECONDS = 30.0  # a process tells of itself every five
 OWNER_SILENT_SECONDS = 60.0
+LATE_RUN_SECONDS = 60.0  # beat gives a due run to a worker every 2 s
 FREE_WARNING, FREE_FAILED = 1 << 30, 100 << 20  # bytes
 CERTIFICATE_DAYS = 30
 AGENT_FOR_SHELLS = "2.3.68.0"  # AWS, "Session Manager prerequisites"
@@ -464,6 +467,24 @@ def deliveries(visit: Visit) -> Iterator[Finding]:
         yield kind(finding, "open the account's Deliveries: it says why, and what is missing")
 
 
+def runs(visit: Visit) -> Iterator[Finding]:
+    if not visit.has_database:
+        yield warning(f"not looked at: {NO_DATABASE}", "mend the database first")
+        return
+    open_ = Run.objects.open()
+    at = open_.exclude(due_at=None).order_by("due_at").values_list("due_at", flat=True).first()
+    late = (now() - at).total_seconds() if at is not None else 0.0
+    if late > LATE_RUN_SECONDS:
+        yield failed(
+            f"a run in waves has waited for a worker since {_since(late)}", "see whether worker and beat are running"
+        )
+    if count := open_.filter(state=RunState.STOPPED).count():
+        what = "run in waves has" if count == 1 else "runs in waves have"
+        yield warning(f"{count} {what} stopped", "open it: try the failed targets again, roll forward, or abort it")
+    if late <= LATE_RUN_SECONDS and not count:
+        yield ok(f"{open_.count()} runs in waves are under way")
+
+
 CHECKS: dict[str, Check] = {
     "database": database,
     "broker": the_broker,
@@ -474,5 +495,6 @@ CHECKS: dict[str, Check] = {
     "keys": keys,
     "processes": processes,
     "deliveries": deliveries,
+    "runs": runs,
     "certificates": certificates,
 }

@@ -1,7 +1,10 @@
 """Runs advanced over the rows of the database, one look after the other."""
 
+from datetime import timedelta
+
 import pytest
 
+from fleetops.doctor.checks import Visit, runs
 from fleetops.notify.models import Notice
 from fleetops.rollouts import advancing
 from fleetops.rollouts.models import ClusterRule, ClusterSlot
@@ -131,6 +134,19 @@ def test_a_stop_is_told_once_and_is_over_when_it_goes_on(owner, aws):
     look(run)
     notice = Notice.objects.get(topic="rollouts.stopped")
     assert notice.closed_at is None and notice.repeats == 0
+
+
+def test_the_doctor_tells_of_runs_that_have_stopped_and_that_no_worker_takes(owner, aws):
+    visit = Visit(has_database=True)
+    run = make_run(owner, [make_fleet(1)])
+    assert [each.state for each in runs(visit)] == ["ok"]
+    run.due_at -= timedelta(minutes=5)
+    run.save()
+    assert [each.state for each in runs(visit)] == ["failed"]
+    look(run)
+    aws.take().answer_all("failed")
+    look(run)
+    assert [each.state for each in runs(visit)] == ["warning"]
 
 
 def test_an_instance_that_is_gone_fails_without_being_sent(owner, aws):
