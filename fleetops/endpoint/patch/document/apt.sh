@@ -30,7 +30,7 @@ facts() {
   apt_facts
 }
 apt_facts() {
-  awk -f "$WORK/time.awk" -f "$WORK/facts.awk" -v product="$(setting product)" what=times "$WORK/times" \
+  awk -f "$WORK/time.awk" -f "$WORK/facts.awk" -v product="$T_product" what=times "$WORK/times" \
     what=shown "$WORK/shown" FS='\t' what=installed "$WORK/installed" FS=' ' what=releases "$WORK/releases" \
     what=versions "$WORK/versions"
 }
@@ -39,7 +39,7 @@ wanted() { # wanted FILE: arguments for apt-get, one a line
   awk -F '\t' '{ print ($2 == "all" ? $1 : $1 ":" $2) "=" $3 }' "$1"
 }
 blocked() { # packages that may come as no dependency either: as they are, or not at all
-  [ "$(setting rejected_action)" = BLOCK ] || return 0
+  [ "$T_rejected_action" = BLOCK ] || return 0
   awk -F '\t' '$1 == "rejected" { print $2 }' "$TABLE" | while read -r name; do
     here=$(dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$name" 2>/dev/null | awk '$1 ~ /^.i/ { print $2; exit }')
     if [ -n "$here" ]; then say "$name=$here"; elif apt-cache show "$name" >/dev/null 2>&1; then say "$name-"; fi

@@ -22,8 +22,16 @@ give_up() { # give_up WORDS: nothing was reported, so the node's patches are unk
   say "No patch compliance is reported."
   exit 1
 }
-setting() { awk -F '\t' -v name="$1" '$1 == name { print $2; exit }' "$TABLE"; }
+read_table() { # its single values, as T_name; what is not plain in them is written as %XX, so that none ends its quotes
+  T_error='' T_snapshot='' T_baseline='' T_name='' T_override='' T_group='' T_product='' T_list='' T_rejected_action=''
+  T_machine='' T_flaky='' T_rendered=''
+  eval "$(awk -F '\t' '
+    $1 ~ /^(error|snapshot|baseline|name|override|group|product|list|rejected_action|machine|flaky|rendered)$/ {
+      print "T_" $1 "=\047" $2 "\047"
+    }' "$TABLE")"
+}
 decoded() { # %XX of the table as text
+  case $1 in *%*) ;; *) say "$1"; return ;; esac
   awk -v text="$1" 'BEGIN {
     digits = "0123456789ABCDEF"
     while ((at = index(text, "%")) > 0) {
@@ -34,7 +42,10 @@ decoded() { # %XX of the table as text
     print text
   }'
 }
-now() { awk -f "$WORK/time.awk" -v at="$(($(date +%s) + ${CLOCK_AHEAD:-0}))" -f "$WORK/now.awk"; }
+now() { # a real node's date can write it; a demo node's clock is another
+  if [ "${CLOCK_AHEAD:-0}" = 0 ]; then date -u +%Y-%m-%dT%H:%M:%SZ; return; fi
+  awk -f "$WORK/time.awk" -v at="$(($(date +%s) + ${CLOCK_AHEAD:-0}))" -f "$WORK/now.awk"
+}
 boot() { # names the time between two restarts of this node
   if [ -n "${SSM_DEMO_VAR:-}" ]; then say "demo-${SSM_DEMO_BOOT:-0}"; else cat /proc/sys/kernel/random/boot_id; fi
 }

@@ -7,12 +7,12 @@ no_sources() { :; }
 
 facts() {
   mkdir -p "$DEMO" && touch "$DEMO/times"
-  awk -f "$WORK/facts.awk" -v product="$(setting product)" -v machine="$(setting machine)" -v since="$SINCE" what=offers "$TABLE" \
+  awk -f "$WORK/facts.awk" -v product="$T_product" -v machine="$T_machine" -v since="$SINCE" what=offers "$TABLE" \
     what=times "$DEMO/times" what=installed "$VAR/lib/packages/installed"
 }
 
 install() {
-  token=$(setting flaky)
+  token=$T_flaky
   while read -r name machine version; do
     sleep "${DEMO_PACE:-0.2}"
     if [ -n "$token" ] && [ ! -e "$DEMO/failed-$token" ]; then

@@ -10,13 +10,13 @@ begin() {
   mkdir -p "$WORK" || give_up "$WORK cannot be made."
   find "$STATE" -mindepth 1 -maxdepth 1 -name 'run-*' -mmin +2880 -exec rm -rf {} + 2>/dev/null
   unpack
-  trouble=$(setting error)
-  [ -z "$trouble" ] || give_up "$(decoded "$trouble")"
-  [ -n "$(setting baseline)" ] || give_up "No patch baseline came with this command; run it through FleetOps's endpoint."
+  read_table
+  [ -z "$T_error" ] || give_up "$(decoded "$T_error")"
+  [ -n "$T_baseline" ] || give_up "No patch baseline came with this command; run it through FleetOps's endpoint."
   CLOCK_AHEAD=0
-  rendered=$(setting rendered) # a demo node's clock is the endpoint's, in seconds since 1970
-  if [ -n "${SSM_DEMO_VAR:-}" ] && [ -n "$rendered" ]; then
-    [ -s "$WORK/ahead" ] || say $((rendered - $(date +%s))) >"$WORK/ahead"
+  BOOT=$(boot)
+  if [ -n "${SSM_DEMO_VAR:-}" ] && [ -n "$T_rendered" ]; then # a demo node's clock is the endpoint's
+    [ -s "$WORK/ahead" ] || say $((T_rendered - $(date +%s))) >"$WORK/ahead"
     CLOCK_AHEAD=$(cat "$WORK/ahead")
   fi
   [ -s "$WORK/started" ] || now >"$WORK/started"
@@ -29,47 +29,55 @@ look() { # the facts anew
 }
 
 decide() { # decide plan|report
-  awk -F '\t' -v OFS='\t' -v boot="$(boot)" '{ print $1, $2, $3, ($4 == boot ? 1 : 0) }' "$STATE/states" >"$WORK/tracking"
+  awk -F '\t' -v OFS='\t' -v boot="$BOOT" '{ print $1, $2, $3, ($4 == boot ? 1 : 0) }' "$STATE/states" >"$WORK/tracking"
   awk -f "$WORK/decide.awk" -v mode="$1" -v operation="$OPERATION" what=table "$TABLE" what=facts "$WORK/facts" \
     what=tracking "$WORK/tracking" what=failed "$WORK/failed"
 }
 
 apply() { # install what the plan says: all at once, and one by one if that fails, so that one bad patch stops no other
   sort -u "$WORK/plan" >"$WORK/left"
+  at=$(now)
+  # What a restart has to make real. Written first: a run that is killed may have installed some of it. What is not
+  # installed in the end, in this very version, is not waited for.
+  {
+    awk -F '\t' -v boot="$BOOT" '$4 == boot' "$STATE/states"
+    awk -F '\t' -v OFS='\t' -v at="$at" -v boot="$BOOT" '{ print $1 "." $2, $3, at, boot }' "$WORK/left"
+  } >"$WORK/states"
+  mv "$WORK/states" "$STATE/states"
   install "$WORK/left" || {
     say "Installing all patches at once failed; trying each by itself."
     while read -r line; do
       say "$line" >"$WORK/one"
-      IFS='	' read -r name machine version <<LINE
-$line
-LINE
-      [ "$(version "$name" "$machine")" = "$version" ] || install "$WORK/one" </dev/null || complain "$name $version could not be installed."
+      IFS='	' read -r name machine version <"$WORK/one"
+      [ "$(version "$name" "$machine")" = "$version" ] || install "$WORK/one" </dev/null ||
+        complain "$name $version could not be installed."
     done <"$WORK/left"
   }
   : >"$WORK/failed"
-  # What a restart has to make real: what we installed since the last one.
-  awk -F '\t' -v boot="$(boot)" '$4 == boot' "$STATE/states" >"$WORK/states"
-  at=$(now)
+  installed=0
   while IFS='	' read -r name machine version; do
     if [ "$(version "$name" "$machine")" = "$version" ]; then
-      printf '%s.%s\t%s\t%s\t%s\n' "$name" "$machine" "$version" "$at" "$(boot)" >>"$WORK/states"
+      installed=$((installed + 1))
       say "Installed $name.$machine $version"
     else
       printf '%s.%s\t%s\n' "$name" "$machine" "$version" >>"$WORK/failed"
       complain "Failed $name.$machine $version"
     fi
   done <"$WORK/left"
-  mv "$WORK/states" "$STATE/states"
-  if [ "$REBOOT_OPTION" = NoReboot ] && [ "$(wc -l <"$WORK/left")" -gt "$(wc -l <"$WORK/failed")" ]; then
+  if [ "$REBOOT_OPTION" = NoReboot ] && [ "$installed" -gt 0 ]; then
     say "$at" >"$STATE/last-no-reboot-install"
   fi
 }
 
-count() { awk -F '\t' -v state="$1" '$1 == state { n++ } END { print n + 0 }' "$WORK/decided"; }
-is_pending() { [ "$(count INSTALLED_PENDING_REBOOT)" -gt 0 ]; }
+count() { # the patches by state, as N_STATE
+  N_INSTALLED=0 N_INSTALLED_OTHER=0 N_INSTALLED_PENDING_REBOOT=0 N_INSTALLED_REJECTED=0 N_MISSING=0 N_FAILED=0 N_ALL=0
+  eval "$(awk -F '\t' '{ n[$1]++ } END { for (state in n) print "N_" state "=" n[state]; print "N_ALL=" NR }' "$WORK/decided")"
+}
+is_pending() { [ "$N_INSTALLED_PENDING_REBOOT" -gt 0 ]; }
 
 report() { # write the report in parts, and its summary to the output
   decide report >"$WORK/decided" || give_up "The patches could not be decided on."
+  count
   ended=$(now)
   last=-
   [ ! -s "$STATE/last-no-reboot-install" ] || last=$(cat "$STATE/last-no-reboot-install")
@@ -80,11 +88,11 @@ report() { # write the report in parts, and its summary to the output
   {
     printf 'fleetops-patch-report\t1\nrun\t%s\t%s\t%s\n' "$RUN_ID" "$NODE_ID" "$serial"
     printf 'operation\t%s\nreboot_option\t%s\n' "$OPERATION" "$REBOOT_OPTION"
-    printf 'snapshot\t%s\nbaseline\t%s\t%s\nlist\t%s\n' "$(setting snapshot)" "$(setting baseline)" "$(setting override)" "$(setting list)"
+    printf 'snapshot\t%s\nbaseline\t%s\t%s\nlist\t%s\n' "$T_snapshot" "$T_baseline" "$T_override" "$T_list"
     printf 'started\t%s\nended\t%s\npending\t%s\nlast_no_reboot\t%s\n' "$(cat "$WORK/started")" "$ended" "$pending" "$last"
-    sort -u "$FAILURES" | head -n 50 | cut -c 1-300 | awk '{ print "failure\t" $0 }'
+    [ ! -s "$FAILURES" ] || sort -u "$FAILURES" | head -n 50 | cut -c 1-300 | awk '{ print "failure\t" $0 }'
     awk -F '\t' -v OFS='\t' '{ print "p", $0 }' "$WORK/decided"
-    printf 'end\t%s\n' "$(wc -l <"$WORK/decided" | tr -d ' ')"
+    printf 'end\t%s\n' "$N_ALL"
   } >"$WORK/report"
   rm -f "$WORK"/part-*
   gzip -9 -n -c "$WORK/report" | base64 | tr -d '\n' >"$WORK/packed"
@@ -112,24 +120,23 @@ report() { # write the report in parts, and its summary to the output
 }
 
 summary() {
-  group=$(setting group)
   {
     say "Patch Summary for $NODE_ID"
     say
-    say "PatchGroup                    : $(decoded "$group")"
-    say "BaselineId                    : $(setting baseline)"
-    say "Baseline                      : $(decoded "$(setting name)")"
-    say "SnapshotId                    : $(setting snapshot)"
+    say "PatchGroup                    : $(decoded "$T_group")"
+    say "BaselineId                    : $T_baseline"
+    say "Baseline                      : $(decoded "$T_name")"
+    say "SnapshotId                    : $T_snapshot"
     say "RebootOption                  : $REBOOT_OPTION"
     say "OperationType                 : $OPERATION"
     say "OperationStartTime            : $(cat "$WORK/started")"
     say "OperationEndTime              : $ended"
-    say "InstalledCount                : $(count INSTALLED)"
-    say "InstalledOtherCount           : $(count INSTALLED_OTHER)"
-    say "InstalledPendingRebootCount   : $(count INSTALLED_PENDING_REBOOT)"
-    say "InstalledRejectedCount        : $(count INSTALLED_REJECTED)"
-    say "MissingCount                  : $(count MISSING)"
-    say "FailedCount                   : $(count FAILED)"
+    say "InstalledCount                : $N_INSTALLED"
+    say "InstalledOtherCount           : $N_INSTALLED_OTHER"
+    say "InstalledPendingRebootCount   : $N_INSTALLED_PENDING_REBOOT"
+    say "InstalledRejectedCount        : $N_INSTALLED_REJECTED"
+    say "MissingCount                  : $N_MISSING"
+    say "FailedCount                   : $N_FAILED"
     say
     awk -F '\t' '$1 == "MISSING" || $1 == "FAILED" {
       if (++n <= 40) print $1 " " $2 " " $3 " " $4 " " $5 " " $8
@@ -144,7 +151,7 @@ finish() { # finish CODE
   exit "$1"
 }
 
-outcome() { if [ "$(count FAILED)" -gt 0 ] || [ "$(cat "$WORK/parts")" -eq 0 ]; then say 1; else say 0; fi; }
+outcome() { if [ "$N_FAILED" -gt 0 ] || [ "$(cat "$WORK/parts")" -eq 0 ]; then say 1; else say 0; fi; }
 
 run() {
   begin
@@ -222,6 +229,7 @@ install_only() {
 restart_only() {
   : >"$WORK/said"
   decide report >"$WORK/decided"
+  count
   restart_if_needed
   rm -f "$WORK/parts" # the report of the installation is out already
   finish 0

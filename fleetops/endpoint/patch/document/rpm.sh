@@ -22,13 +22,13 @@ facts() {
   tool updateinfo list $new >"$WORK/new" || return 1
   tool check-update >"$WORK/updates"
   case $? in 0 | 100) ;; *) return 1 ;; esac
-  awk -f "$WORK/time.awk" -f "$WORK/facts.awk" -v product="$(setting product)" what=info "$WORK/info" FS='\t' \
+  awk -f "$WORK/time.awk" -f "$WORK/facts.awk" -v product="$T_product" what=info "$WORK/info" FS='\t' \
     what=installed "$WORK/installed" FS=' ' what=old "$WORK/old" what=new "$WORK/new" what=updates "$WORK/updates"
 }
 
 install() {
   excluded=
-  if [ "$(setting rejected_action)" = BLOCK ]; then
+  if [ "$T_rejected_action" = BLOCK ]; then
     excluded=$(awk -F '\t' '$1 == "rejected" && $2 !~ /^CVE-/ { print "--exclude=" $2 }' "$TABLE")
   fi
   verb=upgrade
