@@ -16,7 +16,6 @@ from django.http import QueryDict
 
 from fleetops.errors import FieldError, UserError
 
-from .models import ClusterRule
 from .plan import Wanted
 
 STEPS: Final = (("targets", "Targets"), ("waves", "Waves"), ("gates", "Gates and safety"), ("plan", "Plan"))
@@ -315,12 +314,13 @@ def _part(name: str) -> tuple[str, str]:
     return (stem, rest) if sign and stem != first and stem in {"w", *_EXTRAS} else ("", "")
 
 
-class ClusterRuleForm(forms.ModelForm):
+class ClusterRuleForm(forms.Form):
     """How many members of a cluster may be out of service at once."""
 
-    class Meta:
-        model = ClusterRule
-        fields = ("tag", "values", "most_out", "enabled")
+    tag = forms.CharField(max_length=128)
+    values = forms.CharField(max_length=256, required=False)
+    most_out = forms.IntegerField()
+    enabled = forms.BooleanField(required=False)
 
     def clean_tag(self) -> str:
         return _one_line(self.cleaned_data["tag"])

@@ -202,6 +202,7 @@ class RunRetrySerializer(RunReasonSerializer):
 class ClusterRuleSerializer(serializers.ModelSerializer):
     """How many members of a cluster may be out of service at once."""
 
+    values = serializers.CharField(max_length=256, default="*", help_text="a pattern: * for any characters")
     most_out = serializers.IntegerField(min_value=1, max_value=1000)
 
     class Meta:

@@ -247,8 +247,8 @@ def retry_failed(run: Run, *, actor: User, wave: Wave | None = None, reason: str
         if held.state in {RunState.STOPPED, RunState.FAILED}:
             _go_on(held, now=moment)
         told = f"{len(again):,} targets are tried again by {actor.username}."
-        scope = {"wave": wave.position} if wave is not None else {}
-        _note(held, "retry", told, actor=actor, reason=reason, now=moment, targets=len(again), **scope)
+        scope = {"position": wave.position} if wave is not None else {}
+        _note(held, "retry", told, actor=actor, reason=reason, now=moment, wave=wave, targets=len(again), **scope)
     return len(again)
 
 
