@@ -54,6 +54,7 @@ class Due:
     """Targets that are to be given their next step, by what it is: ("before", 2), ("", 0), ("after", 1)."""
 
     steps: dict[tuple[str, int], list[RunTarget]] = field(default_factory=lambda: defaultdict(list))
+    ran: int = 0  # targets whose document has just ended well
 
     def add(self, target: RunTarget, kind: str, number: int = 0) -> None:
         self.steps[kind, number].append(target)
@@ -164,6 +165,7 @@ def _take_end(run: Run, target: RunTarget, due: Due, *, now: datetime) -> None:
             proof_by=now + timedelta(minutes=run.evidence_minutes),
             reason="",
         )
+        due.ran += 1
 
 
 def _take_verdict(run: Run, target: RunTarget, verdict: Verdict, due: Due, *, now: datetime) -> None:
