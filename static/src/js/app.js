@@ -14,6 +14,7 @@ import "./expression.js";
 import "./grant.js";
 import "./palette.js";
 import "./pick.js";
+import "./picker.js";
 import "./cells.js";
 import "./pops.js";
 import "./htmx-setup.js";
