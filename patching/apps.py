@@ -1,14 +1,11 @@
 from django.apps import AppConfig
 
+from fleetops.rollouts.kinds import register
+
 
 class PatchingConfig(AppConfig):
     name = "patching"
     label = "patching"
 
     def ready(self):
-        # Rooms that hold models can be imported once all apps are there.
-        from fleetops.rollouts.kinds import register
-
-        from .kind import PatchKind
-
-        register(PatchKind())
+        register("patch", "patching.kind.PatchKind")

@@ -501,6 +501,11 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
         "deeds": [Deed.RUN_DOCUMENT.value],
         "documents": ["*"],
     },
+    "patching": {
+        "name": "Patch owners and administrators patch",
+        "groups": ("patch_owner", "administrator"),
+        "deeds": [Deed.PATCH.value],
+    },
     "end_sessions": {
         "name": "Administrators end sessions",
         "groups": ("administrator",),

@@ -5,17 +5,15 @@ from fleetops.clock import now
 from fleetops.inventory.removal import hold_removal
 from fleetops.web.navigation import show_count
 
+from .kinds import register
+
 
 class RolloutsConfig(AppConfig):
     name = "fleetops.rollouts"
     label = "rollouts"
 
     def ready(self):
-        # Rooms that hold models can be imported once all apps are there.
-        from .documents import DocumentKind
-        from .kinds import register
-
-        register(DocumentKind())
+        register("document", "fleetops.rollouts.documents.DocumentKind")
         runs, targets = self.get_model("Run").objects, self.get_model("RunTarget").objects
 
         def holds(account) -> str:

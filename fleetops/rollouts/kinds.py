@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from django.utils.module_loading import import_string
+
 from fleetops.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,21 +94,27 @@ class RunKind(Protocol):
         ...
 
 
-_registered: dict[str, RunKind] = {}
+_paths: dict[str, str] = {}
+_made: dict[str, RunKind] = {}
 
 
-def register(kind: RunKind) -> None:
-    """Called by a wing's `ready()`. Raises LookupError for a second kind of the same name."""
-    if _registered.setdefault(kind.name, kind) is not kind and type(_registered[kind.name]) is not type(kind):
-        raise LookupError(f"the kind {kind.name!r} is registered twice")
+def register(name: str, path: str) -> None:
+    """Called by a wing's `ready()` with its kind's name and dotted name: kinds import models, which are not there yet.
+
+    Raises LookupError for a second kind of the same name.
+    """
+    if _paths.setdefault(name, path) != path:
+        raise LookupError(f"the kind {name!r} is registered twice")
 
 
 def all_kinds() -> list[RunKind]:
-    return sorted(_registered.values(), key=lambda kind: kind.label)
+    return sorted((find(name) for name in _paths), key=lambda kind: kind.label)
 
 
 def find(name: str) -> RunKind:
     """The kind of a run. Raises UserError if no wing of this installation knows it: the run is parked."""
-    if (kind := _registered.get(name)) is None:
-        raise UserError(f"This installation knows no kind of run named {name}; the run waits until it does.")
-    return kind
+    if name not in _made:
+        if name not in _paths:
+            raise UserError(f"This installation knows no kind of run named {name}; the run waits until it does.")
+        _made[name] = import_string(_paths[name])()
+    return _made[name]

@@ -107,7 +107,9 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     assessed = assess(run, instances, actor=actor, context=context, now=moment)
     fit = [each for each in assessed if not each.skipped]
     if not fit:
-        raise UserError(f"There is no instance that it could run on. {counted(assessed)[0]['reason']}")
+        # A denial is of one instance, by its name: of all of them it says the most.
+        first = next((each.skipped for each in assessed if each.is_denied), "") or counted(assessed)[0]["reason"]
+        raise UserError(f"There is no instance that it could run on. {first}")
     protections = guards()
     clusters = {each.key: clusters_of(each.facts.account_id, each.facts.tags, protections) for each in fit}
     seed = wanted.seed or uuid7().hex
