@@ -16,6 +16,7 @@ NOOP: Final = "AWS-Noop"
 PATCH_STEP: Final = "PatchLinux"
 NOT_HERE_CODE: Final = 156  # of AWS's own script for a failure of no other sort
 PARTS: Final = 6  # steps that hand out the report: 22,000 characters each, 3,000 packages take three
+HOOKED_PARTS: Final = 3  # where there are three reports
 BACKENDS: Final = {"apt": ("apt.sh", "apt.awk"), "rpm": ("rpm.sh", "rpm.awk"), "demo": ("demo.sh", "demo.awk")}
 
 _HERE: Final = Path(__file__).parent
@@ -115,11 +116,11 @@ def _file(name: str, text: str) -> str:
     return f"cat >\"$WORK/{name}\" <<'{mark}'\n{text.rstrip()}\n{mark}"
 
 
-def _lines() -> list[str]:
+def _lines(parts: int) -> list[str]:
     """The script, whole but for what a node's dispatch puts in."""
     unpack = "\n".join(_file(name, _read(name)) for name in ("time.awk", "now.awk", "decide.awk", "part.sh"))
     return [
-        "OPERATION='{{ Operation }}' REBOOT_OPTION='{{ RebootOption }}' PHASE=${PHASE:-whole} PARTS=" + str(PARTS),
+        "OPERATION='{{ Operation }}' REBOOT_OPTION='{{ RebootOption }}' PHASE=${PHASE:-whole} PARTS=" + str(parts),
         _SLOT,
         _read("common.sh").rstrip(),
         _BACKEND_SLOT,
@@ -138,12 +139,12 @@ def _step(name: str, lines: list[str], seconds: str, **inputs: Any) -> dict[str,
     }
 
 
-def _parts(name: str, *, is_last: bool) -> list[dict[str, Any]]:
+def _parts(name: str, number: int, *, is_last: bool) -> list[dict[str, Any]]:
     """Steps that hand out the report; those behind its last part do nothing."""
     last = "yes" if is_last else "no"
     return [
-        _step(f"{name}{number}", [_SLOT, f"PART={number} IS_LAST={last}; {_HAND_OUT}"], "300")
-        for number in range(1, PARTS + 1)
+        _step(f"{name}{part}", [_SLOT, f"PART={part} IS_LAST={last}; {_HAND_OUT}"], "300")
+        for part in range(1, number + 1)
     ]
 
 
@@ -179,17 +180,17 @@ def _again(phase: str) -> list[str]:
 def _documents() -> dict[str, dict[str, Any]]:
     said = "Scans for or installs patches from a patch baseline"
     timeout = "{{ StepTimeoutSeconds }}"
-    plain = [_step(PATCH_STEP, _lines(), timeout), *_parts("PatchReport", is_last=True)]
-    first = ["PHASE=${PHASE:-first}", *_lines()]
+    plain = [_step(PATCH_STEP, _lines(PARTS), timeout), *_parts("PatchReport", PARTS, is_last=True)]
+    first = ["PHASE=${PHASE:-first}", *_lines(HOOKED_PARTS)]
     hooked = [
         _step("PatchLinuxScan", first, "7200", onFailure="exit"),
-        *_parts("ScanReport", is_last=False),
+        *_parts("ScanReport", HOOKED_PARTS, is_last=False),
         _hook("PreInstallHookDocName", onFailure="exit"),
         _step(PATCH_STEP, _again("install"), "7200"),
-        *_parts("PatchReport", is_last=False),
+        *_parts("PatchReport", HOOKED_PARTS, is_last=False),
         _hook("PostInstallHookDocName", onFailure="exit"),
         _step("PatchLinuxReboot", _again("restart"), "7200"),
-        *_parts("RebootReport", is_last=True),
+        *_parts("RebootReport", HOOKED_PARTS, is_last=True),
         _hook("OnExitHookDocName", finallyStep="true"),
     ]
     others = [_not_here("Windows"), _not_here("MacOS")]
