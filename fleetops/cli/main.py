@@ -26,7 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fleetops.cli import access, completion, connect, installation, remote, status
+from fleetops.cli import access, completion, connect, installation, remote, runs, status
 from fleetops.cli.errors import DONE, REFUSED, UNREACHABLE, Refused
 from fleetops.errors import UserError
 
@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--state", choices=["live", "past"], default="")
     listing.add_argument("--user", default="", help="whose alone")
     access.add_arguments(_group(verbs, "access", "access for a while, by approval"), _verb, _list_verb)
+    runs.add_arguments(_group(verbs, "run", "documents in waves"), _verb, _list_verb)
     audit = _group(verbs, "audit", "the audit log")
     listing = _list_verb(audit, "list", remote.audit_list, remote.EVENT_COLUMNS, "at,who,action,target,outcome,reason")
     listing.add_argument(

@@ -64,6 +64,10 @@ def resume(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 def abort(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """For good. `cancel` asks AWS to end what runs already."""
     found = visible_run(request, pk)
+    total = found.targets.exclude(wave=None).count()
+    if total > listing.SURE_FROM and request.POST.get("count", "").replace(",", "").strip() != str(total):
+        messages.warning(request, f"Type {total} to abort it: it has {total:,} targets. Nothing was changed.")
+        return redirect(found)
     steering.abort(found, actor=request.user, reason=_reason(request), cancel="cancel" in request.POST)
     return _done(found, request, "Aborted: nothing more is sent. What was sent is awaited.")
 

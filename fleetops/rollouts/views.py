@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_POST, require_safe
 
+from fleetops.approvals.models import ApprovalRequest
 from fleetops.clock import now as clock_now
 from fleetops.runcommand.models import Command, Invocation
 from fleetops.web.shortcuts import permission_required
@@ -173,6 +174,12 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
             target.said, target.took = listing.said(target), listing.length(listing.took(target))
             target.phases = listing.phases(found, target)
             targets.setdefault(target.wave_id, []).append(target)
+    asked = [gate.approval_id for wave in waves for gate in wave.gates.all() if gate.approval_id]
+    visible_approvals = set(
+        ApprovalRequest.objects.visible_to(request.user).filter(pk__in=asked).values_list("pk", flat=True)
+        if asked
+        else ()
+    )
     position = 1
     lanes = []
     for wave in waves:
@@ -181,6 +188,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         wave.soak = listing.length(wave.soak_seconds) if wave.soak_seconds else ""
         for gate in wave.gates.all():
             gate.kind_of_state, gate.word = listing.GATE_WORDS[GateState(gate.state)]
+            gate.may_answer = gate.approval_id in visible_approvals
             gate.said = rules.gate_words({"kind": gate.kind, **gate.settings})
         numbers_here = listing.figures(mine)
         is_now = wave.state in {WaveState.RUNNING, WaveState.SOAKING, WaveState.GATED, WaveState.FAILED}
@@ -225,6 +233,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         "may_pause": may_steer and found.state == RunState.RUNNING,
         "may_resume": may_steer and found.state in {RunState.PAUSED, RunState.STOPPED},
         "may_abort": may_steer and found.state in {RunState.RUNNING, RunState.PAUSED, RunState.STOPPED},
+        "must_type": numbers["total"] > listing.SURE_FROM,
         "may_retry": may_steer and numbers["failed"] and found.state != RunState.ABORTING,
         "may_forward": may_steer and found.state in {RunState.PAUSED, RunState.STOPPED} and numbers["failed"],
     }

@@ -20,7 +20,7 @@ from fleetops.cli import tables
 from fleetops.cli.client import Client
 from fleetops.cli.errors import Refused
 from tests.cli.conftest import COMMAND, Shell
-from tests.support.stack import ADMIN_PASSWORD, ROOT
+from tests.support.stack import ADMIN_PASSWORD, ROOT, until
 
 # --- Log-in ----------------------------------------------------------------------------------------------------------
 
@@ -398,3 +398,30 @@ def test_wide_letters_are_counted_as_the_terminal_shows_them():
 
 def test_a_name_cannot_steer_the_terminal():
     assert tables.safe("web\x1b[2J\x07\n\u202e1") == "web\ufffd[2J\ufffd\ufffd\ufffd1"
+
+
+def test_a_run_is_planned_started_as_it_was_seen_followed_and_steered(stack, log_in):
+    shell = log_in()
+    until(
+        lambda: json.loads(shell.ok("api", "get", "documents/?name=AWS-RunShellScript"))["results"],
+        seconds=90,
+        what="the worker has read the documents",
+    )
+    asked = {"subject": {"document": "AWS-RunShellScript", "parameters": {"commands": ["sleep 3"]}}}
+    asked |= {"targets": "name=pay-api-* and status=online", "name": "from a shell", "concurrency": "100%"}
+    made = json.loads(shell.ok("api", "post", "runs/", json.dumps(asked)))
+    pk, count = made["id"], made["counts"]["queued"]
+    shown = shell.ok("run", "show", pk)
+    assert "from a shell: draft" in shown and f"fleetops run start {pk} --plan {made['plan_hash']}" in shown
+    wrong = shell.run("run", "start", pk, "--plan", "0")
+    assert wrong.returncode == 1 and "The plan is another by now" in wrong.stderr
+    assert shell.run("run", "watch", pk).returncode == 1  # nobody has started it
+    assert "from a shell: running" in shell.ok("run", "start", pk, "--plan", made["plan_hash"])
+    assert "paused" in shell.ok("run", "pause", pk, "--reason", "lunch")
+    assert json.loads(shell.ok("run", "resume", pk, "--json"))["state"] == "running"
+    done = shell.run("run", "watch", pk, "--json")
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and last["state"] == "succeeded" and last["counts"]["succeeded"] == count
+    rows = json.loads(shell.ok("run", "targets", pk, "--json"))
+    assert {row["state"] for row in rows} == {"succeeded"}
+    assert pk in shell.ok("run", "list", "--state", "succeeded")
