@@ -43,8 +43,10 @@ def create(request: HttpRequest) -> HttpResponse:
     )
     if request.method == "POST":
         return go_on(request, wizard)
-    is_scan = request.GET.get("operation") == SCAN
-    return begin(request, wizard, "once" if is_scan else "careful")
+    if request.GET.get("operation") == SCAN:
+        # It changes nothing: all at once, and one that fails holds up no other.
+        return begin(request, wizard, "once", {"concurrency": "100%", "budget": "100%"})
+    return begin(request, wizard)
 
 
 def _context(asked: Asked) -> dict[str, Any]:

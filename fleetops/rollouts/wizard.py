@@ -32,9 +32,13 @@ class Wizard:
     hidden: tuple[tuple[str, str], ...] = ()  # inputs that each step of the kind carries besides
 
 
-def begin(request: HttpRequest, wizard: Wizard, preset: str = "careful") -> HttpResponse:
-    """The first step, empty but for the targets of `?q=`."""
+def begin(
+    request: HttpRequest, wizard: Wizard, preset: str = "careful", values: Mapping[str, str] | None = None
+) -> HttpResponse:
+    """The first step, with the targets of `?q=`; `values` of other inputs, where they are not the usual ones."""
     posted = request.GET.copy()
+    for name, value in (values or {}).items():
+        posted[name] = value
     posted["targets"] = request.GET.get("q", "")[:4000]
     asked = forms.Asked(posted, wizard.names)
     asked.preset(preset)
