@@ -132,7 +132,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Imports inside a function, of ours: (file, room) and why it cannot stand at the top.
 LATE_IMPORTS = {
-    ("fleetops/rollouts/apps.py", "rollouts"): "its kind of run reads rows, and models load once all apps are there",
     ("fleetops/endpoint/__main__.py", "endpoint"): "models load only after Django has been told whose settings to take",
     ("fleetops/endpoint/moto_process.py", "endpoint"): "moto takes a second to load: not before the lock is ours",
 }

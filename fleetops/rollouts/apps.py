@@ -37,6 +37,7 @@ class RolloutsConfig(AppConfig):
             (),
             oldest,
         )
+
         def going(user) -> str:
             waiting = runs.visible_to(user).filter(state__in=["paused", "stopped"]).count()
             if waiting:
