@@ -127,7 +127,7 @@ def read(known_id: int, *, now: datetime) -> None:
         states: dict[str, dict[str, str]] = {}
         for node in nodes:
             told = _of_node(region, node)
-            states[str(node.pk)] = {key: each.state for each in told for key in _keys(each, system)}
+            states[str(node.pk)] = {key: _held(each) for each in told for key in _keys(each, system)}
             for each in told:
                 if (patch := of_node_patch(each, system)) is not None:
                     _add(found, patch)
@@ -272,6 +272,11 @@ def _keys(told: NodePatch, system: str) -> tuple[str, ...]:
         return (told.kb_id,)
     name, _, _, full = split_title(told.title, told.kb_id)
     return (f"{name}|{full}", name) if full else (name,)
+
+
+def _held(told: NodePatch) -> str:
+    """As preview.compare reads it."""
+    return f"{told.state}@{told.installed_at.isoformat()}" if told.installed_at else told.state
 
 
 def _add(found: dict[str, Patch], patch: Patch) -> None:

@@ -55,11 +55,11 @@ def entry_of(told: NodePatch, operating_system: str) -> Entry:
     name, arch, epoch, full = split_title(told.title, told.kb_id)
     if not full:
         raise UserError(f"No version is told of {told.kb_id}, so it cannot be pinned. Scan the node again.")
+    whole = f"{name}.{arch}" if arch else name
     if family == Family.APT:  # {name}.{architecture}:{version}
         version = f"{epoch}:{full}" if epoch else full
-        return Entry(name, f"{name}.{arch or '*'}:{version}")
+        return Entry(whole, f"{whole if arch else f'{name}.*'}:{version}")
     # {name}.{architecture}:{epoch}:{version}-{release}
-    whole = f"{name}.{arch}" if arch else name
     return Entry(whole, f"{whole}:{epoch or '0'}:{full}")
 
 

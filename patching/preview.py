@@ -270,14 +270,20 @@ def compare(
 ) -> Difference:
     """What `new` approves and `old` does not, and the other way round.
 
-    `nodes`: states by "package|version" and by package (or article), of each node that was asked.
+    `nodes`: states by "package|version" and by package (or article), of each node that was asked; after an @ since when
+    it is there, where that is known.
     """
     found = Difference(known=len(patches), nodes=len(nodes))
-    newest = _newest(patches)
+    nothing = Decision(Answer.LEFT_OUT)
+    decided = [
+        (patch, decide(old, patch, now=now) if old is not None else nothing, decide(new, patch, now=now))
+        for patch in patches
+    ]
+    # Of several versions of a package the newest that is approved is what a node gets.
+    newest_before = _newest(patch for patch, before, _ in decided if before.is_approved)
+    newest_after = _newest(patch for patch, _, after in decided if after.is_approved)
     falling: set[str] = set()
-    for patch in patches:
-        after = decide(new, patch, now=now)
-        before = decide(old, patch, now=now) if old is not None else Decision(Answer.LEFT_OUT)
+    for patch, before, after in decided:
         found.approved += after.is_approved
         found.approved_before += before.is_approved
         found.waiting += after.answer == Answer.WAITING
@@ -285,21 +291,25 @@ def compare(
         found.undated += after.is_approved and patch.released_at is None
         if before.is_approved == after.is_approved:
             continue
-        needing = [node for node, held in nodes.items() if _needs(held, patch, is_newest=newest[patch.name] is patch)]
-        installed = sum(held.get(patch.key) in _INSTALLED for held in nodes.values())
+        newest = newest_after if after.is_approved else newest_before
+        is_newest = newest.get(patch.name) is patch
+        needing = [node for node, held in nodes.items() if _needs(held, patch, is_newest=is_newest)]
+        installed = sum(_state(held.get(patch.key, "")) in _INSTALLED for held in nodes.values())
         row = Row(patch, before, after, len(needing), installed)
         if after.is_approved:
             found.newly_approved.append(row)
             falling.update(needing)
         else:
             found.no_longer.append(row)
-    found.fall_out = sorted(node for node in falling if not _NON_COMPLIANT.intersection(nodes[node].values()))
+    found.fall_out = sorted(
+        node for node in falling if not _NON_COMPLIANT.intersection(map(_state, nodes[node].values()))
+    )
     found.newly_approved.sort(key=_order)
     found.no_longer.sort(key=_order)
     return found
 
 
-def _newest(patches: Sequence[Patch]) -> dict[str, Patch]:
+def _newest(patches: Iterable[Patch]) -> dict[str, Patch]:
     """Of each package the patch that was released last."""
     found: dict[str, Patch] = {}
     for patch in patches:
@@ -310,14 +320,25 @@ def _newest(patches: Sequence[Patch]) -> dict[str, Patch]:
 
 
 def _needs(held: Mapping[str, str], patch: Patch, *, is_newest: bool) -> bool:
-    """Whether a node would come to miss a patch: it says so, or has the package in another version than the newest.
+    """Whether a node would come to miss a patch: it says so, or has an older version of what is newest.
 
-    A node that says nothing of a package does not have it: of what its baseline leaves out nobody tells more.
+    Of a package that its baseline leaves out a node tells neither version nor class, only since when it is there: if
+    that is before the patch was released, it is an older one. What a node says nothing of it does not have.
     """
-    state = held.get(patch.key)
-    if state is not None:
-        return state in _NEEDED
-    return bool(patch.full_version) and is_newest and patch.name in held
+    value = held.get(patch.key)
+    if value is not None:
+        return _state(value) in _NEEDED
+    value = held.get(patch.name)
+    if value is None or not (patch.full_version and is_newest):
+        return False
+    since = value.partition("@")[2]
+    if since and patch.released_at is not None:
+        return datetime.fromisoformat(since) < patch.released_at
+    return any(key.startswith(f"{patch.name}|") for key in held)
+
+
+def _state(value: str) -> str:
+    return value.partition("@")[0]
 
 
 def _order(row: Row) -> tuple[int, int, str]:

@@ -42,7 +42,12 @@ def told(title: str, kb_id: str, at: datetime | None = AT) -> NodePatch:
             told("bash.x86_64:5.1-2.el9", "bash.x86_64"),
             Entry("bash.x86_64", "bash.x86_64:0:5.1-2.el9"),
         ),
-        ("UBUNTU", told("libssl3:amd64:3.0.13-1", "libssl3"), Entry("libssl3", "libssl3.amd64:3.0.13-1")),
+        ("UBUNTU", told("libssl3:amd64:3.0.13-1", "libssl3"), Entry("libssl3.amd64", "libssl3.amd64:3.0.13-1")),
+        (
+            "UBUNTU",
+            told("bind9.amd64:1:9.18-1ubuntu1", "bind9.amd64"),
+            Entry("bind9.amd64", "bind9.amd64:1:9.18-1ubuntu1"),
+        ),
         ("DEBIAN", told("bind9:1:9.18-1", "bind9"), Entry("bind9", "bind9.*:1:9.18-1")),
         ("SUSE", told("bash.x86_64:5.1-2", "bash.x86_64"), Entry("bash.x86_64", "bash.x86_64:0:5.1-2")),
         ("WINDOWS", told("2026-11 Cumulative Update", "KB5041585"), Entry("KB5041585")),

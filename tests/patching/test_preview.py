@@ -175,7 +175,7 @@ def test_a_comparison_counts_what_changes_and_whom_it_touches():
     nodes = {
         "a": {"curl": "INSTALLED_OTHER", "curl|3.0.7-1": "INSTALLED_OTHER", "openssl": "INSTALLED"},
         "b": {"curl": "INSTALLED", "curl|3.0.8-1": "INSTALLED", "openssl": "INSTALLED"},
-        "c": {"curl": "INSTALLED_OTHER", "kernel": "MISSING", "kernel|3.0.8-1": "MISSING"},
+        "c": {"curl": "INSTALLED", "curl|3.0.6-1": "INSTALLED", "kernel": "MISSING", "kernel|3.0.8-1": "MISSING"},
     }
     found = compare(old, new, known, nodes, now=NOW)
     assert (found.known, found.approved_before, found.approved, found.rejected) == (5, 2, 3, 1)
@@ -185,6 +185,13 @@ def test_a_comparison_counts_what_changes_and_whom_it_touches():
     assert (gone.patch.name, gone.after.by, gone.needed_on) == ("kernel", "the rejected list", 1)
     assert found.fall_out == ["a"]  # c misses something already
     assert found.undated == 3
+    # Of what a baseline leaves out a node tells no version, only since when it is there.
+    dated = [replace(known[1], released_at=NOW - timedelta(days=9))]
+    since = {"old": "2026-01-05T06:00:00+00:00", "new": NOW.isoformat()}
+    nodes = {name: {"curl": f"INSTALLED_OTHER@{at}"} for name, at in since.items()} | {
+        "unsaid": {"curl": "INSTALLED_OTHER"}
+    }
+    assert compare(old, new, dated, nodes, now=NOW).fall_out == ["old"]
     first = compare(None, new, known, {}, now=NOW)
     assert (first.approved_before, len(first.newly_approved), first.nodes) == (0, 3, 0)
 

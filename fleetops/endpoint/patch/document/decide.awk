@@ -181,7 +181,9 @@ function is_overridden(    n) {
   for (n = 1; n <= overrides; n++)
     if ((is_like($2, override_id[n]) || is_like($2 "." $3, override_id[n])) && \
         (override_version[n] == "" || is_like($4, override_version[n]) || \
-         is_like(found_epoch ":" found_full, override_version[n]) || is_like(found_full, override_version[n])))
+         is_like(found_epoch ":" found_full, override_version[n]) || is_like(found_full, override_version[n]) || \
+         is_like($2 "." $3 ":" $4, override_version[n]) || \
+         is_like($2 "." $3 ":" found_epoch ":" found_full, override_version[n])))
       return 1
   return 0
 }
