@@ -21,7 +21,7 @@ BACKENDS: Final = {"apt": ("apt.sh", "apt.awk"), "rpm": ("rpm.sh", "rpm.awk"), "
 
 _HERE: Final = Path(__file__).parent
 _SLOT: Final = "RUN_ID=none NODE_ID=none; table() { :; } # replaced when the command is sent to a node"
-_BACKEND_SLOT: Final = "# what goes with the node's package manager"
+_BACKEND_SLOT: Final = "BACKEND=none; unpack_facts() { :; } # replaced by what goes with the node's package manager"
 _NOT_HERE: Final = (
     "FleetOps's AWS-RunPatchBaseline patches Linux nodes. It has been run on no real {system} node, so it does nothing "
     "here: nothing is scanned, nothing is installed, and no patch compliance is reported."

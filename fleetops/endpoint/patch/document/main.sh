@@ -4,6 +4,7 @@ PART_SIZE=22000 # characters; an agent shows 24,000 of a step [SSM, StandardOutp
 begin() {
   # A demo node keeps to its own lists, and a real one has none.
   case $BACKEND:${SSM_DEMO_VAR:+demo} in
+    none:*) give_up "No patch baseline came with this command; run it through FleetOps's endpoint." ;;
     demo:demo) ;;
     demo: | *:demo) give_up "This node is not what the endpoint takes it for; nothing was done." ;;
   esac
@@ -12,7 +13,6 @@ begin() {
   unpack
   read_table
   [ -z "$T_error" ] || give_up "$(decoded "$T_error")"
-  [ -n "$T_baseline" ] || give_up "No patch baseline came with this command; run it through FleetOps's endpoint."
   CLOCK_AHEAD=0
   BOOT=$(boot)
   if [ -n "${SSM_DEMO_VAR:-}" ] && [ -n "$T_rendered" ]; then # a demo node's clock is the endpoint's
