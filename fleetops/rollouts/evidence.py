@@ -55,9 +55,15 @@ class Due:
 
     steps: dict[tuple[str, int], list[RunTarget]] = field(default_factory=lambda: defaultdict(list))
     ran: int = 0  # targets whose document has just ended well
+    ended: list[Any] = field(default_factory=list)  # keys of targets whose places in clusters are free again
 
     def add(self, target: RunTarget, kind: str, number: int = 0) -> None:
         self.steps[kind, number].append(target)
+
+    def settle(self) -> None:
+        """Give back the places of those that have ended; before others go."""
+        clusters.release(self.ended)
+        self.ended.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ def take(run: Run, judged: Mapping[Any, Judged], *, now: datetime) -> Due:
     told = ~Q(step="") | Q(state__in=[TargetState.PREPARING, TargetState.SENT])
     ended = Q(invocation__isnull=False) & ~Q(invocation__state__in=list(COMMAND_OPEN))
     for target in _of(run, rows.filter(gone)):
-        finish(target, Outcome.BAD, "The instance is gone.", now=now)
+        finish(target, Outcome.BAD, "The instance is gone.", due, now=now)
     for target in _of(run, rows.filter(told, ended).exclude(gone)):
         _take_end(run, target, due, now=now)
     for target in _of(run, rows.filter(pk__in=list(judged)).exclude(gone)) if judged else ():
@@ -116,6 +122,7 @@ def take(run: Run, judged: Mapping[Any, Judged], *, now: datetime) -> Due:
         is_meant = target.attempt == mine.attempt and not target.outcome and not target.step
         if is_meant and target.state in {TargetState.RAN, TargetState.REBOOTED}:
             _take_verdict(run, target, mine.verdict, due, now=now)
+    due.settle()
     return due
 
 
@@ -201,7 +208,7 @@ def decide(run: Run, target: RunTarget, outcome: str, words: str, due: Due, *, n
     if outcome == Outcome.BAD:
         logger.info("target failed run=%s instance=%s reason=%s", run.pk, target.instance_id, target.reason)
     if not _was_touched(target):
-        finish(target, outcome, words, now=now)
+        finish(target, outcome, words, due, now=now)
     else:
         bring_back(run, target, 1, due, now=now)
 
@@ -222,11 +229,11 @@ def bring_back(run: Run, target: RunTarget, number: int, due: Due, *, now: datet
         if target.outcome != Outcome.BAD or run.steps_after[at - 1].get("on_failure", True):
             due.add(target, AFTER, at)
             return
-    finish(target, target.outcome, target.reason, now=now)
+    finish(target, target.outcome, target.reason, due, now=now)
 
 
-def finish(target: RunTarget, outcome: str, words: str, *, now: datetime) -> None:
-    """End the target, or put it back in the queue; its places in clusters are free again."""
+def finish(target: RunTarget, outcome: str, words: str, due: Due, *, now: datetime) -> None:
+    """End the target, or put it back in the queue; its places in clusters are free once `due` is settled."""
     facts: dict[str, Any] = {"step": "", "outcome": "", "reason": words[:512], "due_at": None, "facts": target.facts}
     if outcome == Outcome.AGAIN and target.run.state != RunState.ABORTING:
         move(target, TargetState.QUEUED, TARGET_MOVES, **facts, invocation=None, went_at=None, sent_at=None)
@@ -245,7 +252,7 @@ def finish(target: RunTarget, outcome: str, words: str, *, now: datetime) -> Non
                 tone="bad",
                 text=f"{target} failed: {words}"[:512],
             )
-    clusters.release([target.pk])
+    due.ended.append(target.pk)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -214,6 +214,7 @@ def carry_on(run: Run, kind: RunKind, due: Due, sent: Sent, *, may_send: bool, n
                     decide(run, target, Outcome.AGAIN, "Called back before it was sent.", later, now=now)
             else:
                 _order(run, kind, step, number, targets, later, sent, now=now)
+        later.settle()
         due = later
 
 

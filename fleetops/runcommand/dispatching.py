@@ -371,7 +371,7 @@ def _follow(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         logger.warning("dispatch not followed dispatch=%s code=%s", dispatch.pk, error.code)
         return
     is_news = _take(dispatch, told, why_cancelled=why, now=clock_now())
-    left = [each for each in dispatch.invocations.only("state", "exit_code") if _is_awaited(each, dispatch)]
+    left = [each for each in dispatch.invocations.only("state", "exit_code", "dispatch") if _is_awaited(each, dispatch)]
     quiet = 0 if is_news else dispatch.quiet + 1
     if not left:
         move(dispatch, DispatchState.DONE, DISPATCH_MOVES, error="")
