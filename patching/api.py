@@ -7,29 +7,42 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_field
-from rest_framework import generics, serializers
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from rest_framework import generics
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
 from fleetops.clock import now
-from fleetops.identity.rest import ApiView, Asked
+from fleetops.identity.rest import ApiView
 from fleetops.inventory.models import Instance, Region
 
 from . import groups, known, mirror, pinned, services
 from .content import Content
-from .families import OPERATING_SYSTEMS
 from .listing import FILTERS, filtered
-from .models import BaselineVersion, PatchBaseline, PinnedSet, Write
+from .models import PatchBaseline, PinnedSet, Write
 from .preview import compare
+from .serializers import (
+    SYSTEMS,
+    BaselineChangeSerializer,
+    BaselineContentSerializer,
+    BaselineCopySerializer,
+    BaselinePreviewSerializer,
+    BaselineSerializer,
+    BaselineVersionSerializer,
+    BaselineWriteSerializer,
+    FreezeSerializer,
+    GroupNameSerializer,
+    NewBaselineSerializer,
+    PatchGroupSerializer,
+    PinnedSetSerializer,
+    SeenVersionSerializer,
+)
 from .sound import problems
-from .states import Deed, WriteState
 from .views import VIEW
 from .writing import CHANGE_PERMISSION
 
 READ, WRITE = "baselines:read", "baselines:write"
 SEE, CHANGE = (VIEW,), (CHANGE_PERMISSION,)
-SYSTEMS = list(OPERATING_SYSTEMS)
 MOST_LISTED = 500  # patches that a preview names, of each kind
 EXAMPLE = {
     "Name": "al-standard",
@@ -45,129 +58,6 @@ EXAMPLE = {
     "RejectedPatches": ["docker*"],
     "RejectedPatchesAction": "BLOCK",
 }
-
-
-@extend_schema_field(OpenApiTypes.OBJECT)
-class ContentField(serializers.JSONField):
-    """What a baseline says, in the members of GetPatchBaseline."""
-
-
-class BaselineSerializer(serializers.ModelSerializer):
-    """One baseline of an account and region."""
-
-    account_id = serializers.CharField(source="account.account_id", read_only=True)
-    region = serializers.CharField(source="region.name", read_only=True)
-    operating_system = serializers.ChoiceField(choices=SYSTEMS, read_only=True)
-    content = ContentField(read_only=True, help_text="in the members of GetPatchBaseline")
-    tags = serializers.DictField(child=serializers.CharField(), read_only=True)
-    groups = serializers.SlugRelatedField("name", many=True, read_only=True)
-    is_drifted = serializers.BooleanField(read_only=True, help_text="changed outside FleetOps, and not accepted yet")
-
-    class Meta:
-        model = PatchBaseline
-        fields = (
-            *("id", "baseline_id", "name", "description", "operating_system", "account_id", "region", "owner"),
-            *("is_default", "groups", "content", "tags", "version", "kept_version", "is_drifted"),
-            *("made_at", "changed_at", "read_at", "gone_at"),
-        )
-        read_only_fields = fields
-
-
-class VersionSerializer(serializers.ModelSerializer):
-    """What a baseline said from a moment on."""
-
-    content = ContentField(read_only=True)
-    origin = serializers.CharField(read_only=True, help_text="fleetops, or aws: written outside FleetOps")
-
-    class Meta:
-        model = BaselineVersion
-        fields = ("number", "content", "origin", "actor_name", "seen_at")
-        read_only_fields = fields
-
-
-class SaidSerializer(Asked):
-    """What a baseline is to say. What is left out is AWS's default."""
-
-    content = ContentField(help_text="in the members of GetPatchBaseline: Name, ApprovalRules, RejectedPatches, …")
-
-
-class ChangeSerializer(SaidSerializer):
-    """A change of a baseline."""
-
-    based_on = serializers.IntegerField(min_value=1, help_text="the version that it was written over")
-
-
-class NewBaselineSerializer(SaidSerializer):
-    """A baseline to be made."""
-
-    account_id = serializers.CharField(max_length=12)
-    region = serializers.CharField(max_length=32)
-    operating_system = serializers.ChoiceField(choices=SYSTEMS)
-    tags = serializers.DictField(child=serializers.CharField(max_length=256, allow_blank=True), required=False)
-
-
-class PlaceSerializer(Asked):
-    account_id = serializers.CharField(max_length=12)
-    region = serializers.CharField(max_length=32)
-
-
-class CopySerializer(Asked):
-    """Where else a baseline is to stand."""
-
-    places = PlaceSerializer(many=True)
-
-
-class GroupNameSerializer(Asked):
-    name = serializers.CharField(max_length=256)
-
-
-class NumberSerializer(Asked):
-    version = serializers.IntegerField(min_value=1, help_text="the one that you have seen")
-
-
-class WriteSerializer(serializers.ModelSerializer):
-    """What became of one change in one place."""
-
-    account_id = serializers.CharField(source="region.account.account_id", read_only=True)
-    region = serializers.CharField(source="region.name", read_only=True)
-    deed = serializers.ChoiceField(choices=Deed.choices, read_only=True)
-    state = serializers.ChoiceField(choices=WriteState.choices, read_only=True)
-    baseline = serializers.PrimaryKeyRelatedField(read_only=True)
-
-    class Meta:
-        model = Write
-        fields = ("id", "batch", "account_id", "region", "deed", "name", "baseline", "state", "text", "ended_at")
-        read_only_fields = fields
-
-
-class PreviewPatchSerializer(serializers.Serializer):
-    """A patch of which the draft says something else."""
-
-    patch = serializers.CharField(source="patch.title")
-    severity = serializers.CharField(source="patch.severity")
-    classification = serializers.CharField(source="patch.classification")
-    released_at = serializers.DateTimeField(source="patch.released_at", allow_null=True)
-    answer = serializers.CharField(source="after.answer", help_text="approved, waiting, rejected, left out")
-    by = serializers.CharField(source="after.by")
-    level = serializers.CharField(source="after.level")
-    needed_on = serializers.IntegerField(help_text="nodes of those that were asked")
-    installed_on = serializers.IntegerField()
-
-
-class PreviewSerializer(serializers.Serializer):
-    """What changes with a draft, over the patches that are known."""
-
-    known = serializers.IntegerField()
-    approved_before = serializers.IntegerField()
-    approved = serializers.IntegerField()
-    waiting = serializers.IntegerField()
-    rejected = serializers.IntegerField()
-    undated = serializers.IntegerField(help_text="approved ones without a release date: no days were counted")
-    nodes = serializers.IntegerField(help_text="that were asked")
-    fall_out = serializers.ListField(child=serializers.CharField(), help_text="ids of instances")
-    newly_approved = PreviewPatchSerializer(many=True)
-    no_longer = PreviewPatchSerializer(many=True)
-    read_at = serializers.DateTimeField(allow_null=True, help_text="null: not read yet; ask again in some seconds")
 
 
 class Baselines(ApiView, generics.ListAPIView):
@@ -236,11 +126,13 @@ class OneBaseline(ApiView):
         mirror.look(baseline, session_name=request.user.username, now=now())
         return Response(BaselineSerializer(baseline).data)
 
-    @extend_schema(operation_id="patch_baselines_change", request=ChangeSerializer, responses=BaselineSerializer)
+    @extend_schema(
+        operation_id="patch_baselines_change", request=BaselineChangeSerializer, responses=BaselineSerializer
+    )
     def put(self, request, pk):
         """Have it say this and nothing else. What was changed outside FleetOps is not written over: 409."""
         baseline = _baseline(request, pk)
-        asked = ChangeSerializer.of(request)
+        asked = BaselineChangeSerializer.of(request)
         services.require_own(baseline)
         said = _said(request, asked["content"], baseline.operating_system, baseline.region)
         services.update(baseline, said, based_on=asked["based_on"], actor=request.user)
@@ -259,10 +151,10 @@ class Versions(ApiView):
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
-    @extend_schema(operation_id="patch_baselines_versions", responses=VersionSerializer(many=True))
+    @extend_schema(operation_id="patch_baselines_versions", responses=BaselineVersionSerializer(many=True))
     def get(self, request, pk):
         """The newest first, 100 at most."""
-        return Response(VersionSerializer(_baseline(request, pk).versions.all()[:100], many=True).data)
+        return Response(BaselineVersionSerializer(_baseline(request, pk).versions.all()[:100], many=True).data)
 
 
 class Preview(ApiView):
@@ -271,11 +163,15 @@ class Preview(ApiView):
     scopes = {"POST": WRITE}
     permissions = {"POST": CHANGE}
 
-    @extend_schema(operation_id="patch_baselines_preview", request=SaidSerializer, responses=PreviewSerializer)
+    @extend_schema(
+        operation_id="patch_baselines_preview", request=BaselineContentSerializer, responses=BaselinePreviewSerializer
+    )
     def post(self, request, pk):
         """Over the patches that the region knows of and what some of its nodes have; nothing is written."""
         baseline = _baseline(request, pk)
-        said = _said(request, SaidSerializer.of(request)["content"], baseline.operating_system, baseline.region)
+        said = _said(
+            request, BaselineContentSerializer.of(request)["content"], baseline.operating_system, baseline.region
+        )
         row, _ = known.ask(baseline.region, baseline.operating_system, now=now())
         using = groups.nodes_of(baseline, request.user).filter(pk__in=list(row.nodes))
         ids = {str(pk): instance_id for pk, instance_id in using.values_list("pk", "instance_id")}
@@ -283,7 +179,7 @@ class Preview(ApiView):
         found = compare(baseline.said, said, known.patches_of(row), nodes, now=now())
         found.fall_out = [ids[pk] for pk in found.fall_out]
         del found.newly_approved[MOST_LISTED:], found.no_longer[MOST_LISTED:]
-        return Response(PreviewSerializer(found).data | {"read_at": row.read_at})
+        return Response(BaselinePreviewSerializer(found).data | {"read_at": row.read_at})
 
 
 class Default(ApiView):
@@ -305,11 +201,11 @@ class Accept(ApiView):
     scopes = {"POST": WRITE}
     permissions = {"POST": CHANGE}
 
-    @extend_schema(operation_id="patch_baselines_accept", request=NumberSerializer, responses=BaselineSerializer)
+    @extend_schema(operation_id="patch_baselines_accept", request=SeenVersionSerializer, responses=BaselineSerializer)
     def post(self, request, pk):
         """Take it as it is; it no longer stands as a difference."""
         baseline = _baseline(request, pk)
-        services.accept(baseline, number=NumberSerializer.of(request)["version"], actor=request.user)
+        services.accept(baseline, number=SeenVersionSerializer.of(request)["version"], actor=request.user)
         return Response(BaselineSerializer(_baseline(request, pk)).data)
 
 
@@ -320,16 +216,18 @@ class Copy(ApiView):
     permissions = {"POST": CHANGE}
 
     @extend_schema(
-        operation_id="patch_baselines_copy", request=CopySerializer, responses={202: WriteSerializer(many=True)}
+        operation_id="patch_baselines_copy",
+        request=BaselineCopySerializer,
+        responses={202: BaselineWriteSerializer(many=True)},
     )
     def post(self, request, pk):
         """Have each place say the same; where one of that name is, it is changed. Workers write, each by itself."""
         baseline = _baseline(request, pk)
         services.require_own(baseline)
-        places = CopySerializer.of(request)["places"][: services.MOST_PLACES + 1]
+        places = BaselineCopySerializer.of(request)["places"][: services.MOST_PLACES + 1]
         regions = [_region(each["account_id"], each["region"]) for each in places]
         batch = services.copy(baseline.said, list(dict.fromkeys(regions)), tags=baseline.tags, actor=request.user)
-        return Response(WriteSerializer(_writes(batch), many=True).data, status=202)
+        return Response(BaselineWriteSerializer(_writes(batch), many=True).data, status=202)
 
 
 class Writes(ApiView):
@@ -338,13 +236,13 @@ class Writes(ApiView):
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
-    @extend_schema(operation_id="patch_writes", responses=WriteSerializer(many=True))
+    @extend_schema(operation_id="patch_writes", responses=BaselineWriteSerializer(many=True))
     def get(self, request, batch):
         """What became of it, place by place."""
         rows = _writes(batch)
         if not rows:
             get_object_or_404(Write, batch=batch)
-        return Response(WriteSerializer(rows, many=True).data)
+        return Response(BaselineWriteSerializer(rows, many=True).data)
 
 
 class BaselineGroups(ApiView):
@@ -375,56 +273,16 @@ class BaselineGroup(ApiView):
         return Response(status=204)
 
 
-class PartSerializer(serializers.Serializer):
-    """The nodes of a group that have one operating system."""
-
-    operating_system = serializers.CharField(help_text="empty for one that Patch Manager does not know")
-    nodes = serializers.IntegerField()
-    baseline = serializers.UUIDField(source="baseline.pk", allow_null=True, default=None)
-    is_registered = serializers.BooleanField(help_text="else it is the default")
-
-
-class GroupSerializer(serializers.Serializer):
-    """A patch group of a region; with an empty name its nodes in none."""
-
-    name = serializers.CharField()
-    account_id = serializers.CharField(source="region.account.account_id")
-    region = serializers.CharField(source="region.name")
-    nodes = serializers.IntegerField()
-    systems = PartSerializer(many=True)
-
-
 class Groups(ApiView):
     """Patch groups: by nodes' tags, and by registration."""
 
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
-    @extend_schema(operation_id="patch_groups", responses=GroupSerializer(many=True))
+    @extend_schema(operation_id="patch_groups", responses=PatchGroupSerializer(many=True))
     def get(self, request):
         """All of them, by name; last the nodes in none."""
-        return Response(GroupSerializer(groups.overview(request.user), many=True).data)
-
-
-class SetSerializer(serializers.ModelSerializer):
-    """A pinned patch set."""
-
-    operating_system = serializers.ChoiceField(choices=SYSTEMS, read_only=True)
-    entries = serializers.ListField(child=serializers.DictField(child=serializers.CharField()), read_only=True)
-    nodes = serializers.ListField(child=serializers.DictField(), read_only=True)
-
-    class Meta:
-        model = PinnedSet
-        fields = ("id", "name", "operating_system", "digest", "entries", "nodes", "run_id", "made_at", "actor_name")
-        read_only_fields = fields
-
-
-class FreezeSerializer(Asked):
-    """What is to be frozen."""
-
-    name = serializers.CharField(max_length=128)
-    instances = serializers.ListField(child=serializers.UUIDField(), max_length=pinned.MOST_NODES + 1)
-    since = serializers.DateTimeField(required=False, allow_null=True, help_text="installed then or later")
+        return Response(PatchGroupSerializer(groups.overview(request.user), many=True).data)
 
 
 class Sets(ApiView, generics.ListAPIView):
@@ -432,7 +290,7 @@ class Sets(ApiView, generics.ListAPIView):
 
     scopes = {"GET": READ, "POST": WRITE}
     permissions = {"GET": SEE, "POST": CHANGE}
-    serializer_class = SetSerializer
+    serializer_class = PinnedSetSerializer
     queryset = PinnedSet.objects.none()
 
     @extend_schema(operation_id="patch_sets")
@@ -442,7 +300,7 @@ class Sets(ApiView, generics.ListAPIView):
     def get_queryset(self):
         return PinnedSet.objects.visible_to(self.request.user)
 
-    @extend_schema(operation_id="patch_sets_freeze", request=FreezeSerializer, responses={201: SetSerializer})
+    @extend_schema(operation_id="patch_sets_freeze", request=FreezeSerializer, responses={201: PinnedSetSerializer})
     def post(self, request):
         """Freeze what nodes have installed. It never changes."""
         asked = FreezeSerializer.of(request)
@@ -451,7 +309,7 @@ class Sets(ApiView, generics.ListAPIView):
         if len(nodes) != len(set(asked["instances"])):
             raise ValidationError({"instances": ["Some of them are not there, or not yours to see."]})
         made = pinned.freeze(nodes, name=asked["name"], since=asked.get("since"), actor=request.user)
-        return Response(SetSerializer(made).data, status=201)
+        return Response(PinnedSetSerializer(made).data, status=201)
 
 
 class OneSet(ApiView):
@@ -460,10 +318,10 @@ class OneSet(ApiView):
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
-    @extend_schema(operation_id="patch_sets_get", responses=SetSerializer)
+    @extend_schema(operation_id="patch_sets_get", responses=PinnedSetSerializer)
     def get(self, request, pk):
         """What is in it, and from which nodes."""
-        return Response(SetSerializer(_set(request, pk)).data)
+        return Response(PinnedSetSerializer(_set(request, pk)).data)
 
 
 class SetList(ApiView):

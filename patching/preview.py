@@ -8,7 +8,7 @@ Systems Manager user guide, "How patch baseline rules work on Linux-based system
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -152,7 +152,7 @@ def selects(rule: Rule, patch: Patch, family: Family, is_security: bool) -> bool
     return all(holds(each, patch) for each in rule.filters)
 
 
-_MEMBERS = {
+_MEMBERS: dict[str, Callable[[Patch], tuple[str, ...]]] = {
     "PRODUCT": lambda patch: (patch.product,),
     "PRODUCT_FAMILY": lambda patch: (patch.product_family,),
     "PATCH_SET": lambda patch: (patch.patch_set,),
@@ -177,7 +177,8 @@ def holds(wanted: Filter, patch: Patch) -> bool:
     """Whether a patch has one of a filter's values, in any case of letters; `*` is any."""
     if ANY in wanted.values:
         return True
-    had = {_plain(value) for value in _MEMBERS.get(wanted.key, lambda _: ())(patch)}
+    members = _MEMBERS.get(wanted.key)
+    had = {_plain(value) for value in members(patch)} if members is not None else set()
     return any(_plain(value) in had for value in wanted.values)
 
 
