@@ -175,6 +175,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
             target.phases = listing.phases(found, target)
             targets.setdefault(target.wave_id, []).append(target)
     asked = [gate.approval_id for wave in waves for gate in wave.gates.all() if gate.approval_id]
+    asked += [found.override_id] if found.override_id else []
     visible_approvals = set(
         ApprovalRequest.objects.visible_to(request.user).filter(pk__in=asked).values_list("pk", flat=True)
         if asked
@@ -211,6 +212,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         (next(pending, None) or lanes[0])["is_open"] = True
     causes, cause_count = listing.causes(found)
     may_steer = steering.may_steer(found, request.user)
+    held = listing.held(found.targets.all())
     return {
         **_frame(request, found, counts=counts),
         "lanes": lanes,
@@ -222,7 +224,13 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         "pace": listing.pace(found, now=moment),
         "eta": listing.eta(found, waves, by_wave, now=moment),
         "budget": listing.budget(found, counts),
-        "held": listing.held(found.targets.all()),
+        "held": held,
+        # For whoever made it; asked already, it is not asked again.
+        "may_override": found.actor_id == request.user.pk
+        and found.is_open
+        and any("rozen by" in each["reason"] for each in held)
+        and (found.override is None or found.override.state not in {"pending", "approved", "used"}),
+        "sees_override": found.override_id in visible_approvals,
         "causes": causes,
         "cause_count": cause_count,
         "skipped": found.plan.get("skipped", [])[:3],

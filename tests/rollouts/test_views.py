@@ -349,6 +349,34 @@ def test_a_run_is_steered_from_its_page_and_each_deed_wants_what_it_needs(browse
     assert "/abort/" not in page and "/skip/" not in page and "/resume/" not in page
 
 
+def test_who_made_a_run_asks_others_to_let_it_go_through_freezes(browser, mei):
+    run = make_run(user=mei, instances=[make_instance()])
+    run.targets.update(reason="Held: frozen by “Year's end” until 2027-01-02 00:00 UTC: sale.")
+    url = reverse("rollouts:override", args=[run.pk])
+    page = text_of(browser.get(run.get_absolute_url()))
+    assert "Ask to go through freezes" in page and "frozen by “Year&#x27;s end”" in page
+    assert browser.post(url).status_code == 409  # without a reason
+    assert browser.post(url, {"reason": "CVE-2026-1"}).status_code == 302
+    page = text_of(browser.get(run.get_absolute_url()))
+    assert "Leave to go through freezes: waiting" in page and "Ask to go through freezes" not in page
+    browser.force_login(make_user(role="viewer"))
+    page = text_of(browser.get(run.get_absolute_url()))
+    assert "Leave to go through freezes: waiting" in page and "/approvals/" not in page.split('id="run-side"')[1]
+
+
+def test_a_large_run_is_aborted_by_who_typed_its_number(browser, mei):
+    run = make_run(user=mei)
+    fill(run, 101)
+    url = reverse("rollouts:abort", args=[run.pk])
+    for wrong in ({}, {"count": "100"}):
+        browser.post(url, wrong)
+        run.refresh_from_db()
+        assert run.state == RunState.RUNNING
+    browser.post(url, {"count": "101", "reason": "enough"})
+    run.refresh_from_db()
+    assert run.state == RunState.ABORTING
+
+
 # --- cluster rules ---------------------------------------------------------------------------------------------------
 
 
