@@ -3,10 +3,10 @@
     python benchmarks/rollout.py [--targets 10000] [--naive 500] [--json FILE] [--quick]
 
 AWS is a server of the benchmark's own on loopback: SendCommand, ListCommands, ListCommandInvocations and
-GetCommandInvocation over real HTTP, each with a token bucket of so many calls a second (RATES; what AWS grants an account
-is not published, and these are less than it usually does); a call beyond it is a ThrottlingException. Its nodes take 3 to
-8 s for a command, one in two hundred fails. The planner, the engine, Run Command, boto3 and the database (SQLite in a
-file, or FLEETOPS_DATABASE_URL) are the product's, carried on by one thread as beat and workers would.
+GetCommandInvocation over real HTTP, each with a token bucket of so many calls a second (RATES; what AWS grants is not
+published, and these are less than it usually does); a call beyond it is a ThrottlingException. Its nodes take 3 to 8 s
+for a command, one in two hundred fails. The planner, the engine, Run Command, boto3 and the database (SQLite in a file,
+or FLEETOPS_DATABASE_URL) are the product's, carried on by one thread as beat and workers would.
 
 The least number of calls that any programme could make: a SendCommand for each 50 targets, and one page of
 ListCommandInvocations for each of them, at its end.
