@@ -90,6 +90,8 @@ def _look(run_id: Any) -> tuple[list[Any], bool]:
         now = clock_now()
         _note_time(held, now=now)
         _take_override(held)
+        if held.ends_by is not None and now >= held.ends_by:
+            call_back(held, "The run's end came before it was sent.", now=now)
         sent = Sent()
         due = evidence.take(held, judged, now=now)
         if held.state == RunState.RUNNING:

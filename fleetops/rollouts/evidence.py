@@ -108,8 +108,10 @@ def take(run: Run, judged: Mapping[Any, Judged], *, now: datetime) -> Due:
     """Write down what commands and kinds have told, and collect who is to go on with which step."""
     due = Due()
     rows = run.targets.filter(state__in=list(IN_FLIGHT))
-    rows = rows.select_related("invocation__dispatch", "instance_row").order_by("position")
-    rows = rows.defer("invocation__head", "invocation__outputs", "instance_row__tags")
+    rows = rows.select_related("invocation__dispatch", "invocation__command", "instance_row").order_by("position")
+    rows = rows.defer(
+        "invocation__head", "invocation__outputs", "invocation__command__parameters", "instance_row__tags"
+    )
     gone = Q(instance_row=None) | Q(instance_row__gone_at__isnull=False)
     told = ~Q(step="") | Q(state__in=[TargetState.PREPARING, TargetState.SENT])
     ended = Q(invocation__isnull=False) & ~Q(invocation__state__in=list(COMMAND_OPEN))
@@ -143,7 +145,7 @@ def _take_end(run: Run, target: RunTarget, due: Due, *, now: datetime) -> None:
             words = f"It is well, but was not brought back: step after {number}, {_document(run.steps_after, number)}."
             target.outcome, target.reason = Outcome.BAD, f"{words} {words_of(invocation)}"[:512]
         bring_back(run, target, number + 1, due, now=now)
-    elif orders.was_never_sent(invocation):
+    elif orders.was_never_sent(invocation) and (run.state == RunState.ABORTING or not invocation.command.cancelled_by):
         decide(run, target, Outcome.AGAIN, invocation.details, due, now=now)
     elif not is_well:
         named = {

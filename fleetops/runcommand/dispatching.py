@@ -182,8 +182,12 @@ def _send(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         return
     with transaction.atomic():
         # A cancel that came before this finds it planned, and one that comes later waits for the outcome.
-        if not Command.objects.select_for_update().filter(pk=command.pk, state=CommandState.RUNNING).exists():
+        held = Command.objects.select_for_update().filter(pk=command.pk, state=CommandState.RUNNING).first()
+        if held is None:
             raise LostRace(f"command {command.pk} runs no longer")
+        if held.end_reason:
+            _never_goes(dispatch, held.end_reason, now=now)
+            return
         move(
             dispatch,
             DispatchState.SENDING,
@@ -323,12 +327,7 @@ def _look_for(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         Dispatch.objects.filter(pk=dispatch.pk).update(due_at=clock_now() + timedelta(seconds=5))
         return
     if command.state == CommandState.CANCELLING:
-        with transaction.atomic():
-            move(dispatch, DispatchState.CANCELLED, DISPATCH_MOVES)
-            rows = dispatch.invocations.all()
-            move_all(
-                rows, InvocationState.CANCELLED, INVOCATION_MOVES, details="Cancelled; AWS never had it.", ended_at=now
-            )
+        _never_goes(dispatch, "Cancelled; AWS never had it.", now=now)
     elif dispatch.attempts >= MOST_ATTEMPTS:
         words = f"AWS answered none of {dispatch.attempts} calls, and shows no such command."
         with transaction.atomic():
@@ -337,6 +336,14 @@ def _look_for(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
     else:
         move(dispatch, DispatchState.PLANNED, DISPATCH_MOVES, due_at=now, uncertain_at=None)
         logger.warning("dispatch is sent again dispatch=%s attempts=%d", dispatch.pk, dispatch.attempts)
+
+
+def _never_goes(dispatch: Dispatch, details: str, *, now: datetime) -> None:
+    """AWS never had it, and it is wanted no more: it was cancelled, or its command is sent to no more instances."""
+    with transaction.atomic():
+        move(dispatch, DispatchState.CANCELLED, DISPATCH_MOVES)
+        rows = dispatch.invocations.all()
+        move_all(rows, InvocationState.CANCELLED, INVOCATION_MOVES, details=details, ended_at=now)
 
 
 # --- what went -------------------------------------------------------------------------------------------------------

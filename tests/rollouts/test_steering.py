@@ -1,16 +1,20 @@
 """What people do to runs: who may, what comes of it, and that each of it is in the audit log."""
 
+from datetime import timedelta
+
 import pytest
 
 from fleetops.approvals import services as approvals
 from fleetops.approvals.models import ApprovalRequest
 from fleetops.audit.models import AuditEvent
 from fleetops.calendars.models import Calendar
+from fleetops.clock import now
 from fleetops.errors import Denied, UserError
 from fleetops.notify.models import Notice
 from fleetops.policy import services as policy
 from fleetops.rollouts import steering
 from fleetops.rollouts.models import Run
+from fleetops.runcommand import services as commands
 from fleetops.runcommand.models import Command
 from tests.factories import make_user
 
@@ -188,6 +192,27 @@ def test_an_abort_may_have_aws_cancel_what_it_has(owner, aws):
     aws.take()
     steering.abort(run, actor=owner, cancel=True)
     assert Command.objects.get().state == "cancelling"
+
+
+def test_a_command_that_a_person_cancels_by_itself_fails_its_targets(owner, aws):
+    run = make_run(owner, [make_fleet(2)])
+    look(run)
+    commands.cancel(Command.objects.get(), actor=owner)
+    look(run)
+    assert run.state == "stopped" and set(states(run).values()) == {"failed"}
+    assert run.targets.first().reason == "Cancelled before it was sent."
+
+
+def test_nothing_is_sent_from_the_end_of_a_run_on(owner, aws):
+    run = make_run(owner, [make_fleet(3)], concurrency="1", ends_by=now() + timedelta(hours=1))
+    look(run)
+    Run.objects.filter(pk=run.pk).update(ends_by=now())
+    look(run)
+    assert run.state == "failed" and run.end_reason == "3 were not reached in time."
+    aws.take()
+    assert not aws.sent and set(states(run).values()) == {"cancelled"}
+    with pytest.raises(UserError, match="No target has failed"):
+        steering.retry_failed(run, actor=owner)
 
 
 def test_of_two_people_the_second_is_told_what_the_first_did(owner, aws):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from fleetops.clock import now
-from fleetops.rollouts import advancing
+from fleetops.rollouts import advancing, steering
 from fleetops.rollouts.models import GateCheck, Run
 from fleetops.runcommand import dispatching
 from fleetops.runcommand.models import Command, Dispatch
@@ -148,3 +148,21 @@ def test_a_gate_asks_cloudwatch(owner, document, fleet, agents, endpoint, region
     ends(run, "stopped")
     assert run.end_reason == "A gate of wave 2 says no: The alarm api-5xx rings."
     assert list(GateCheck.objects.order_by("wave__position").values_list("state", flat=True)) == ["passed", "failed"]
+
+
+def test_what_nobody_knows_of_waits_with_a_paused_run(owner, document, fleet, agents, endpoint, faults):  # noqa: F811
+    run = make_run(owner, [fleet[:1]], subject=SUBJECT)
+    with faults.on("drop", when="before", match={"operation": "SendCommand"}):
+        step(run)
+    assert Dispatch.objects.get().state == "uncertain"
+    steering.pause(run, actor=owner)
+    Dispatch.objects.update(uncertain_at=now() - dispatching.LOOKED_FOR)
+    for _ in range(4):
+        step(run)
+    assert sent(endpoint) == 0 and Dispatch.objects.get().state == "cancelled"
+    assert states(run) == {"node-1": "queued"}
+    steering.resume(run, actor=owner)
+    step(run)
+    agents[0].run(agents[0].job())
+    ends(run, "succeeded")
+    assert sent(endpoint) == 1
