@@ -31,6 +31,8 @@ ROOMS = [
     "tests/library/test_services.py",
     "tests/runcommand/test_services.py",
     "tests/runcommand/test_dispatching.py",
+    "tests/patching/test_groups.py",
+    "tests/patching/test_mirror.py",
     "tests/rollouts/test_advancing.py",
     "tests/rollouts/test_slots.py",
     "tests/rollouts/test_steering.py",
