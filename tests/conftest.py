@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,10 @@ os.environ["AWS_CONFIG_FILE"] = str(_HOME / "aws" / "config")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
     os.environ.pop(name, None)
+
+# Hundreds of processes of the product start: each would compile all of it where no byte code may be kept.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Started in a shell's background, the run would ignore what Ctrl-C sends, and so would every shell that a test begins.
 for number in (signal.SIGINT, signal.SIGQUIT):
