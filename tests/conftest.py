@@ -36,6 +36,7 @@ import django  # noqa: E402  (after the environment stands)
 django.setup()  # conftest files below this one name models
 
 import fleetops.celery  # noqa: E402, F401  (as fleetops.asgi does: tasks go to this run's Valkey)
+from tests.support.migrated import migrated_sqlite  # noqa: E402
 from tests.support.valkey import running_valkey  # noqa: E402
 
 
@@ -63,16 +64,27 @@ def home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(home, django_db_modify_db_settings_parallel_suffix):
+def django_db_modify_db_settings(home, django_db_keepdb, django_db_modify_db_settings_parallel_suffix):
     """SQLite in a file and not in memory: other processes and threads of a test see the same rows.
 
     Each worker has a home and so a file of its own; elsewhere the suffix gives it a database of its own.
     """
     from django.conf import settings
+    from django.db import connections
 
-    database = settings.DATABASES["default"]
-    if database["ENGINE"].endswith("sqlite3"):
-        database.setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
+    if django_db_keepdb:
+        settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
+        migrated_sqlite(home / "test.sqlite3")
+    yield
+    connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb():
+    """SQLite's file is a copy of a migrated one, to be kept as it is; it goes with the home that it lies in."""
+    from django.conf import settings
+
+    return settings.DATABASES["default"]["ENGINE"].endswith("sqlite3")
 
 
 @pytest.fixture(scope="session", autouse=True)
