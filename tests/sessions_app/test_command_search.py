@@ -245,6 +245,14 @@ def test_the_replay_lists_its_commands_with_their_instants(client, people, sessi
     assert "2 commands" in page and "2 disputed" in page
 
 
+def test_a_row_that_is_not_certain_says_so_and_is_not_disputed(client, people, sessions):
+    row = make_typed(sessions["mine"], 5, "true", dispute="Unsure: it may have been given up by Ctrl-C.")
+    client.force_login(people["mei"])
+    for page in (reverse("sessions:commands"), reverse("sessions:replay", args=[sessions["mine"].pk])):
+        assert row.dispute in client.get(page).content.decode()
+    assert shown(client, disputed="1") == []
+
+
 def test_the_api_gives_the_same(client, people, sessions):
     client.force_login(people["ida"])
     answer = client.get(reverse("api:session_commands"), {"q": "uname"}).json()

@@ -21,8 +21,9 @@ from sessions_app.commandlog.reader import agree
 from .typist import NONCE, SIGN, Event, Found, Typist, read_back
 
 SHELLS = ("bash", "zsh")
-# The same without bracketed paste, as they were before readline 8.1 and zsh 5.1: RHEL 7, Amazon Linux 2.
-OLD_SHELLS = ("bash-old", "zsh-old")
+# The same without bracketed paste, as they were before readline 8.1 and zsh 5.1: RHEL 7, Amazon Linux 2; and zsh
+# without the lines of Debian's /etc/zsh/zshrc that switch the cursor keys, as RHEL and macOS have it.
+OLD_SHELLS = ("bash-old", "zsh-old", "zsh-bare", "zsh-bare-old")
 LEFT, RIGHT, UP, DOWN = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B"
 HOME, END, CTRL_R, CTRL_C, CTRL_D, CTRL_L, CTRL_U, CTRL_W, CTRL_K, CTRL_Y = (
     "\x01", "\x05", "\x12", "\x03", "\x04", "\x0c", "\x15", "\x17", "\x0b", "\x19",
@@ -772,21 +773,22 @@ def integrated(shell: str, home: Path, nonce: str = NONCE) -> tuple[list[str], d
 
 
 def plain(shell: str) -> list[str]:
-    return [shutil.which(shell.removesuffix("-old")) or shell, "-i"]
+    name, *kinds = shell.split("-")
+    return [shutil.which(name) or name, *(["-o", "NO_GLOBAL_RCS"] if "bare" in kinds else []), "-i"]
 
 
 @contextmanager
 def typist(shell: str, home: Path, *, marks: bool) -> Iterator[Typist]:
     prepare(home)
     command, more = integrated(shell, home) if marks else (plain(shell), {})
-    if shell == "bash-old":
+    name, *kinds = shell.split("-")
+    if name == "bash" and "old" in kinds:
         (home / ".inputrc").write_text("set enable-bracketed-paste off\n")
-    elif shell == "zsh-old":
+    elif "old" in kinds:
         with (home / ".zshrc").open("a") as file:
-            file.write("unset zle_bracketed_paste\n")
+            file.write("zmodload zsh/zle; unset zle_bracketed_paste\n")
     someone = Typist(command, home, **more)
-    someone.shell, _, old = shell.partition("-")
-    someone.is_old, someone.has_marks = bool(old), marks
+    someone.shell, someone.is_old, someone.has_marks = name, "old" in kinds, marks
     try:
         someone.prompt(0)
         yield someone
