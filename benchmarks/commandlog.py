@@ -1,6 +1,7 @@
 """How well the command log reads what was typed: somebody types into real shells, and its rows are compared.
 
     python benchmarks/commandlog.py [--old] [--far SEEDS] [--json FILE]
+    python benchmarks/commandlog.py --echo 10 [--keys 300] [--rounds 3]
 
 At least 60 interactions (tests/support/torture.py) in bash and in zsh, with and without the shell's integration, key by
 key on a pty; in each nine forged marks are shown. What the log makes of it is read from the journal as a terminal
@@ -10,13 +11,21 @@ spaces, line ends and semicolons). A notice is a row that tells of a forged mark
 been run. `--old` adds shells without bracketed paste (before readline 8.1, zsh 5.1) and zsh without Debian's hooks.
 `--far 3` reads each journal as well as if somebody slower had typed it, 40, 150 and 300 ms away, so that keys are on
 their way while others are shown: the lowest of so many draws of pauses and pieces each. Takes some 20 s for each shell.
+
+`--echo 10` measures instead what the command log costs a terminal: the echo of one while ten others print some 100 kB a
+second each, all of which is emulated, with the process `commandlog` halted, as it runs (it has then to catch up with
+what came meanwhile, too), and at the terminals' own priority, in turns. It takes a minute, and root for the last.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
+import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -24,7 +33,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.live import NODES, drained, typed
+from benchmarks.terminal import FleetOps, cpu_seconds, settle
+from sessions_app.commandlog.priority import NICE
 from sessions_app.commandlog.reader import SessionReader
+from tests.support.stack import running_stack
 from tests.support.torture import ALL, OLD_SHELLS, SHELLS, forged_marks, play, read_back, score
 from tests.support.typist import NONCE, over
 
@@ -96,12 +109,71 @@ def flood() -> float:
     return size / 1e6 / (time.process_time() - began)
 
 
+# Lines in portions too small to be a flood, so that each byte is emulated.
+BUSY = (
+    b"exec 9<> <(:); while :; do for i in {1..60}; do "
+    b'echo "$i $RANDOM a line of a log that is followed, $SECONDS"; done; read -rt .04 -u 9; done\r'
+)
+
+
+def beside(sessions: int, keys: int, rounds: int) -> dict[str, tuple[float, float, float]]:
+    """Of each arrangement the echo's p50 and p99 in ms, and the share of a core that the command log took."""
+    arrangements = {"halted": None, "running": 0, "running, not niced": -10}
+    figures: dict[str, list[tuple[float, float, float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="fo-cmdlog-") as home, running_stack(Path(home), migrated=False) as stack:
+        person = stack.log_in()
+        others = [FleetOps(stack, person, NODES[number % len(NODES)]) for number in range(sessions)]
+        for other in others:
+            settle(other)
+            other.type(BUSY)
+        pid = stack.pid("commandlog")
+        with drained(others):
+            shell = FleetOps(stack, person, NODES[0])
+            for number in range(rounds):
+                names = list(arrangements)
+                for name in names[number % 3 :] + names[: number % 3]:  # what else the machine does changes meanwhile
+                    less = arrangements[name]
+                    os.kill(pid, signal.SIGSTOP if less is None else signal.SIGCONT)
+                    with contextlib.suppress(OSError):
+                        os.setpriority(os.PRIO_PROCESS, pid, NICE + (less or 0))
+                        Path(f"/proc/{pid}/autogroup").write_text(str(NICE + (less or 0)))
+                    cpu, began = cpu_seconds(pid), time.monotonic()
+                    p50, p99 = typed(shell, keys)
+                    share = (cpu_seconds(pid) - cpu) / (time.monotonic() - began)
+                    figures.setdefault(name, []).append((p50, p99, share))
+            os.kill(pid, signal.SIGCONT)
+            shell.close()
+        for other in others:
+            other.close()
+    return {
+        name: tuple(statistics.median(column) for column in zip(*each, strict=True)) for name, each in figures.items()
+    }
+
+
+def show_beside(sessions: int, keys: int, rounds: int) -> None:
+    figures = beside(sessions, keys, rounds)
+    alone = figures["halted"]
+    print(f"| command log, {sessions} busy sessions | echo p50 ms | p99 ms | of a core | p50 | p99 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, (p50, p99, share) in figures.items():
+        ratios = f"× {p50 / alone[0]:.2f} | × {p99 / alone[1]:.2f}"
+        print(f"| {name} | {p50:.2f} | {p99:.2f} | {share:.0%} | {ratios} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", action="store_true", help="also shells without bracketed paste")
     parser.add_argument("--far", type=int, default=0, metavar="SEEDS", help="also from afar, so many draws each")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--echo", type=int, metavar="SESSIONS", help="measure a terminal's echo beside so many busy ones"
+    )
+    parser.add_argument("--keys", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.echo:
+        show_beside(options.echo, options.keys, options.rounds)
+        return
     print(f"{len(ALL)} interactions in each shell")
     heads = "commands precision  recall disputed unsure forged, told"
     print(f"{'shell':<12} {'marks':<6} {'from':<8} {heads}")

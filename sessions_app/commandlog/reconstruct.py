@@ -26,6 +26,7 @@ MOST_TEXT: Final = 16_384  # characters of one line; D's marks have the same bou
 _SETTLE_US: Final = 700_000  # a line whose end the editor told: time for a prompt that asks for more of it
 _SETTLE_UNSURE_US: Final = 3_000_000
 REST_US: Final = 40_000  # without records of input: a pause of the output in which somebody may have typed
+_REST_AHEAD_US: Final = 20_000  # the same where keys were on their way
 _AT_ONCE_US: Final = 10_000  # what a paste shows comes with shorter pauses, what is typed does not
 _ZSH: Final = b"\x1b[27m\x1b[1m\x1b[0m    "  # before each prompt, it marks output that has no line end (PROMPT_SP)
 _PAUSE_US: Final = 700_000  # without a key: nothing is on its way any more
@@ -105,7 +106,7 @@ class LineReader:
             seen_us, self._asked_us = time_us - self._asked_us, -1
             if seen_us < _PAUSE_US:
                 self._flight_us = min(seen_us, self._flight_us * 5 // 4 + 1000) if self._flight_us else seen_us
-        if (self._ahead or not self.has_input) and time_us - self._output_us >= REST_US:
+        if time_us - self._output_us >= (REST_US if not self.has_input else _REST_AHEAD_US if self._ahead else 1 << 62):
             self._rest(is_key=False)
         self.settle(time_us)
         self._at_once &= not self._echoes or time_us - self._output_us < _AT_ONCE_US
@@ -238,7 +239,7 @@ class LineReader:
             return
         row, col = self.screen.cursor
         head = self.screen.row(row, 0, col)
-        place = self._place_at(row, col, head)
+        place = None if is_key and self._is_coming() else self._place_at(row, col, head)
         if place is None:
             self._ahead += is_key or not self.has_input
             return
@@ -260,6 +261,10 @@ class LineReader:
             if self._known(place.prompt) == place.prompt or not self._ends_known(place.prompt):
                 self._learn(place.prompt)
             self.prompted.append(self._output_us)
+
+    def _is_coming(self) -> bool:
+        """Whether a key came so soon behind what was shown that it was no answer to it: more of it may come."""
+        return self._flight_us >= 2 * _REST_AHEAD_US and self._time_us - self._output_us < _AT_ONCE_US
 
     def _place_at(self, row: int, col: int, head: str) -> _Place | None:
         if (more := self._asks_for_more(row, head)) is not None:
