@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -130,8 +131,8 @@ def beside(sessions: int, keys: int, rounds: int) -> dict[str, tuple[float, floa
         with drained(others):
             shell = FleetOps(stack, person, NODES[0])
             for number in range(rounds):
-                names = list(arrangements)
-                for name in names[number % 3 :] + names[: number % 3]:  # what else the machine does changes meanwhile
+                # What else the machine does changes meanwhile.
+                for name in random.Random(number).sample(list(arrangements), len(arrangements)):
                     less = arrangements[name]
                     os.kill(pid, signal.SIGSTOP if less is None else signal.SIGCONT)
                     with contextlib.suppress(OSError):

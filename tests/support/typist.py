@@ -116,6 +116,12 @@ class Typist:
         self.events.append(("i", self._now(), b""))
         os.write(self._master, data)
 
+    def back_by(self, data: str) -> None:
+        """One key, and what comes up to the prompt that it brings back."""
+        start = len(self.output)
+        self.key(data)
+        self.prompt(start)
+
     def type(self, text: str, *, wait: float = 0.3) -> None:
         """Key by key; each one's echo is waited for, so long as there is one."""
         for character in text:
