@@ -186,6 +186,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "runcommand:invocation": page(REVIEW, 200, 403, operator=404),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
+    "sessions:files": page(SEE_FLEET, 200, 404),
+    "sessions:transfer": deed(NOBODY, 200, 403, **{NO_ROLE: 404}),  # the rules of the start let no file go
     "sessions:open_as": page(ALL, 400) | deed(SEE_FLEET, 409, 404),  # names no instance; no restricted shell
     "sessions:restricted_shells": page(ADMINISTER),
     "sessions:restricted_shell_add": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a name
@@ -302,6 +304,7 @@ def things(module_roles, valkey):
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
+    forms["sessions:transfer"] = forms["sessions:open"] | {"direction": "download", "path": "/etc/hosts"}
     forms |= {"identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}
     forms["policy:delete"] = {"version": "1"}
