@@ -117,8 +117,8 @@ BUSY = (
 )
 
 
-def beside(sessions: int, keys: int, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """Of each arrangement the echo's p50 and p99 in ms, and the share of a core that the command log took."""
+def beside(sessions: int, keys: int, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
+    """Of each arrangement and round the echo's p50 and p99 in ms, and the share of a core that the command log took."""
     arrangements = {"halted": None, "running": 0, "running, not niced": -10}
     figures: dict[str, list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="fo-cmdlog-") as home, running_stack(Path(home), migrated=False) as stack:
@@ -146,19 +146,19 @@ def beside(sessions: int, keys: int, rounds: int) -> dict[str, tuple[float, floa
             shell.close()
         for other in others:
             other.close()
-    return {
-        name: tuple(statistics.median(column) for column in zip(*each, strict=True)) for name, each in figures.items()
-    }
+    return {name: figures[name] for name in arrangements}
 
 
 def show_beside(sessions: int, keys: int, rounds: int) -> None:
+    """Medians of the rounds; the ratios are medians of what each round gave against its own without the command log."""
     figures = beside(sessions, keys, rounds)
-    alone = figures["halted"]
     print(f"| command log, {sessions} busy sessions | echo p50 ms | p99 ms | of a core | p50 | p99 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, (p50, p99, share) in figures.items():
-        ratios = f"× {p50 / alone[0]:.2f} | × {p99 / alone[1]:.2f}"
-        print(f"| {name} | {p50:.2f} | {p99:.2f} | {share:.0%} | {ratios} |")
+    for name, each in figures.items():
+        p50, p99, share = (statistics.median(column) for column in zip(*each, strict=True))
+        pairs = list(zip(each, figures["halted"], strict=True))
+        ratios = [statistics.median(mine[which] / alone[which] for mine, alone in pairs) for which in (0, 1)]
+        print(f"| {name} | {p50:.2f} | {p99:.2f} | {share:.0%} | × {ratios[0]:.2f} | × {ratios[1]:.2f} |")
 
 
 def main() -> None:
