@@ -94,7 +94,7 @@ class LineReader:
         self._has_drawn = False  # and a program had the alternate screen
         self._keys_us: deque[int] = deque(maxlen=64)  # moments of the latest keys
         self._asked_us = -1  # of the first key after a pause, until something is shown
-        self._flight_us = 0  # from a key to what it does on the screen
+        self._flights_us: deque[int] = deque(maxlen=5)  # the latest times from such a key to what was shown
         self._end_row = 0  # of the last line
         self._time_us = self._output_us = 0  # of the last record, and of the last output
         self._offset = 0
@@ -105,7 +105,7 @@ class LineReader:
         if self._asked_us >= 0:
             seen_us, self._asked_us = time_us - self._asked_us, -1
             if seen_us < _PAUSE_US:
-                self._flight_us = min(seen_us, self._flight_us * 5 // 4 + 1000) if self._flight_us else seen_us
+                self._flights_us.append(seen_us)
         if time_us - self._output_us >= (REST_US if not self.has_input else _REST_AHEAD_US if self._ahead else 1 << 62):
             self._rest(is_key=False)
         self.settle(time_us)
@@ -349,6 +349,11 @@ class LineReader:
 
     # Lines
 
+    @property
+    def _flight_us(self) -> int:
+        """How long it takes from a key to what it does on the screen."""
+        return sorted(self._flights_us)[len(self._flights_us) // 2] if self._flights_us else 0
+
     def _in_flight(self) -> int:
         """How many keys came after the one that did what is shown now."""
         since_us = self._time_us - self._flight_us * 3 // 4
@@ -490,7 +495,8 @@ class LineReader:
             "counts": [self._ahead, self._keys, self._pasted, self._had_keys, self._gives_keys_back, self._has_right],
             "more": [self._echoes, self._at_once, self._end_row, self._is_zsh, self._has_drawn],
             "tail": self._tail.hex(),
-            "keys": [self._flight_us, self._asked_us, *self._keys_us],
+            "keys": [self._asked_us, *self._keys_us],
+            "flights": list(self._flights_us),
             "was": asdict(self._was) if self._was else None,
             "at": [self._time_us, self._output_us, self._offset],
         }
@@ -508,7 +514,8 @@ class LineReader:
         reader._echoes, reader._at_once, reader._end_row, reader._is_zsh, reader._has_drawn = state.get(
             "more", [0, True, 0, False, False]
         )
-        reader._flight_us, reader._asked_us, *keys_us = state.get("keys", [0, -1])
+        reader._asked_us, *keys_us = state.get("keys", [-1])
+        reader._flights_us.extend(state.get("flights", []))
         reader._tail = bytes.fromhex(state.get("tail", ""))
         reader._keys_us.extend(keys_us)
         reader._was = _Place(**state["was"]) if state.get("was") else None
