@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 # How prompts of shells end. Those of other programs end so as well: they are told apart by what stands before.
@@ -27,6 +28,7 @@ def looks_like_prompt(text: str, *, is_first: bool = False) -> bool:
     return bool(_PROMPT_END.search(text) or _ARROW_END.match(text)) or (is_first and text.rstrip().endswith(">"))
 
 
+@lru_cache(maxsize=256)
 def pattern(prompt: str) -> str:
     """What prompts look like that differ from this one in what stands in the middle: mostly the directory."""
     bare = prompt.rstrip()

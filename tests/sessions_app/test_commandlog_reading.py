@@ -146,6 +146,28 @@ def test_it_is_the_same_of_older_shells_whoever_goes_on_at_any_record(played_old
     assert read_back(events, restart_every=5).rows == read_back(events).rows
 
 
+@pytest.mark.parametrize("flight_ms", [1, 150])
+def test_a_session_that_a_program_plays_with_its_pauses_is_none_where_keys_are_recorded(flight_ms):
+    reader = LineReader()
+    now_us, offset = 0, 0
+
+    def show(data: bytes, after_ms: int) -> None:
+        nonlocal now_us, offset
+        now_us += after_ms * 1000
+        reader.output(data, now_us, offset)
+        offset += len(data)
+
+    show(b"root@web:~# ", 0)
+    for letter in (*b"play it", 13):
+        now_us += 1_000_000
+        reader.key(now_us)
+        show(b"\r\n" if letter == 13 else bytes([letter]), flight_ms)
+    for data in (b"root@web:~# ", b"r", b"m -rf /", b"\r\nroot@web:~# ", b"halt\r\n", b"root@web:~# "):
+        show(data, 60)
+    reader.finish()
+    assert [typed.text for typed in reader.take()] == ["play it"]
+
+
 # Forged by who knows the secret
 
 
