@@ -121,7 +121,7 @@ def beside(sessions: int, keys: int, rounds: int) -> dict[str, list[tuple[float,
     """Of each arrangement and round the echo's p50 and p99 in ms, and the share of a core that the command log took."""
     arrangements = {"halted": None, "running": 0, "running, not niced": -10}
     figures: dict[str, list[tuple[float, float, float]]] = {}
-    with tempfile.TemporaryDirectory(prefix="fo-cmdlog-") as home, running_stack(Path(home), migrated=False) as stack:
+    with tempfile.TemporaryDirectory(prefix="fo-cmdlog-") as home, running_stack(Path(home)) as stack:
         person = stack.log_in()
         others = [FleetOps(stack, person, NODES[number % len(NODES)]) for number in range(sessions)]
         for other in others:

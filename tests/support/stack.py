@@ -172,7 +172,8 @@ def running_stack(home: Path, *, migrated: bool = True, **settings: str) -> Iter
     }
     home.mkdir(parents=True, exist_ok=True)
     database = home / "fleetops.sqlite3"
-    if migrated and not database.exists() and "FLEETOPS_DATABASE_URL" not in settings:
+    is_test = "FLEETOPS_HOME" in os.environ  # not a benchmark, which shares no database with others
+    if migrated and is_test and not database.exists() and "FLEETOPS_DATABASE_URL" not in settings:
         migrated_sqlite(database)
     log = home / "supervisor.log"
     with log.open("ab") as output:
