@@ -30,7 +30,7 @@ def checked_path(path: str) -> str:
 
 def checked_name(name: str) -> str:
     """The name of a file at the person's end, without its folders. Raises FieldError."""
-    name = name.replace("\\", "/").rpartition("/")[2]
+    name = name.rpartition("/")[2]
     if name in ("", ".", "..") or not _is_sendable(name, MOST_NAME):
         raise FieldError("name", f"A file's name has 1 to {MOST_NAME} bytes of UTF-8, none of them zero.")
     return name
