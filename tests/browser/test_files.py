@@ -38,6 +38,7 @@ def test_a_file_goes_up_from_a_terminal_and_comes_down_the_same(admin: Page, sta
     expect(row).to_contain_text(re.compile(r"[\d.]+ [KM]B of 2\.0 MB"))
     _look(admin, "going")
     expect(row).to_contain_text(f"Uploaded, 2.0 MB, SHA-256 {digest}", timeout=60_000)
+    expect(row).to_have_class("is-done")
     panel.locator("input[type=file]").set_input_files(tmp_path / "a file.bin")
     expect(panel.get_by_role("listitem").first).to_contain_text("There is a file of that name already", timeout=20_000)
     _look(admin, "gone")

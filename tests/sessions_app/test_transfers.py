@@ -179,13 +179,14 @@ def test_what_cannot_be_is_told_in_words_and_leaves_nothing(upload, download, sh
         "link": "There is a file of that name already",
         "nowhere/file": "There is no such folder",
         "locked/file": "permission denied",
-        "/dev/null": "There is a file of that name already",
+        "/etc/hosts": "permission denied",
     }
     for path, words in refusals.items():
         transfer, told = upload(path, b"new")
         assert told["type"] == "failed" and words in told["text"], (path, told)
         assert (transfer.state, transfer.error) == (TransferState.FAILED, told["text"])
-    transfer, told = upload("/dev/null", b"new", overwrite=True)
+    browser.run("mkfifo ~/pipe; echo three", r"[\r\n]three\r\n")
+    transfer, told = upload("pipe", b"new", overwrite=True)
     assert "no regular file" in told["text"]
     for path, words in {"nowhere": "There is no such file", "sub": "no regular file"}.items():
         _, told, received = download(path)

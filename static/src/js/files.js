@@ -128,8 +128,8 @@ class Carrying {
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.receive(data));
     socket.onclose = ({ reason }) => {
       this.wake?.();
-      if (!job.row.isOver) job.row.fail(reason || "The connection to FleetOps was lost. Begin it again.");
-      this.end();
+      if (!this.settling && !job.row.isOver) job.row.fail(reason || "The connection to FleetOps was lost. Begin it again.");
+      Promise.resolve(this.settling).then(this.end, this.end);
     };
   }
 
@@ -149,7 +149,7 @@ class Carrying {
     } else if (message.type === "checking") row.say("Comparing digests");
     else if (message.type === "failed") row.fail(message.text, message.cancelled);
     else if (message.type === "ended") row.isOver || row.fail(message.text);
-    else if (message.type === "done") this.done(message);
+    else if (message.type === "done") this.settling = this.done(message);
   }
 
   /** Send `file`, never more than `window` bytes ahead of what the instance has. */
