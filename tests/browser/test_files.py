@@ -36,12 +36,10 @@ def test_a_file_goes_up_from_a_terminal_and_comes_down_the_same(admin: Page, sta
     row = panel.get_by_role("list", name="Transfers of this page").get_by_role("listitem").first
     expect(row.get_by_role("progressbar")).to_be_visible(timeout=20_000)
     expect(row).to_contain_text(re.compile(r"[\d.]+ [KM]B of 2\.0 MB"))
-    _look(admin, "going")
     expect(row).to_contain_text(f"Uploaded, 2.0 MB, SHA-256 {digest}", timeout=60_000)
     expect(row).to_have_class("is-done")
     panel.locator("input[type=file]").set_input_files(tmp_path / "a file.bin")
     expect(panel.get_by_role("listitem").first).to_contain_text("There is a file of that name already", timeout=20_000)
-    _look(admin, "gone")
     panel.get_by_role("button", name="Close (Esc)").click()
     admin.keyboard.type("sha256sum 'a file.bin'\n")
     wait_for_screen(admin, digest[:20])
@@ -52,19 +50,9 @@ def test_a_file_goes_up_from_a_terminal_and_comes_down_the_same(admin: Page, sta
         panel.get_by_role("button", name="Download").click()
     assert coming.value.suggested_filename == "a file.bin"
     assert Path(coming.value.path()).read_bytes() == data
-    admin.set_viewport_size({"width": 390, "height": 844})
-    _look(admin, "phone")
     shell = admin.url
 
-    admin.set_viewport_size({"width": 1440, "height": 900})
     admin.goto(f"{shell}replay/")
     files = admin.get_by_role("region", name="Files that went along")
     expect(files.get_by_role("row")).to_have_count(4)
     expect(files).to_contain_text(digest[:12])
-    _look(admin, "replay")
-
-
-def _look(page: Page, name: str) -> None:
-    """Keep what is seen, for who asks for it."""
-    if where := os.environ.get("FLEETOPS_TEST_PICTURES"):
-        page.screenshot(path=Path(where) / f"files-{name}.png")
