@@ -32,6 +32,7 @@ from tests.factories import (
 OUT = "nobody is logged in"
 NO_ROLE = "no role"
 PEOPLE = (NO_ROLE, *ROLES)
+LOGGED_IN: dict[str, str] = {}  # person → what their browser holds; each test finds it as it was
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 ALL = frozenset(PEOPLE)
@@ -277,6 +278,7 @@ def things(module_roles, valkey):
     others |= {"notify:send_again": delivery.pk, "notify:end_silence": silence.pk}
     others |= {
         "sessions:panel": instance.pk,
+        "sessions:files": instance.pk,
         "review:instance": instance.pk,
         "review:session": session.pk,
         "runcommand:panel": instance.pk,
@@ -309,6 +311,7 @@ def things(module_roles, valkey):
     forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}
     forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}
+    log_everybody_in()
     return address, forms
 
 
@@ -325,14 +328,23 @@ def _possibilities(name: str):
     return [possibility for found in resolver.reverse_dict.getlist(last) for possibility in found[0]]
 
 
+def log_in(person: str) -> Client:
+    client = Client()
+    role = "" if person == NO_ROLE else person
+    user = make_user(f"{person.replace(' ', '-')}-{uuid.uuid4().hex[:6]}", role=role)
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def log_everybody_in() -> None:
+    """Once for a module: `client_of` is then somebody who is."""
+    LOGGED_IN.update((person, log_in(person).cookies["fleetops_session"].value) for person in PEOPLE)
+
+
 def client_of(person: str, *, strict: bool = False) -> Client:
     client = Client(enforce_csrf_checks=strict)
     if person != OUT:
-        role = "" if person == NO_ROLE else person
-        client.force_login(
-            make_user(f"{person.replace(' ', '-')}-{uuid.uuid4().hex[:6]}", role=role),
-            backend="django.contrib.auth.backends.ModelBackend",
-        )
+        client.cookies["fleetops_session"] = LOGGED_IN[person]
     return client
 
 
@@ -369,7 +381,7 @@ def test_a_method_that_a_door_does_not_know_is_refused(house, name):
         elif method == "HEAD":
             assert answer.status_code == DOORS[name]["GET"].status("administrator"), name
         if name == "identity:logout" and method == "POST":
-            client = client_of("administrator")
+            client = log_in("administrator")
 
 
 @pytest.mark.parametrize("name", DOORS)
