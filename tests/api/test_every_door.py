@@ -49,6 +49,7 @@ from tests.web.test_every_door import (
     SEE_COMMANDS,
     SEE_FLEET,
     client_of,
+    log_everybody_in,
     names,
 )
 
@@ -291,6 +292,7 @@ def things(module_roles, valkey):
         key = rows.get(name, ())
         return reverse(name, args=key if isinstance(key, tuple) else [key])
 
+    log_everybody_in()
     return address, bodies
 
 
