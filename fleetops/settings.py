@@ -330,6 +330,8 @@ SESSION_LONGEST_SECONDS = env_number("FLEETOPS_SESSION_LONGEST_MINUTES", 720, lo
 GRANT_LONGEST_MINUTES = env_int("FLEETOPS_GRANT_LONGEST_MINUTES", 480, low=5, high=10080)
 # How long a session without any browser is kept before it is ended.
 SESSION_DETACHED_SECONDS = env_number("FLEETOPS_SESSION_DETACHED_MINUTES", 30, low=0.02, high=1440) * 60
+# The largest file that goes to or from an instance through a session.
+TRANSFER_MAX_BYTES = env_int("FLEETOPS_TRANSFER_MAX_MIB", 512, low=1, high=2**20) * 2**20
 # Shown above each new shell, and kept in its recording.
 MESSAGE_OF_THE_DAY = " ".join(env_str("FLEETOPS_MESSAGE_OF_THE_DAY").split())[:500]
 # Without the database nobody can be checked: keystrokes wait after so long, and sessions end. Never later than this.

@@ -24,6 +24,10 @@ from .delivery import api as delivery_api
 from .frontdoor import tokens
 from .models import RecordingChunk, TerminalSession
 from .states import Door, SessionKind, SessionState
+from .transfers import api as transfer_api
+
+# A file goes in the browser alone: transfers/views.py.
+OPENED_KINDS = [kind for kind in SessionKind.values if kind != SessionKind.TRANSFER]
 
 
 class PersonSerializer(serializers.Serializer):
@@ -106,7 +110,7 @@ class OpenSerializer(serializers.Serializer):
 class CarrySerializer(OpenSerializer):
     """On which instance to open what, and why."""
 
-    kind = serializers.ChoiceField(choices=SessionKind.values, required=False, default=SessionKind.SHELL)
+    kind = serializers.ChoiceField(choices=OPENED_KINDS, required=False, default=SessionKind.SHELL)
     command = serializers.CharField(
         max_length=8192, required=False, default="", help_text="of kind command: a line of sh"
     )
@@ -398,6 +402,7 @@ urlpatterns = [
     *delivery_api.urlpatterns,
     *live_api.urlpatterns,
     *restricted_api.urlpatterns,
+    *transfer_api.urlpatterns,
     path("sessions/", Sessions.as_view(), name="sessions"),
     path("sessions/<uuid:pk>/", Session.as_view(), name="session"),
     path("sessions/<uuid:pk>/stream/", SessionStream.as_view(), name="session_stream"),

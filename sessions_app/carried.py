@@ -44,6 +44,7 @@ STREAM_ENDS = {
     SessionKind.SHELL: "The shell has ended.",
     SessionKind.COMMAND: "The command has ended.",
     SessionKind.FORWARD: "The forwarding has ended.",
+    SessionKind.TRANSFER: "The transfer has ended.",
 }
 
 
@@ -235,8 +236,9 @@ class Carried:
 
 
 def carried(proxy: Proxy, journal: Journal) -> Carried | None:
-    """None for a shell."""
-    return None if proxy.session.kind == SessionKind.SHELL else Carried(proxy, journal)
+    """None for a shell, and for a file: see transfers/engine.py."""
+    has_it = proxy.session.kind not in (SessionKind.SHELL, SessionKind.TRANSFER)
+    return Carried(proxy, journal) if has_it else None
 
 
 def write_facts(session_id: UUID, facts: dict[str, int | None]) -> None:

@@ -54,18 +54,12 @@ class Readable(Cursor):
         reader = command_search.Reader(request.user)
         self.size, self.next = self._size(request.query_params.get("page_size", "")), None
         ordered = self.behind(queryset, request, view)
-        step = max(self.size + 1, command_search.PAGE_SIZE)
-        found = []
-        for number in range(command_search.MOST_BATCHES):
-            batch = list(ordered[number * step : (number + 1) * step])
-            found += reader.readable(batch)
-            if len(found) > self.size:
-                self.next = self.link(request, found[self.size - 1])
-                return found[: self.size]
-            if len(batch) < step:
-                return found
-        self.next = self.link(request, batch[-1])
-        return found
+        found = command_search.first_readable(
+            ordered, reader, self.size + 1, lambda last: ordered.filter(pk__lt=last.pk)
+        )
+        if len(found) > self.size:
+            self.next = self.link(request, found[self.size - 1])
+        return found[: self.size]
 
 
 class Commands(ApiView, generics.ListAPIView):

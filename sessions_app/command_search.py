@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from uuid import UUID
 
 import orjson
@@ -30,10 +31,10 @@ from .services import LOOK_LASTS, one_line
 from .states import CommandSource
 
 PAGE_SIZE = 100
-MOST_BATCHES = 10  # read for one page, of which the policy may leave out all
 MOST_EXPORTED = 50_000  # some 20 MB, made in memory
 MOST_EXPORTED_TEXT = 32 << 20  # characters of commands: one may have 16,384
 _BATCH = 2000
+_MOST_REFUSED = 500  # sessions that one query leaves out
 ABOUT_CONTENT = ("q", "source", "failed", "disputed")  # filters by what was typed, and what became of it
 FIELDS = ("q", "user", "instance", "account", "source", "failed", "disputed", "since", "session")
 SINCE = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
@@ -106,6 +107,10 @@ class Reader:
         self.has_left_out |= len(found) < len(rows)
         return found
 
+    def refused(self) -> list[UUID]:
+        """Sessions that are known not to be readable, as many as a query may leave out."""
+        return list(islice((pk for pk, may in self._answers.items() if not may), _MOST_REFUSED))
+
     def _may(self, session: TerminalSession) -> bool:
         here = policy.context(self.actor, reason=one_line(self._reason_for(session.pk)))
         target = questions.target_of(session)
@@ -124,25 +129,27 @@ def page(rows: CommandQuerySet, reader: Reader, *, before: str = "", size: int =
 
     Raises ValueError if `before` is no place.
     """
-    result = Page()
-    ordered = rows.order_by("-started_at", "-id")
-    for _ in range(MOST_BATCHES):
-        batch = list(_behind(ordered, before)[: size + 1])
-        is_last = len(batch) <= size
-        batch = batch[:size]
-        readable = reader.readable(batch)
-        room = size - len(result.rows)
-        result.rows += readable[:room]
-        if len(readable) > room:
-            result.next = _place(result.rows[-1])
-            return result
-        if is_last:
-            result.next = ""
-            return result
-        before = result.next = _place(batch[-1])
-        if len(result.rows) == size:
-            return result
-    return result
+    ordered = _behind(rows.order_by("-started_at", "-id"), before)
+    found = first_readable(ordered, reader, size + 1, lambda last: _behind(ordered, _place(last)))
+    return Page(found[:size], _place(found[size - 1]) if len(found) > size else "")
+
+
+def first_readable(
+    ordered: CommandQuerySet, reader: Reader, most: int, behind: Callable[[Command], CommandQuerySet]
+) -> list[Command]:
+    """The first `most` rows that may be read, if there are so many; `behind` a row is the rest.
+
+    However many may not be read, the search goes on behind them: to say where it ended would tell that they are there.
+    What is known not to be readable is left out of the next query, and each asks for more.
+    """
+    rows, step, found = ordered, most, []
+    while True:
+        batch = list(rows[:step])
+        found += reader.readable(batch)
+        if len(found) >= most or len(batch) < step:
+            return found[:most]
+        rows = behind(batch[-1]).exclude(session_id__in=reader.refused())
+        step = min(max(2 * step, PAGE_SIZE), _BATCH)
 
 
 def _place(row: Command) -> str:

@@ -278,6 +278,9 @@ class TerminalConsumer:
         proxy.add(reader, person)
         showing: asyncio.Task[None] | None = None
         try:
+            if proxy.transfer is not None and writable and person.mode == live.OWN:
+                await proxy.transfer.serve(peer, person)
+                raise Closed(ENDED, proxy.transfer.text)
             if writable and person.mode == live.OWN:  # who joins takes the size as it is, until they type
                 reader.size = (attach["cols"], attach["rows"])
                 proxy.resize(*reader.size)

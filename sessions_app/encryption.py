@@ -122,6 +122,7 @@ def _obtain(session: TerminalSession, request: payloads.HandshakeRequest) -> kms
         ),
         session_name=session.user_name,
         source_identity=session.user_name,
+        run_as=session.run_as,
     )
     session.encryption = {
         "key_id": request.kms_key_id,
@@ -146,4 +147,5 @@ def _regain(session: TerminalSession) -> bytes:
         context=payloads.encryption_context(session.ssm_session_id, session.instance_id, challenge=kept["challenge"]),
         session_name=session.user_name,
         source_identity=session.user_name,
+        run_as=session.run_as,
     )

@@ -69,6 +69,8 @@ class Wish:
             return f"a port forwarded to {self.destination}"
         if self.kind == SessionKind.COMMAND:
             return f"a command by {self.document}{user}"
+        if self.kind == SessionKind.TRANSFER:
+            return f"file transfers{user}"
         return f"a shell{f' by {self.document}' if self.document else ''}{user}"
 
 
@@ -264,7 +266,7 @@ def ask(
 
 def _check(wish: Wish) -> None:
     if wish.kind not in SessionKind.values:
-        raise FieldError("kind", "Choose a shell, a command or a forwarded port.")
+        raise FieldError("kind", "Choose a shell, a command, a forwarded port or files.")
     if wish.run_as and not OS_USER.fullmatch(wish.run_as):
         raise FieldError("run_as", "That is no name of an OS user.")
     if (wish.kind == SessionKind.FORWARD) != bool(wish.destination):
@@ -273,6 +275,8 @@ def _check(wish: Wish) -> None:
         raise FieldError("document", "Name the session document that the command is run by.")
     if wish.kind == SessionKind.FORWARD and (wish.run_as or wish.document):
         raise FieldError("run_as", "A forwarded port has no OS user and no document.")
+    if wish.kind == SessionKind.TRANSFER and wish.document:
+        raise FieldError("document", "Files go by a document of FleetOps's own.")
 
 
 def _refuse(actor: User, instance: Instance, reason: str) -> None:
@@ -451,15 +455,25 @@ def held(user: User, targets: Sequence[TargetFacts]) -> dict[Place, tuple[int, s
     return found
 
 
-def with_grant(asked: DeedRequest, *, actor: User, instance: Instance, kind: str) -> tuple[Grant | None, DeedRequest]:
-    """The question with the approvals of a grant, where it is approvals that lack; the grant that they are of."""
+def with_grant(
+    asked: DeedRequest, *, actor: User, instance: Instance, kind: str, of: TerminalSession | None = None
+) -> tuple[Grant | None, DeedRequest]:
+    """The question with the approvals of a grant, where it is approvals that lack; the grant that they are of.
+
+    The grant by which the shell `of` is open counts too, for what is done from it.
+    """
     rules = policy.rules()
     if "approval" not in decide_session(asked, rules).unmet:
         return None, asked
     best: tuple[Grant | None, DeedRequest] = (None, asked)
-    for grant in usable(actor, instance, kind, asked.context.at):
-        if (grant.run_as, grant.document, grant.destination) != (asked.run_as, asked.document, asked.destination):
-            continue
+    there = [
+        grant
+        for grant in usable(actor, instance, kind, asked.context.at)
+        if (grant.run_as, grant.document, grant.destination) == (asked.run_as, asked.document, asked.destination)
+    ]
+    if of is not None and of.grant is not None and of.grant.holds(asked.context.at):
+        there.append(of.grant)
+    for grant in there:
         here = replace(asked.context, approvals=grant.approvals, reason=asked.context.reason or grant.reason)
         request = replace(asked, context=here)
         answer = decide_session(request, rules)

@@ -14,6 +14,7 @@ from fleetops.policy.services import PolicyDenied, ReasonNeeded
 
 from . import live, services
 from .models import TerminalSession
+from .transfers.views import files_context
 
 GONE = 410
 
@@ -22,7 +23,7 @@ def terminal_context(request, session: TerminalSession) -> dict:
     """What `sessions/_session.html` shows to one who may see it. Raises PolicyDenied, audited; ReasonNeeded.
 
     `session`, `account_name`, `is_own`, `watch` (may only look), `join` (types into another's), `may_join`, `motd` (the
-    message of the day, or "").
+    message of the day, or ""), `files` (see transfers.views.files_context; None where none may go).
     """
     is_own = session.user_id == request.user.pk
     join = not is_own and request.GET.get("join") == "1"
@@ -39,6 +40,7 @@ def terminal_context(request, session: TerminalSession) -> dict:
         "may_join": not is_own and not join and live.may_join(session, request.user, reason=reason),
         "account_name": _account_name(session),
         "motd": settings.MESSAGE_OF_THE_DAY if is_own else "",
+        "files": files_context(request, session.instance_row, session) if is_own else None,
     }
 
 

@@ -15,6 +15,8 @@ from .delivery.models import DeliverySettings, LogDelivery, RecordingCopy  # noq
 from .document_models import RestrictedShell, SessionDocument, new_nonce  # noqa: F401  (likewise)
 from .exit_codes import plain
 from .states import CommandSource, Door, GrantState, SessionKind, SessionState
+from .transfers import paths
+from .transfers.models import Transfer  # noqa: F401  (likewise)
 
 
 class TerminalSessionQuerySet(models.QuerySet):
@@ -125,7 +127,7 @@ class TerminalSession(models.Model):
         return f"{self.user_name} on {self.instance_name}"
 
     def get_absolute_url(self) -> str:
-        has_terminal = self.is_live and self.kind != SessionKind.FORWARD
+        has_terminal = self.is_live and self.kind not in (SessionKind.FORWARD, SessionKind.TRANSFER)
         return reverse("sessions:terminal" if has_terminal else "sessions:replay", args=[self.pk])
 
     @property
@@ -136,6 +138,8 @@ class TerminalSession(models.Model):
             host = given.get("host")
             port = given.get("portNumber", "its usual one")
             return f"Port {port} of {host}, forwarded" if host else f"Port {port}, forwarded"
+        if self.kind == SessionKind.TRANSFER:
+            return paths.what(self.parameters)
         return f"Command: {plain(given.get('command', self.document))}" if self.kind == SessionKind.COMMAND else ""
 
     @property

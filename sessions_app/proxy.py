@@ -56,6 +56,7 @@ from .upstream import CLIENT_VERSION, Upstream, UpstreamLost, dial
 
 if TYPE_CHECKING:
     from .frontdoor.channel import ClientEnd
+    from .transfers.engine import TransferEnd
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class Proxy:
         self.exit_code: int | None = None  # of a command, once it is known
         self.client: ClientEnd | None = None  # the plugin, or `fleetops connect`, that has or had the session
         self.strict: StrictInput | None = None  # where each line has to be in CloudWatch Logs first
+        self.transfer: TransferEnd | None = None  # of a session that carries a file, which takes its output
         self.carried = carried(self, journal)  # what a command or a forward has that a shell has not
         self._is_forward = session.kind == SessionKind.FORWARD
         self.channel = self._new_channel(self.carried and self.carried.channel_state())
@@ -221,6 +223,11 @@ class Proxy:
         return self.status == "ended"
 
     @property
+    def is_embedded(self) -> bool:
+        """Its instance is behind an endpoint of ours."""
+        return self._access is not None and bool(self._access.endpoint_url)
+
+    @property
     def is_finishing(self) -> bool:
         """Its end has begun."""
         return self._over is not None
@@ -252,7 +259,7 @@ class Proxy:
         self._people_due = people
         if not self._is_storing_people:
             self._is_storing_people = True
-            self._spawn(self._store_people())
+            self.spawn(self._store_people())
 
     async def _store_people(self) -> None:
         """Keep who is there in the row, one write at a time."""
@@ -307,6 +314,18 @@ class Proxy:
             self._pending += data
             self._send_pending()
 
+    def send_last(self, data: bytes) -> bool:
+        """Send this in the place of all that waits, though the session is ending; whether it could be."""
+        self._pending.clear()
+        if self.channel.state is not State.OPEN or self._upstream is None:
+            return False
+        try:
+            self._note_input(self.channel.send_input(data, now=steady())[-1])
+        except JournalFull:
+            return False
+        self._flush()
+        return True
+
     def resize(self, cols: int, rows: int) -> None:
         """Set the terminal's size; the last one wins."""
         if self._over is not None or self._is_let_go or self._is_forward or (cols, rows) == (self.cols, self.rows):
@@ -318,7 +337,7 @@ class Proxy:
         self._send_pending()
         if not self._is_storing_size:
             self._is_storing_size = True
-            self._spawn(self._store_size())
+            self.spawn(self._store_size())
 
     def hold_input(self, is_held: bool, why: str = DATABASE_AWAY) -> None:
         """Let keystrokes wait here for as long as `why` holds, or another reason does."""
@@ -490,6 +509,9 @@ class Proxy:
         for event in channel.events():
             if self.carried is not None:
                 outputs += self.carried.take(event)
+            elif isinstance(event, OutputReceived) and self.transfer is not None:
+                self.transfer.take(event.data)
+                self.active_at = self._loop.time()
             elif isinstance(event, OutputReceived):
                 outputs.append((event.data, event.sequence))
             if isinstance(event, Acknowledged):
@@ -601,7 +623,7 @@ class Proxy:
         if request.session_type == "Port":
             self.end("This document forwards a port. FleetOps forwards by AWS's own documents alone.")
         elif request.kms_key_id:
-            self._spawn(self.encryption.agree(request, client_version=CLIENT_VERSION))
+            self.spawn(self.encryption.agree(request, client_version=CLIENT_VERSION))
         else:
             self.respond(payloads.answer_handshake(request, client_version=CLIENT_VERSION))
 
@@ -754,7 +776,7 @@ class Proxy:
             try:
                 await self.threads.database(services.started, session, ssm_session_id=stream.session_id)
             except LateOwner:
-                self._spawn(self._terminate())
+                self.spawn(self._terminate())
                 raise
         except DatabaseError:
             logger.exception("a start could not be written session=%s", session.pk)
@@ -807,9 +829,11 @@ class Proxy:
     async def _finish(self, over: Over) -> None:
         """Seal the rest, write the end down, and tell everybody. Raises LateOwner."""
         self._over = over
+        if self.transfer is not None:
+            await self.transfer.leave(over.reason)
         self._drop_upstream()
         if over.terminate:
-            self._spawn(self._terminate())
+            self.spawn(self._terminate())
         writing = self._loop.create_task(self._write_end(over))
         try:
             # Who is told finds the end in the database, unless that is away: then it is told all the same.
@@ -875,7 +899,8 @@ class Proxy:
             await self._end_is_written.wait()
             await self.threads.database(services.end_confirmed, self.session.pk)
 
-    def _spawn(self, coroutine) -> None:
+    def spawn(self, coroutine) -> None:
+        """Run this beside, for as long as it takes."""
         task = self._loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._spawned)

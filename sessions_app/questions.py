@@ -35,6 +35,8 @@ _LIKE_AN_ADDRESS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 
 def deed_of(kind: str) -> Deed:
     """What somebody does who opens a session of that kind."""
+    if kind == SessionKind.TRANSFER:
+        return Deed.TRANSFER
     return Deed.FORWARD if kind == SessionKind.FORWARD else Deed.SHELL
 
 
@@ -67,7 +69,7 @@ def _is_address(host: str) -> bool:
 def runs_at_once(kind: str, document: str) -> bool:
     """Whether such a session does something before anybody has typed a key."""
     name = document.rpartition("/")[2].partition(":")[0]  # behind an ARN, before a version
-    return kind == SessionKind.COMMAND or name in AT_ONCE
+    return kind in (SessionKind.COMMAND, SessionKind.TRANSFER) or name in AT_ONCE
 
 
 def _one(parameters: Mapping[str, Sequence[str]], name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,6 +31,7 @@ from . import grants, questions, restricted
 from .delivery import services as delivery
 from .models import TerminalSession
 from .states import SESSION_MOVES, Door, GrantState, SessionKind, SessionState
+from .transfers import rows as transfers
 from .wake import notify_owner
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,14 @@ def open_session(
     document: str = "",
     parameters: Mapping[str, Sequence[str]] | None = None,
     run_as: str = "",
+    grant_of: TerminalSession | None = None,
+    about: Mapping[str, str] | None = None,
+    also: Callable[[TerminalSession], None] | None = None,
 ) -> TerminalSession:
     """Make the row of a new session on `instance`; the terminal process starts it when somebody attaches.
 
-    Without a `document`, a shell is run under one of ours, or the account's own preferences.
+    Without a `document`, a shell is run under one of ours, or the account's own preferences. The grant of `grant_of`
+    counts too, `about` is told in the audit log besides, and `also` belongs to the transaction that makes the row.
 
     Raises PolicyDenied, audited, if the policy says no; ReasonNeeded if it wants a reason; UserError if the instance
     cannot be reached now.
@@ -89,7 +94,8 @@ def open_session(
     reason = one_line(reason)
     where = {"account_id": instance.account.account_id, "region": instance.region.name}
     if not Instance.objects.visible_to(actor).filter(pk=instance.pk).exists():
-        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance", **where)
+        told = {**where, **(about or {})}
+        deny("sessions.open.refuse", actor=actor, target=instance, reason="may not see the instance", **told)
         raise Denied("You may not see this instance; ask an administrator for a role that lists instances.")
     destination = questions.destination_asked(document, parameters or {}) if kind == SessionKind.FORWARD else ""
     context = policy.context(actor, reason=reason)
@@ -102,7 +108,7 @@ def open_session(
         run_as=run_as,
         destination=destination,
     )
-    grant, asked = grants.with_grant(asked, actor=actor, instance=instance, kind=kind)
+    grant, asked = grants.with_grant(asked, actor=actor, instance=instance, kind=kind, of=grant_of)
     try:
         decision = policy.require_request(asked)
     except policy.ReasonNeeded:
@@ -115,6 +121,7 @@ def open_session(
             reason=denied.decision.text,
             rules=denied.decision.rules,
             **where,
+            **(about or {}),
         )
         raise
     role_arn = decision.obligations.role_arn
@@ -127,7 +134,8 @@ def open_session(
         raise UserError(text)
     if decision.obligations.needs_moderator and questions.runs_at_once(kind, document):
         # A moderator holds keys; this would be done before anybody was there to see it.
-        text = f"{decision.text} But it wants a moderator, whom a single command does not wait for: open a shell."
+        what = "a file" if kind == SessionKind.TRANSFER else "a single command"
+        text = f"{decision.text} But it wants a moderator, whom {what} does not wait for: open a shell."
         deny("sessions.open.refuse", actor=actor, target=instance, reason=text, rules=decision.rules, **where)
         raise UserError(text)
     as_user = "" if kind == SessionKind.FORWARD else run_as or decision.obligations.shell_user
@@ -162,18 +170,22 @@ def open_session(
             parameters={name: list(values) for name, values in (parameters or {}).items()},
             run_as=as_user,
         )
-        delivery.begin(session, instance.account, has_terminal=kind != SessionKind.FORWARD)
+        has_terminal = kind not in (SessionKind.FORWARD, SessionKind.TRANSFER)
+        delivery.begin(session, instance.account, has_terminal=has_terminal)
         facts = {
             "role_arn": role_arn,
             "run_as": session.run_as,
             "document": document,
             "destination": destination,
             "grant": "" if grant is None else str(grant.pk),
+            **(about or {}),
         }
         told = {name: value for name, value in facts.items() if value}
         _record(
             "sessions.open", session, actor=actor, target=instance, reason=session.reason, rules=decision.rules, **told
         )
+        if also is not None:
+            also(session)
     logger.info("session opened session=%s instance=%s user=%s", session.pk, session.instance_id, actor.username)
     return session
 
@@ -516,7 +528,8 @@ def heartbeat(owner: str, session_ids: Iterable[UUID], *, beat: bool) -> dict[UU
     orders = dict.fromkeys(wanted, Orders(is_mine=False))
     rows = TerminalSession.objects.live().filter(owner=owner, pk__in=wanted)
     rules, moment = policy.rules(), now()
-    for row in _with_facts(rows).select_related("user").prefetch_related("user__groups"):
+    with_parents = _with_facts(rows).select_related("user", "transfer__parent")
+    for row in with_parents.prefetch_related("user__groups"):
         taken_away = _taken_away(row, rules, moment)
         asked_by = (row.end_requested_by or "somebody") if row.end_requested_at else ""
         orders[row.pk] = Orders(True, asked_by, taken_away, row.deadline_at)
@@ -528,6 +541,8 @@ def _taken_away(session: TerminalSession, rules: Sequence[RuleFacts], moment: da
     if not session.user.is_active:
         return f"the account of {session.user_name} may no longer log in"
     if session.grant is not None and (over := grants.why_over(session.grant, moment)):
+        return over
+    if over := transfers.why_over(session):
         return over
     answer = decide_session(questions.as_opened(session, policy.actor_facts(session.user), moment), rules)
     return "" if answer.allowed else f"the access policy takes it away. {answer.text.removesuffix('.')}"
@@ -586,6 +601,7 @@ def ended(
             sealed_at=moment if sealed else None,
             terminate_due_at=moment + TERMINATE_FIRST_DELAY if is_unconfirmed else None,
         )
+        transfers.settle(session, reason=reason)
         session.refresh_from_db(fields=["chain_head", "output_bytes"])
         _record(
             "sessions.start.fail" if has_failed else "sessions.end",

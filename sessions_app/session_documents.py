@@ -6,7 +6,8 @@ account's preferences (SSM-SessionManagerRunShell), so these are read and carrie
 time-out, run-as. They are read again every REFRESH; a change there reaches sessions within that time.
 
 Purposes: "shell", "shell as" (under the OS user that the session names), "command as", "interactive as" (AWS's two
-documents for a command, under such a user), "restricted:<id>" and "restricted:<id> as".
+documents for a command, under such a user), "transfer" and "transfer as" (a file), "restricted:<id>" and
+"restricted:<id> as".
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fleetops.inventory.models import Instance, Region
 from .commandlog import integration
 from .models import RestrictedShell, SessionDocument, TerminalSession
 from .states import SessionKind
+from .transfers import node as transfer_node
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ SHELL: Final = "shell"
 SHELL_AS: Final = "shell as"
 COMMAND_AS: Final = "command as"
 INTERACTIVE_AS: Final = "interactive as"
+TRANSFER: Final = "transfer"
+TRANSFER_AS: Final = "transfer as"
 # AWS's documents that run one command, and what stands for them where the policy names the OS user.
 UNDER_A_USER: Final = {"AWS-StartNonInteractiveCommand": COMMAND_AS, "AWS-StartInteractiveCommand": INTERACTIVE_AS}
 
@@ -135,6 +139,23 @@ def command(preferences: Mapping[str, Any], *, interactive: bool) -> Wanted:
     )
 
 
+def transfer(preferences: Mapping[str, Any], *, run_as: bool) -> Wanted:
+    """One file to or from the instance."""
+    rule = {"commands": transfer_node.commands(), "runAsElevated": False}
+    return Wanted(
+        TRANSFER_AS if run_as else TRANSFER,
+        "Transfer",
+        {
+            "schemaVersion": "1.0",
+            "description": "Carries one file. Made by FleetOps; not to be changed.",
+            "sessionType": "InteractiveCommands",
+            "inputs": _inputs(preferences, run_as=run_as),
+            "parameters": {**transfer_node.parameters(), **_run_as_parameter(run_as)},
+            "properties": {"linux": rule, "macos": rule},
+        },
+    )
+
+
 def restricted(row: RestrictedShell, preferences: Mapping[str, Any], *, run_as: bool) -> Wanted:
     """The document of a restricted shell."""
     declared = {}
@@ -201,6 +222,9 @@ def for_session(
     given = {name: list(values) for name, values in session.parameters.items()}
     if session.kind == SessionKind.FORWARD:
         return session.document, given
+    if session.kind == SessionKind.TRANSFER:
+        name = _name(session, access, TRANSFER_AS if run_as else TRANSFER)
+        return name, given | ({"runAs": [run_as]} if run_as else {})
     if session.document:
         purpose = _purpose_of(session)
         if purpose is None:
@@ -396,6 +420,8 @@ def refresh(access: AccountAccess, region: str, *, purposes: Iterable[str] = ())
 def _all_wanted(preferences: Mapping[str, Any]) -> Iterator[Wanted]:
     for run_as in (False, True):
         yield shell(preferences, run_as=run_as)
+    for run_as in (False, True):
+        yield transfer(preferences, run_as=run_as)
     for interactive in (False, True):
         yield command(preferences, interactive=interactive)
     for row in RestrictedShell.objects.enabled():

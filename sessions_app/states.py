@@ -1,4 +1,4 @@
-"""The lives of a terminal session and of a grant. Every move that they can make stands here, and nowhere else."""
+"""The lives of sessions, grants and transfers. Every move that they can make stands here, and nowhere else."""
 
 from django.db.models import TextChoices
 
@@ -16,6 +16,7 @@ class SessionKind(TextChoices):
     SHELL = "shell", "Shell"  # Standard_Stream, or InteractiveCommands: a terminal
     COMMAND = "command", "Command"  # NonInteractiveCommands: one command, its output and its exit code
     FORWARD = "forward", "Port forwarding"  # Port
+    TRANSFER = "transfer", "File transfer"  # InteractiveCommands: one file, by a document of ours
 
 
 class Door(TextChoices):
@@ -52,4 +53,23 @@ class GrantState(TextChoices):
 GRANT_MOVES = {  # a state with no row here is final
     GrantState.ASKED: {GrantState.ACTIVE, GrantState.DENIED, GrantState.WITHDRAWN, GrantState.EXPIRED},
     GrantState.ACTIVE: {GrantState.ENDED, GrantState.REVOKED},
+}
+
+
+class TransferDirection(TextChoices):
+    UPLOAD = "upload", "Upload"  # to the instance
+    DOWNLOAD = "download", "Download"
+
+
+class TransferState(TextChoices):
+    WAITING = "waiting", "Waiting"  # its session has not begun, or the node has not looked at the path yet
+    RUNNING = "running", "Under way"
+    DONE = "done", "Done"  # all of it is there, and both ends have the same digest
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+TRANSFER_MOVES = {  # a state with no row here is final
+    TransferState.WAITING: {TransferState.RUNNING, TransferState.FAILED, TransferState.CANCELLED},
+    TransferState.RUNNING: {TransferState.DONE, TransferState.FAILED, TransferState.CANCELLED},
 }

@@ -30,6 +30,9 @@ from .strict import Rules as StrictRules
 from .strict import StrictInput
 from .strict import rules_of as strict_rules
 from .threads import Threads
+from .transfers import rows as transfers
+from .transfers.engine import TransferEnd
+from .transfers.models import Transfer
 from .visitors import Visitors
 from .wake import group_of
 
@@ -183,18 +186,22 @@ class Terminals:
         if self._is_stopping:
             raise LateOwner("this process ends")
         is_new = session.owner_epoch == 0
-        journal, sealer, strict = await self.threads.database(self._claim, session)
+        journal, sealer, strict, transfer = await self.threads.database(self._claim, session)
         proxy = Proxy(session, journal, sealer, threads=self.threads, on_gone=self._gone, is_new=is_new)
         proxy.strict = StrictInput(proxy, strict) if strict else None
+        if transfer is not None:
+            proxy.transfer = TransferEnd(proxy, transfer, parent=lambda: self.proxies.get(transfer.parent_id))
+            if not is_new:
+                proxy.spawn(proxy.transfer.abandon())
         self.proxies[session.pk] = proxy
         proxy.run()
         return proxy
 
-    def _claim(self, session: TerminalSession) -> tuple[Journal, Sealer, StrictRules | None]:
+    def _claim(self, session: TerminalSession) -> tuple[Journal, Sealer, StrictRules | None, Transfer | None]:
         journal = Journal(spool.session_directory(session.pk), quota_bytes=settings.SESSION_QUOTA_BYTES)
         try:
             services.claim(session, owner=self.owner, host=self.host)
-            return journal, Sealer(session, journal), strict_rules(session)
+            return journal, Sealer(session, journal), strict_rules(session), transfers.of(session)
         except BaseException:
             journal.close()
             raise

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from . import command_views, grant_views, live_views, restricted_views, views
+from .transfers import views as transfer_views
 
 app_name = "sessions"
 urlpatterns = [
@@ -11,6 +12,8 @@ urlpatterns = [
     path("commands/export.csv", command_views.command_export, {"form": "csv"}, name="commands_csv"),
     path("commands/export.json", command_views.command_export, {"form": "json"}, name="commands_json"),
     path("open/", views.open_session, name="open"),
+    path("files/begin/", transfer_views.begin, name="transfer"),
+    path("files/<uuid:pk>/", transfer_views.files, name="files"),
     path("instance/<uuid:pk>/panel/", views.panel, name="panel"),
     path("access/", grant_views.grant_list, name="grants"),
     path("access/ask/", grant_views.ask, name="grant_ask"),

@@ -21,6 +21,7 @@ from .delivery import services as deliveries
 from .live_views import terminal_context
 from .models import RecordingChunk, TerminalSession
 from .states import SessionKind, SessionState
+from .transfers import rows as transfers
 
 PAGE_SIZE = 100
 MOST_WORDS = 12  # of a search; each is looked for in four columns
@@ -182,7 +183,7 @@ def terminal(request, pk):
     session = get_object_or_404(
         TerminalSession.objects.visible_to(request.user).select_related("instance_row", "grant"), pk=pk
     )
-    if not session.is_live or session.kind == SessionKind.FORWARD:
+    if not session.is_live or session.kind in (SessionKind.FORWARD, SessionKind.TRANSFER):
         return redirect("sessions:replay", pk=session.pk)
     try:
         context = terminal_context(request, session)
@@ -215,7 +216,8 @@ def replay(request, pk):
 
     Context: `session`, `account_name`, `duration` (seconds), `chunk_count`, `stored_bytes`, `output_bytes`, `is_whole`
     (ended and sealed to its end), `is_live`, `faults` (in words, why it is not what was sealed), `copy` (RecordingCopy,
-    or None), `console` (address of its log stream in AWS's console, or ""). Template `sessions/replay.html`. That
+    or None), `console` (address of its log stream in AWS's console, or ""), `transfers` (files that went along with
+    it), `carried` (the Transfer that it was for, or None). Template `sessions/replay.html`. That
     somebody looked is audited.
     """
     visible = deliveries.with_lag(TerminalSession.objects.visible_to(request.user).select_related("instance_row"))
@@ -238,6 +240,8 @@ def replay(request, pk):
         "faults": recording.verify(session).faults,
         "copy": getattr(session, "recording_copy", None),
         "console": deliveries.console_of(session),
+        "transfers": list(session.transfers.select_related("session")),
+        "carried": transfers.of(session),
     }
     context |= command_views.beside(session)
     return render(request, "sessions/replay.html", context)

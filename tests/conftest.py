@@ -1,8 +1,11 @@
 """A home of its own for each run, and the real parts that tests share."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +24,10 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
     os.environ.pop(name, None)
 
+# Hundreds of processes of the product start: each would compile all of it where no byte code may be kept.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Started in a shell's background, the run would ignore what Ctrl-C sends, and so would every shell that a test begins.
 for number in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
@@ -31,6 +38,7 @@ import django  # noqa: E402  (after the environment stands)
 django.setup()  # conftest files below this one name models
 
 import fleetops.celery  # noqa: E402, F401  (as fleetops.asgi does: tasks go to this run's Valkey)
+from tests.support.migrated import migrated_sqlite  # noqa: E402
 from tests.support.valkey import running_valkey  # noqa: E402
 
 
@@ -58,16 +66,27 @@ def home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(home, django_db_modify_db_settings_parallel_suffix):
+def django_db_modify_db_settings(home, django_db_keepdb, django_db_modify_db_settings_parallel_suffix):
     """SQLite in a file and not in memory: other processes and threads of a test see the same rows.
 
     Each worker has a home and so a file of its own; elsewhere the suffix gives it a database of its own.
     """
     from django.conf import settings
+    from django.db import connections
 
-    database = settings.DATABASES["default"]
-    if database["ENGINE"].endswith("sqlite3"):
-        database.setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
+    if django_db_keepdb:
+        settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(home / "test.sqlite3")
+        migrated_sqlite(home / "test.sqlite3")
+    yield
+    connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb():
+    """SQLite's file is a copy of a migrated one, to be kept as it is; it goes with the home that it lies in."""
+    from django.conf import settings
+
+    return settings.DATABASES["default"]["ENGINE"].endswith("sqlite3")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,6 +121,23 @@ def tests_may_empty_the_audit_log():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def permissions_outlast_tests():
+    """Transactional tests leave permissions and content types: to make them again takes longer than most tests."""
+    from django.core.management.commands import flush
+
+    made_by_migrating = {"django_content_type", "auth_permission"}
+
+    def sql_flush(style, connection, **options):
+        tables = set(connection.introspection.django_table_names(only_existing=True, include_views=False))
+        return connection.ops.sql_flush(style, sorted(tables - made_by_migrating), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "sql_flush", sql_flush)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def valkey(home):
     """A real Valkey on this run's socket."""
@@ -109,12 +145,54 @@ def valkey(home):
         yield socket
 
 
+def _commits(item) -> bool:
+    mark = item.get_closest_marker("django_db")
+    return "transactional_db" in item.fixturenames or bool(mark and (mark.args or mark.kwargs.get("transaction")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """In each file, what asks for no roles comes first: there are none yet. See `kept_roles`."""
+    items[:] = [
+        item
+        for _, group in itertools.groupby(items, key=lambda item: item.path)
+        for item in sorted(group, key=lambda item: "roles" in item.fixturenames)
+    ]
+
+
+@pytest.fixture(scope="module")
+def kept_roles(request, django_db_setup, django_db_blocker):
+    """Whether the five roles stay for all tests of the module, in a transaction around them: not if one commits."""
+    from django.core.management import call_command
+    from django.db import transaction
+
+    if any(_commits(item) for item in request.session.items if item.path == request.path):
+        yield False
+        return
+    with contextlib.ExitStack() as around:
+        with django_db_blocker.unblock():
+            around.enter_context(transaction.atomic())
+            call_command("sync_roles", verbosity=0)
+        yield True
+        with django_db_blocker.unblock():
+            transaction.set_rollback(True)
+            around.close()
+
+
 @pytest.fixture
-def roles(db):
+def roles(kept_roles, db):
     """The five roles, as `manage.py sync_roles` makes them."""
     from django.core.management import call_command
 
-    call_command("sync_roles", verbosity=0)
+    from fleetops.clock import uuid7
+    from fleetops.policy import services
+    from fleetops.policy.models import PolicyState
+
+    if kept_roles:  # no rule has been read or used before the test
+        PolicyState.objects.update(stamp=uuid7())
+        services._used.clear()
+    else:
+        call_command("sync_roles", verbosity=0)
 
 
 @pytest.fixture(scope="module")

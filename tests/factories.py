@@ -21,6 +21,7 @@ from patching.models import BaselineVersion, PatchBaseline, PinnedSet, Write
 from patching.pinned import Entry, digest_of
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
+from sessions_app.transfers.models import Transfer
 
 _numbers = itertools.count(1)
 
@@ -81,6 +82,20 @@ def make_session(*, user: User, instance: Instance | None = None, **fields: Any)
         "started_at": now(),
     }
     return TerminalSession.objects.create(user=user, instance_row=instance, **(defaults | fields))
+
+
+def make_transfer(*, parent: TerminalSession, **fields: Any) -> Transfer:
+    """A file that went along with a shell, or is on its way."""
+    is_open = fields.get("state") in ("waiting", "running")
+    session = make_session(
+        user=parent.user,
+        instance=parent.instance_row,
+        kind="transfer",
+        state=SessionState.OPEN if is_open else SessionState.ENDED,
+        ssm_session_id=f"{parent.user_name}-{next(_numbers):017x}",
+    )
+    defaults = {"direction": "upload", "state": "done", "path": "/srv/file", "name": "file", "size": 3}
+    return Transfer.objects.create(session=session, parent=parent, **(defaults | fields))
 
 
 def make_restricted_shell(name: str = "", **fields: Any) -> RestrictedShell:

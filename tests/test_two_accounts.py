@@ -27,6 +27,7 @@ from fleetops.rollouts.models import Run, RunTarget
 from fleetops.runcommand.models import Command, Invocation
 from sessions_app.models import Grant, TerminalSession
 from sessions_app.states import SessionState
+from sessions_app.transfers.models import Transfer
 from tests.api.conftest import Bearer, make_token
 from tests.factories import (
     make_account,
@@ -37,6 +38,7 @@ from tests.factories import (
     make_region,
     make_run,
     make_session,
+    make_transfer,
     make_user,
 )
 from tests.web.test_every_door import names
@@ -71,7 +73,12 @@ class Machine:
 
     @property
     def past(self) -> TerminalSession:
-        return TerminalSession.objects.get(instance_name=self.name, state=SessionState.ENDED)
+        ended = TerminalSession.objects.exclude(kind="transfer")
+        return ended.get(instance_name=self.name, state=SessionState.ENDED)
+
+    @property
+    def transfer(self) -> Transfer:
+        return Transfer.objects.get(session__instance_name=self.name)
 
     @property
     def command(self) -> Command:
@@ -118,7 +125,7 @@ def machines(roles, valkey):
         )
         user = make_user(each.owner, role="operator")
         make_session(user=user, instance=node, reason=f"INC of {each.owner}")
-        make_session(user=user, instance=node, state=SessionState.ENDED)
+        make_transfer(parent=make_session(user=user, instance=node, state=SessionState.ENDED))
         make_command(user=user, instances=[node])
         make_run(user=user, instances=[node], name=each.name)
         make_grant(user=user, instance=node, ends_at=now() + timedelta(hours=1))
@@ -168,6 +175,8 @@ OF_ONE = {
     **dict.fromkeys(("rollouts:run", "rollouts:live", "rollouts:targets", "api:run_targets"), "run"),
     "rollouts:target": "target",
     "sessions:panel": "row",
+    "sessions:files": "row",
+    "api:transfer": "transfer",
     "sessions:terminal": "live",
     "sessions:pane": "live",
     "sessions:message": "live",
@@ -198,6 +207,7 @@ DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
 DEEDS |= {"sessions:open_as"}  # as sessions:open
 DEEDS |= {
     "sessions:open",
+    "sessions:transfer",  # as sessions:open
     "sessions:end",
     "sessions:reason",
     "api:end_session",
@@ -242,6 +252,7 @@ LISTS = {
     "review:audit",
     "api:instances",
     "api:sessions",
+    "api:transfers",
     "api:events",
     "api:accounts",
     "api:regions",
@@ -395,7 +406,9 @@ def test_a_filter_by_account_and_region_finds_the_one(chief, program, machine):
     of_grants = program.get(reverse("api:grants"), {"instance": str(machine.row.pk)}).json()["results"]
     assert [each["user"] for each in of_grants] == [machine.owner]
     by_instance = program.get(reverse("api:sessions"), {"instance": str(machine.row.pk)}).json()["results"]
-    assert {each["user"] for each in by_instance} == {machine.owner} and len(by_instance) == 2
+    assert {each["user"] for each in by_instance} == {machine.owner} and len(by_instance) == 3
+    of_files = program.get(reverse("api:transfers"), {"instance": str(machine.row.pk)}).json()["results"]
+    assert [each["user"] for each in of_files] == [machine.owner]
     within = f"account:{machine.account_id} region:{machine.region}"
     assert names_in(text_of(chief.get(reverse("review:audit"), {"q": within}))) == {machine}
     given = {"account": machine.account_id, "region": machine.region, "action": "sessions.open"}
@@ -453,6 +466,7 @@ def last(action: str) -> AuditEvent:
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_a_shell_opens_on_the_one_and_the_audit_row_says_where(chief, program, machine):
+    Transfer.objects.all().delete()
     TerminalSession.objects.all().delete()
     chief.post(reverse("sessions:open"), {"instance": str(machine.row.pk)})
     opened = TerminalSession.objects.get()

@@ -106,6 +106,12 @@ def may_vote(request: ApprovalRequest, user: User) -> bool:
     return request.requested_by_id != user.pk and not _why_not(request, user)
 
 
+def standing_approvals(request: ApprovalRequest) -> int:
+    """How many have approved it who might do so now: who has lost the role since counts no more."""
+    possible = possible_approvers(list(request.approvers.all()))
+    return request.votes.filter(approves=True, user__in=possible).count()
+
+
 def _why_not(request: ApprovalRequest, user: User) -> str:
     if request.requested_by_id == user.pk:
         return "Nobody approves what they ask for themselves; somebody else has to."
@@ -148,7 +154,7 @@ def vote(request_id: UUID, *, actor: User, approve: bool, reason: str = "") -> A
             raise UserError("You have answered this request already; an answer is not changed.")
         if not approve:
             move(request, ApprovalState.DENIED, APPROVAL_MOVES, decided_at=moment)
-        elif request.votes.filter(approves=True).count() >= request.quorum:
+        elif standing_approvals(request) >= request.quorum:
             move(request, ApprovalState.APPROVED, APPROVAL_MOVES, decided_at=moment)
         action = "approvals.approve" if approve else "approvals.deny"
         _record(action, request, actor=actor, reason=_line(reason), state=str(request.state))
@@ -185,6 +191,10 @@ def take(request_id: UUID, *, deed: str, details: Mapping[str, Any], actor: User
     moment = now()
     if request.state == ApprovalState.APPROVED and moment >= request.expires_at:
         raise UserError("The approval has ended unused; ask for another.")
+    if request.state == ApprovalState.APPROVED and (standing := standing_approvals(request)) < request.quorum:
+        raise UserError(
+            f"Somebody who approved it may no longer approve: {standing} of {request.quorum} approvals stand. Ask anew."
+        )
     try:
         with transaction.atomic():
             move(request, ApprovalState.USED, APPROVAL_MOVES, used_at=moment)

@@ -133,6 +133,8 @@ ACTIONS = (
     "sessions.watch",
     "sessions.join",
     "sessions.message",
+    "sessions.transfer.start",
+    "sessions.transfer.end",
     "sessions.resume",
     "sessions.resume.fail",
     "sessions.end.request",

@@ -28,9 +28,10 @@ def generate_data_key(
     context: Mapping[str, str],
     session_name: str,
     source_identity: str,
+    run_as: str = "",
 ) -> DataKey:
     """Call GenerateDataKey for a key of `size` bytes, bound to `context`. Raises AccessDenied, AwsError."""
-    tags = person_tags(access, session_name, source_identity)
+    tags = person_tags(access, session_name, source_identity, run_as)
     kms = client("kms", access, region, session_name=session_name, source_identity=source_identity, tags=tags)
     with aws_call("kms:GenerateDataKey", where=key_id):
         answer = kms.generate_data_key(KeyId=key_id, NumberOfBytes=size, EncryptionContext=dict(context))
@@ -46,9 +47,10 @@ def decrypt(
     context: Mapping[str, str],
     session_name: str,
     source_identity: str,
+    run_as: str = "",
 ) -> bytes:
     """Call Decrypt, under the context that the ciphertext was made with. Raises as generate_data_key does."""
-    tags = person_tags(access, session_name, source_identity)
+    tags = person_tags(access, session_name, source_identity, run_as)
     kms = client("kms", access, region, session_name=session_name, source_identity=source_identity, tags=tags)
     with aws_call("kms:Decrypt", where=key_id):
         answer = kms.decrypt(KeyId=key_id, CiphertextBlob=ciphertext, EncryptionContext=dict(context))

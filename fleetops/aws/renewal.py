@@ -95,5 +95,5 @@ def _renew_for_ever() -> None:
         try:
             with governor.acting_for(governor.Priority.POLL):
                 renew_due()
-        except Exception:
+        except Exception:  # the outermost loop: the next round tries again
             logger.exception("renewing roles failed")

@@ -90,7 +90,7 @@ def _one_more(directory: Path, number: int) -> bool:
     except BackupError as error:
         _tell_of_failure(str(error))
         return False
-    except Exception:
+    except Exception:  # the outermost loop: people are told, and the next one is made in time
         logger.exception("a backup failed")
         _tell_of_failure("The log of the backup service says why.")
         return False

@@ -10,21 +10,16 @@ import logging
 import re
 import secrets
 from collections.abc import Collection, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from django.conf import settings
-from django.core.cache import cache
 from django.db import transaction
-from django.db.models import Q
-from redis.exceptions import RedisError
 
 from fleetops import vault
-from fleetops.audit.record import deny, record
-from fleetops.clock import now, uuid7
-from fleetops.errors import UserError
+from fleetops.audit.record import record
+from fleetops.clock import uuid7
 
+from . import bearers
 from .models import AccessKey, ApiToken, User
-from .tokens import REFUSAL_WRITTEN_SECONDS, USE_WRITTEN_EVERY, is_within, read_networks, why_not_owner
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +29,15 @@ _SECRET_LENGTH = 40  # as AWS's; of 64 letters: 240 bits
 _SECRET_LETTERS = _LETTERS + "abcdefghijklmnopqrstuvwxyz0189+/"
 MOST_KEYS = 20  # usable ones of one user
 AS_SCOPES = ("fleet:read", "sessions:read", "sessions:open", "sessions:end")
-
-
+SORT = bearers.Sort(
+    model=AccessKey,
+    noun="key",
+    called="access key",
+    action="identity.access_key",
+    most=MOST_KEYS,
+    again="make a new one under “Access keys”",
+    named=lambda key: {"key_id": key.key_id},
+)
 _KINDS = {"revoked": "unknown_key", "expired": "expired"}
 
 
@@ -51,15 +53,8 @@ def create(
     owner: User, *, name: str, expires_at: datetime, networks: Iterable[str] = (), actor: User
 ) -> tuple[AccessKey, str]:
     """Make a key of `owner`; returns it and its secret, which is shown this once. Raises UserError."""
-    name = " ".join(name.split())
-    if not name or len(name) > 64:
-        raise UserError("Give the key a name of at most 64 characters that says what it is for.")
-    moment = now()
-    if expires_at <= moment:
-        raise UserError("The key would have ended already; choose a later end.")
-    if expires_at > moment + timedelta(days=settings.TOKEN_LONGEST_DAYS, minutes=1):
-        raise UserError(f"A key lasts at most {settings.TOKEN_LONGEST_DAYS} days; choose an earlier end.")
-    allowed = read_networks(networks)
+    name = bearers.checked(SORT, name, expires_at)
+    allowed = bearers.read_networks(networks)
     secret = "".join(secrets.choice(_SECRET_LETTERS) for _ in range(_SECRET_LENGTH))
     key = AccessKey(
         id=uuid7(),
@@ -71,9 +66,7 @@ def create(
     )
     key.sealed_secret = vault.seal(secret, context=vault.context_of(key, "sealed_secret"))
     with transaction.atomic():
-        User.objects.select_for_update().get(pk=owner.pk)  # so that two at once do not both take the last place
-        if AccessKey.objects.filter(user=owner).usable().count() >= MOST_KEYS:
-            raise UserError(f"There are {MOST_KEYS} access keys already; revoke one that is no longer used.")
+        bearers.take_place(SORT, owner)
         key.save(force_insert=True)
         record(
             "identity.access_key.create",
@@ -91,11 +84,7 @@ def create(
 def revoke(key: AccessKey, *, actor: User) -> None:
     """End the key now. Again it does nothing."""
     with transaction.atomic():
-        changed = AccessKey.objects.filter(pk=key.pk, revoked_at=None).update(
-            revoked_at=now(), revoked_by=actor.username
-        )
-        if changed:
-            record("identity.access_key.revoke", actor=actor, target=key, owner=key.user.username, key_id=key.key_id)
+        if bearers.end(SORT, key, actor=actor):
             logger.info("access key revoked user=%s key=%s", key.user.username, key.key_id)
 
 
@@ -117,20 +106,17 @@ def let_in(key: AccessKey, *, address: str) -> None:
 
     Raises KeyRefused, whose text says why and what to do; it is audited, once a minute.
     """
-    if reason := _why_not(key, address):
+    if reason := bearers.why_not(SORT, key, address):
         words, text_for_bearer = reason
-        _record_refusal(key, words)
+        bearers.record_refusal(SORT, key, words)
         raise KeyRefused(text_for_bearer, kind=_KINDS.get(words, "denied"))
     key.user.limit_to(list(AS_SCOPES))
-    moment = now()
-    if key.last_used_at is None or key.last_used_at < moment - USE_WRITTEN_EVERY:
-        stale = Q(last_used_at=None) | Q(last_used_at__lt=moment - USE_WRITTEN_EVERY)
-        AccessKey.objects.filter(stale, pk=key.pk).update(last_used_at=moment, last_used_address=address[:64])
+    bearers.note_use(SORT, key, address)
 
 
 def refused_signature(key: AccessKey, *, reason: str) -> None:
     """Write down, once a minute, that somebody named the key and had not its secret, or not the right time."""
-    _record_refusal(key, reason)
+    bearers.record_refusal(SORT, key, reason)
 
 
 def bearer_name(bearer: AccessKey | ApiToken) -> str:
@@ -151,30 +137,4 @@ def standing(names: Collection[str]) -> set[str]:
 
 def may_come(bearer: AccessKey | ApiToken, *, address: str) -> bool:
     """Whether a key or token that let somebody in a moment ago still holds, and from this address too."""
-    return bearer_name(bearer) in standing({bearer_name(bearer)}) and is_within(address, bearer.networks)
-
-
-def _why_not(key: AccessKey, address: str) -> tuple[str, str] | None:
-    """Why the key does not hold: for the audit log, and for its bearer."""
-    again = "make a new one under “Access keys”"
-    if key.revoked_at is not None:
-        return "revoked", f"The access key “{key.name}” was revoked on {key.revoked_at:%Y-%m-%d %H:%M} UTC; {again}."
-    if key.expires_at <= now():
-        return "expired", f"The access key “{key.name}” expired on {key.expires_at:%Y-%m-%d %H:%M} UTC; {again}."
-    if not is_within(address, key.networks):
-        return (
-            "from another network",
-            f"The access key “{key.name}” may be used from {', '.join(key.networks)} alone, and this call comes from "
-            f"{address or 'nowhere'}; {again}.",
-        )
-    return why_not_owner(key.user, "access key")
-
-
-def _record_refusal(key: AccessKey, reason: str) -> None:
-    name = f"key-refused:{key.pk}:{reason.replace(' ', '-')}"
-    try:
-        is_first = cache.add(name, 1, timeout=REFUSAL_WRITTEN_SECONDS)
-    except RedisError:
-        is_first = True  # rather too many rows than none
-    if is_first:
-        deny("identity.access_key.refuse", actor=key.user, target=key, reason=reason, key_id=key.key_id)
+    return bearer_name(bearer) in standing({bearer_name(bearer)}) and bearers.is_within(address, bearer.networks)

@@ -5,23 +5,20 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.clock import now
 from fleetops.errors import UserError
-from fleetops.web.shortcuts import permission_required
+from fleetops.web.shortcuts import back_or, permission_required
 
-from . import access_keys, log_in
+from . import access_keys, bearer_pages, log_in
 from .forms import KeyForm
 from .models import AccessKey
 
-ROWS = 100
 PROFILE = "fleetops"  # of the CLI, in the lines that are shown
 REGION = "us-east-1"  # the CLI wants one; FleetOps looks in all
 
@@ -40,10 +37,7 @@ def door_url(request) -> str:
 @require_safe
 def own_keys(request):
     """One's own keys: those that can be used, then those that ended, the newest first."""
-    rows = list(AccessKey.objects.filter(user=request.user)[: 2 * ROWS])
-    usable = [key for key in rows if key.state == "usable"]
-    ended = [key for key in rows if key.state != "usable"][:ROWS]
-    context = {"usable": usable, "ended": ended, "lines": _lines(door_url(request))}
+    context = bearer_pages.own(request, AccessKey) | {"lines": _lines(door_url(request))}
     return render(request, "identity/keys.html", context)
 
 
@@ -51,12 +45,7 @@ def own_keys(request):
 @permission_required("identity.administer")
 def all_keys(request):
     """Everybody's keys, the newest first, in pages of 100."""
-    visible = AccessKey.objects.visible_to(request.user).select_related("user")
-    if person := request.GET.get("user", "").replace("\x00", ""):
-        visible = visible.filter(user__username=person)
-    page = Paginator(visible, ROWS).get_page(request.GET.get("page"))
-    usable = AccessKey.objects.usable().count()
-    return render(request, "identity/all_keys.html", {"page": page, "usable": usable, "person": person})
+    return render(request, "identity/all_keys.html", bearer_pages.everybodys(request, AccessKey))
 
 
 @never_cache
@@ -86,10 +75,7 @@ def revoke_key(request, pk):
     key = get_object_or_404(AccessKey.objects.visible_to(request.user).select_related("user"), pk=pk)
     access_keys.revoke(key, actor=request.user)
     messages.success(request, f"“{key.name}” is revoked: what came with it is shut out within two seconds.")
-    back = request.POST.get("next", "")
-    if not back.startswith("/") or not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
-        back = reverse("identity:keys")
-    return redirect(back)
+    return redirect(back_or(request, reverse("identity:keys")))
 
 
 def _lines(door: str) -> list[tuple[str, str]]:

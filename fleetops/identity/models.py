@@ -49,29 +49,26 @@ class User(AbstractUser):
         return found if self.limited_to is None else found & self.limited_to
 
 
-class ApiTokenQuerySet(models.QuerySet):
-    def visible_to(self, user) -> "ApiTokenQuerySet":
+class BearerQuerySet(models.QuerySet):
+    def visible_to(self, user) -> "BearerQuerySet":
         """One's own; everybody's for who administers."""
         if user.has_perm("identity.administer"):
             return self
         return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
 
-    def usable(self) -> "ApiTokenQuerySet":
+    def usable(self) -> "BearerQuerySet":
         return self.filter(revoked_at=None, expires_at__gt=now())
 
 
 TOKEN_STATES = ("usable", "expired", "revoked")
 
 
-class ApiToken(models.Model):
-    """A key with which a program acts for its owner, within its scopes and until its end. Only a digest is kept."""
+class Bearer(models.Model):
+    """What acts for its owner from where no browser is, until its end: a token or an access key."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
+    user: models.ForeignKey  # its owner
     name = models.CharField(max_length=64, help_text="what it is for, in the owner's words")
-    prefix = models.CharField(max_length=16, unique=True, help_text="how it begins, to find it and know it by")
-    digest = models.CharField(max_length=64, help_text="SHA-256 of the whole token, in hex")
-    scopes = models.JSONField(default=list)
     networks = models.JSONField(default=list, blank=True, help_text="networks it may be used from; empty: any")
     created_at = models.DateTimeField(default=now, editable=False)
     expires_at = models.DateTimeField()
@@ -80,11 +77,11 @@ class ApiToken(models.Model):
     revoked_at = models.DateTimeField(null=True)
     revoked_by = models.CharField(max_length=150, blank=True)
 
-    objects = ApiTokenQuerySet.as_manager()
+    objects = BearerQuerySet.as_manager()
 
     class Meta:
+        abstract = True
         ordering = ["-id"]
-        indexes = [models.Index(fields=["user", "revoked_at"], name="apitoken_user")]
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -98,52 +95,30 @@ class ApiToken(models.Model):
         return "expired" if self.expires_at <= now() else "usable"
 
 
-class AccessKeyQuerySet(models.QuerySet):
-    def visible_to(self, user) -> "AccessKeyQuerySet":
-        """One's own; everybody's for who administers."""
-        if user.has_perm("identity.administer"):
-            return self
-        return self.filter(user_id=user.pk) if user.is_authenticated else self.none()
+class ApiToken(Bearer):
+    """A key with which a program acts for its owner, within its scopes and until its end. Only a digest is kept."""
 
-    def usable(self) -> "AccessKeyQuerySet":
-        return self.filter(revoked_at=None, expires_at__gt=now())
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
+    prefix = models.CharField(max_length=16, unique=True, help_text="how it begins, to find it and know it by")
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the whole token, in hex")
+    scopes = models.JSONField(default=list)
+
+    class Meta(Bearer.Meta):
+        indexes = [models.Index(fields=["user", "revoked_at"], name="apitoken_user")]
 
 
-class AccessKey(models.Model):
+class AccessKey(Bearer):
     """A key as the aws CLI has them: with it the CLI opens sessions for its owner, by signed requests.
 
     A signature is checked with the secret itself, so that it is kept, sealed.
     """
 
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="access_keys")
-    name = models.CharField(max_length=64, help_text="what it is for, in the owner's words")
     key_id = models.CharField(max_length=20, unique=True, help_text="FOAK and 16 letters; what AWS_ACCESS_KEY_ID holds")
     sealed_secret = models.TextField(help_text="sealed by the vault")
-    networks = models.JSONField(default=list, blank=True, help_text="networks it may be used from; empty: any")
-    created_at = models.DateTimeField(default=now, editable=False)
-    expires_at = models.DateTimeField()
-    last_used_at = models.DateTimeField(null=True, help_text="to the minute")
-    last_used_address = models.CharField(max_length=64, blank=True)
-    revoked_at = models.DateTimeField(null=True)
-    revoked_by = models.CharField(max_length=150, blank=True)
 
-    objects = AccessKeyQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["-id"]
+    class Meta(Bearer.Meta):
         indexes = [models.Index(fields=["user", "revoked_at"], name="accesskey_user")]
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def state(self) -> str:
-        """One of TOKEN_STATES."""
-        if self.revoked_at is not None:
-            return "revoked"
-        return "expired" if self.expires_at <= now() else "usable"
 
 
 class SecondFactor(models.Model):

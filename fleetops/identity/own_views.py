@@ -1,28 +1,16 @@
-"""One's own page: the second factor and the API tokens; and the administrators' view of everybody's tokens."""
-
-from datetime import timedelta
+"""One's own page: the second factor."""
 
 from django.contrib import auth, messages
-from django.core.paginator import Paginator
-from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.audit.record import deny
-from fleetops.clock import now
-from fleetops.errors import Denied, UserError
-from fleetops.web.shortcuts import permission_required
+from fleetops.errors import UserError
 
-from . import log_in, second_factor, tokens, totp
-from .forms import CodeForm, RemoveForm, TokenForm
-from .models import ApiToken
-from .scopes import SCOPES, may_have
-
-ROWS = 100
-
+from . import log_in, second_factor, totp
+from .forms import CodeForm, RemoveForm
 
 # --- The second factor -----------------------------------------------------------------------------------------------
 
@@ -112,65 +100,3 @@ def remove(request):
     request.session.pop(log_in.MFA_AT, None)
     messages.success(request, "The second factor is removed: your password alone lets you in.")
     return redirect("identity:own")
-
-
-# --- Tokens ----------------------------------------------------------------------------------------------------------
-
-
-@require_safe
-def own_tokens(request):
-    """One's own tokens: those that can be used, then those that ended, the newest first."""
-    rows = list(ApiToken.objects.filter(user=request.user)[: 2 * ROWS])
-    usable = [token for token in rows if token.state == "usable"]
-    context = {"usable": usable, "ended": [token for token in rows if token.state != "usable"][:ROWS]}
-    return render(request, "identity/tokens.html", context)
-
-
-@require_safe
-@permission_required("identity.administer")
-def all_tokens(request):
-    """Everybody's tokens, the newest first, in pages of 100."""
-    visible = ApiToken.objects.visible_to(request.user).select_related("user")
-    if person := request.GET.get("user", "").replace("\x00", ""):
-        visible = visible.filter(user__username=person)
-    page = Paginator(visible, ROWS).get_page(request.GET.get("page"))
-    usable = ApiToken.objects.usable().count()
-    return render(request, "identity/all_tokens.html", {"page": page, "usable": usable, "person": person})
-
-
-@never_cache
-@require_http_methods(["GET", "HEAD", "POST"])
-@log_in.confirmed()
-@sensitive_variables("text")
-def create_token(request):
-    """Make a token; its text is shown in the answer, this once."""
-    form = TokenForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        asked = form.cleaned_data
-        ends = now() + timedelta(days=asked.pop("days"))
-        try:
-            token, text = tokens.create(request.user, actor=request.user, expires_at=ends, **asked)
-        except Denied:
-            raise
-        except UserError as error:
-            form.add_error(None, str(error))
-        else:
-            return render(request, "identity/token.html", {"token": token, "text": text})
-    chosen = set(form["scopes"].value() or ())
-    scopes = [
-        (name, scope.title, name in chosen) for name, scope in SCOPES.items() if may_have(name, request.user.has_perm)
-    ]
-    context = {"form": form, "scopes": scopes}
-    return render(request, "identity/create_token.html", context, status=400 if request.method == "POST" else 200)
-
-
-@require_POST
-def revoke_token(request, pk):
-    """End a token now: one's own, or, for who administers, anybody's."""
-    token = get_object_or_404(ApiToken.objects.visible_to(request.user).select_related("user"), pk=pk)
-    tokens.revoke(token, actor=request.user)
-    messages.success(request, f"“{token.name}” is revoked: what holds it is turned away.")
-    back = request.POST.get("next", "")
-    if not back.startswith("/") or not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
-        back = reverse("identity:tokens")
-    return redirect(back)

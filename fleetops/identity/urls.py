@@ -1,6 +1,6 @@
 from django.urls import path
 
-from . import key_views, own_views, views
+from . import key_views, own_views, token_views, views
 
 app_name = "identity"
 urlpatterns = [
@@ -13,10 +13,10 @@ urlpatterns = [
     path("settings/log-in/finish/", own_views.finish, name="finish"),
     path("settings/log-in/codes/", own_views.codes, name="codes"),
     path("settings/log-in/remove/", own_views.remove, name="remove"),
-    path("settings/tokens/", own_views.own_tokens, name="tokens"),
-    path("settings/tokens/all/", own_views.all_tokens, name="all_tokens"),
-    path("settings/tokens/new/", own_views.create_token, name="create_token"),
-    path("settings/tokens/<uuid:pk>/revoke/", own_views.revoke_token, name="revoke_token"),
+    path("settings/tokens/", token_views.own_tokens, name="tokens"),
+    path("settings/tokens/all/", token_views.all_tokens, name="all_tokens"),
+    path("settings/tokens/new/", token_views.create_token, name="create_token"),
+    path("settings/tokens/<uuid:pk>/revoke/", token_views.revoke_token, name="revoke_token"),
     path("settings/access-keys/", key_views.own_keys, name="keys"),
     path("settings/access-keys/all/", key_views.all_keys, name="all_keys"),
     path("settings/access-keys/new/", key_views.create_key, name="create_key"),

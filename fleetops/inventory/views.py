@@ -10,14 +10,13 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.clock import during, now
 from fleetops.errors import UserError
 from fleetops.policy import services as policy
 from fleetops.targets import ExpressionError
-from fleetops.web.shortcuts import permission_required, require_permission
+from fleetops.web.shortcuts import back_or, permission_required, require_permission
 
 from . import listing, saved, selection, services, tasks
 from .doors import shells
@@ -193,10 +192,7 @@ def refresh(request: HttpRequest) -> HttpResponse:
         messages.info(request, "AWS is being read, or was a few seconds ago.")
     else:
         messages.warning(request, "No region is linked yet, so there is nothing to read.")
-    back = request.POST.get("next", "")
-    if not back.startswith("/") or not url_has_allowed_host_and_scheme(back, allowed_hosts=None):
-        back = reverse("inventory:fleet")
-    return redirect(back)
+    return redirect(back_or(request, reverse("inventory:fleet")))
 
 
 @require_safe

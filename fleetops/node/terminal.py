@@ -22,7 +22,9 @@ GATHER: Final = 0.001
 GATHER_IN_FLOOD: Final = 0.005
 FLOOD_PAUSE: Final = 0.02  # seconds without a larger output, and it was no flood
 SMALL: Final = 1024  # bytes: a read below this, with nothing before it, is no part of a larger output
-MAX_INPUT: Final = 64 * 1024  # bytes that wait for a program that does not read; more is not taken
+# Bytes that wait for a program that does not read; more is not taken, and comes again a message at a time. A file that
+# is sent to a terminal in parts (sessions_app/transfers) has less than this under way.
+MAX_INPUT: Final = 256 * 1024
 START_SECONDS: Final = 10.0  # for the launcher to make its sandbox
 
 

@@ -9,7 +9,7 @@ What the rules mean, all of it:
 - Of documents that open shells an allow that names none holds for the plain shell and for those of AWS and FleetOps;
   the account's own may bring an OS user and commands of their own, so they have to be named. The plain shell's name
   is SSM-SessionManagerRunShell.
-- An allow may give its shells an OS user. It then holds for who asks for that one, or for none.
+- An allow may give its shells and files an OS user. It then holds for who asks for that one, or for none.
 - A **deny** applies within its hours and from its networks alone, if it has any. One that applies decides: denied. Deny
   wins over every allow, however narrow.
 - An **allow** that applies grants if all its conditions are met: hours, network, second factor, reason, approvals. One
@@ -88,6 +88,8 @@ __all__ = [
 
 # Nobody in an account can make one that is called like AWS's; FleetOps's are named by what is in them.
 _KNOWN_DOCUMENTS: Final = (PLAIN_SHELL, "AWS-*", "FleetOps-*")
+# What goes as an OS user of the instance; RUN_AS is asked besides.
+_AS_A_USER: Final = frozenset({Deed.SHELL, Deed.TRANSFER})
 # Letters and signs that count as printable and show nothing.
 _BLANKS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
@@ -137,12 +139,12 @@ def decide(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
 
 
 def decide_session(request: DeedRequest, rules: Sequence[RuleFacts]) -> Decision:
-    """Decide on a session, to be opened or open: on its deed and, if it is a shell, on its OS user.
+    """Decide on a session, to be opened or open: on its deed and, if it is a shell or a file's, on its OS user.
 
-    Who asks for an OS user needs RUN_AS besides, unless the rule that lets them have the shell gives just that one.
+    Who asks for an OS user needs RUN_AS besides, unless the rule that lets them have the session gives just that one.
     """
     shell = decide(request, rules)
-    if request.deed != Deed.SHELL or not request.run_as:
+    if request.deed not in _AS_A_USER or not request.run_as:
         return shell
     if shell.allowed and shell.obligations.shell_user == request.run_as:
         return shell
@@ -239,6 +241,8 @@ def _miss(rule: RuleFacts, request: DeedRequest) -> str:
         return "run_as"
     if request.deed == Deed.SHELL and (miss := _shell_miss(rule, request)):
         return miss
+    if request.deed in _AS_A_USER and rule.shell_user and request.run_as and rule.shell_user != request.run_as:
+        return "shell_user"
     if request.deed == Deed.FORWARD and not _holds_text(rule.destinations, request.destination, deny):
         return "destination"
     if deny and rule.hours is not None and rule.hours.hold(request.context.at) is False:
@@ -254,8 +258,6 @@ def _shell_miss(rule: RuleFacts, request: DeedRequest) -> str:
     documents = rule.session_documents or (() if rule.is_deny else _KNOWN_DOCUMENTS)
     if not _holds_text(documents, request.document or PLAIN_SHELL, rule.is_deny):
         return "session_document"
-    if rule.shell_user and request.run_as and rule.shell_user != request.run_as:
-        return "shell_user"
     return ""
 
 
@@ -263,7 +265,7 @@ def _goes_on(rule: RuleFacts, request: DeedRequest) -> bool:
     """Whether a session that is open is as this allow would open it."""
     return (
         rule.role_arn == request.under
-        and (not rule.shell_user or rule.shell_user == request.run_as or request.deed != Deed.SHELL)
+        and (not rule.shell_user or rule.shell_user == request.run_as or request.deed not in _AS_A_USER)
         and (not rule.needs_moderator or request.is_moderated or request.deed != Deed.SHELL)
     )
 
@@ -385,7 +387,7 @@ def _order(rule: RuleFacts) -> tuple[str, str]:
 
 def _nearest(rule: RuleFacts, request: DeedRequest) -> tuple[bool, int, str, str]:
     """Sorts first what gives the OS user that is asked for, then what asks for least."""
-    gives_another = request.deed == Deed.SHELL and bool(request.run_as) and rule.shell_user != request.run_as
+    gives_another = request.deed in _AS_A_USER and bool(request.run_as) and rule.shell_user != request.run_as
     return gives_another, rule.demands, rule.name, rule.id
 
 

@@ -16,7 +16,7 @@ UNUSED_AFTER = timedelta(days=90)
 # Deeds that reach into an instance: open to everybody everywhere they are worth a second look.
 _REACHING = frozenset(DEED_WORDS) - OF_SESSIONS
 # What an approved request can open.
-GRANTED = frozenset({Deed.SHELL, Deed.RUN_AS, Deed.FORWARD})
+GRANTED = frozenset({Deed.SHELL, Deed.RUN_AS, Deed.FORWARD, Deed.TRANSFER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def flags(rules: Sequence[Rule], *, at: datetime) -> list[Flag]:
                 Flag(rule, "warn", "Root", "It lets people be root without second factor, reason or approval.")
             )
         if facts.approvals and not facts.deeds & GRANTED:
-            text = "Grants are for shells, OS users and forwarded ports: nobody can meet this condition elsewhere."
+            text = "Grants are for shells, OS users, ports and files: nobody can meet this condition elsewhere."
             found.append(Flag(rule, "hold", "Cannot be met", text))
         seen = rule.last_used_at or rule.created_at
         if at - seen > UNUSED_AFTER:

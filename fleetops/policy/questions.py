@@ -63,7 +63,7 @@ def ask(asked: Mapping[str, Any], *, by: User) -> Answer | list[fleet.Found]:
         deed,
         target=target,
         document=asked["document"] if deed in WITH_DOCUMENT | {Deed.SHELL} else "",
-        run_as=asked["run_as"] if deed in WITH_USER | {Deed.SHELL} else "",
+        run_as=asked["run_as"] if deed in WITH_USER | {Deed.SHELL, Deed.TRANSFER} else "",
         owner=owner,
         destination=asked["destination"] if deed == Deed.FORWARD else "",
         context=context,

@@ -122,8 +122,9 @@ def _session_problems(given: Mapping[str, Any]) -> dict[str, str]:
     for each in given["destinations"]:
         if not DESTINATION.fullmatch(each):
             found["destinations"] = f"{each} is no host and port. Write db.internal:5432, localhost:* or *:443."
-    if given["shell_user"] and (Deed.SHELL not in deeds or not OS_USER.fullmatch(given["shell_user"])):
-        found["shell_user"] = "Name one OS user, for a rule that lets people open shells: app, or deploy."
+    as_user = deeds & {Deed.SHELL, Deed.TRANSFER}
+    if given["shell_user"] and (not as_user or not OS_USER.fullmatch(given["shell_user"])):
+        found["shell_user"] = "Name one OS user, for a rule of shells or files: app, or deploy."
     if given["session_documents"] and Deed.SHELL not in deeds:
         found["session_documents"] = "Session documents can be named where shells are opened alone."
     if given["needs_moderator"] and Deed.SHELL not in deeds:
@@ -170,6 +171,6 @@ def _other_problems(given: Mapping[str, Any]) -> dict[str, str]:
     arn = given["role_arn"]
     if arn and not ROLE_ARN.fullmatch(arn):
         found["role_arn"] = "Write the role's ARN: arn:aws:iam::111122223333:role/name."
-    if arn and Deed.SHELL not in given["deeds"]:
-        found["role_arn"] = "An IAM role can be given for opening a shell alone."
+    if arn and not {Deed.SHELL, Deed.TRANSFER} & set(given["deeds"]):
+        found["role_arn"] = "An IAM role can be given for shells and files alone."
     return found

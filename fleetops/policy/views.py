@@ -35,7 +35,9 @@ DEED_GROUPS = (
     ("Sessions and recordings", (Deed.READ_RECORDING, Deed.WATCH_SESSION, Deed.END_SESSION)),
 )
 # What a door asks for today; the others are decided by the same rules once their pages are there.
-ASKED_NOW = frozenset({Deed.SHELL, Deed.RUN_AS, Deed.FORWARD, Deed.RUN_DOCUMENT, Deed.PATCH, *OF_SESSIONS})
+ASKED_NOW = frozenset(
+    {Deed.SHELL, Deed.RUN_AS, Deed.FORWARD, Deed.TRANSFER, Deed.RUN_DOCUMENT, Deed.PATCH, *OF_SESSIONS}
+)
 STATES = (("", "Any state"), ("on", "In force"), ("off", "Not in force"))
 FIELD_WORDS = {
     "run_as": "OS users",

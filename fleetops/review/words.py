@@ -119,6 +119,8 @@ VERBS = {
     "sessions.watch": "watched",
     "sessions.join": "joined",
     "sessions.message": "sent a message to",
+    "sessions.transfer.start": "began to transfer a file in",
+    "sessions.transfer.end": "transferred a file in",
     "sessions.resume": "took the shell up again",
     "sessions.resume.fail": "could not take the shell up again",
     "sessions.end.request": "asked for the end",

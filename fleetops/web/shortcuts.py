@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Callable
 
+from django.utils.http import url_has_allowed_host_and_scheme
+
 from fleetops.errors import Denied
 
 
@@ -34,3 +36,10 @@ def permission_required(*permissions: str) -> Callable:
         return checked
 
     return decorate
+
+
+def back_or(request, default: str) -> str:
+    """The page of ours that a form names as `next`; `default` where it names none, or somebody else's."""
+    back = request.POST.get("next", "")
+    is_ours = back.startswith("/") and url_has_allowed_host_and_scheme(back, allowed_hosts=None)
+    return back if is_ours else default

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from ..journal import INPUT, OUTPUT, SIZE, STATE, size_of, state_of
 from ..models import Command, CommandCursor, TerminalSession
 from ..states import SessionKind, SessionState
 from .follow import Gone, Piece, Tail, sealed
+from .priority import stand_back
 from .reader import Ended, Row, SessionReader, masked
 from .reconstruct import REST_US
 
@@ -376,8 +376,7 @@ def run(on_ready: Callable[[], None] = lambda: None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with contextlib.suppress(OSError):
-        os.nice(10)
+    stand_back()
     presence = Presence("commandlog")
     on_ready()
     with alone(settings.SPOOL_DIR, stop) as is_ours:

@@ -179,7 +179,7 @@ class SessionReader:
     def _line(self, typed: Typed, dispute: str = "") -> None:
         row = self._row(SCREEN, typed.text, typed.time_us, typed.offset)
         row.is_cut = len(typed.text) >= MOST_TEXT
-        row.is_disputed, row.dispute = bool(dispute), dispute
+        row.is_disputed, row.dispute = bool(dispute), dispute or typed.doubt
         later = [moment for moment in self._lines.prompted if moment >= typed.time_us]
         if later:
             self._end(row.number, later[0], None)

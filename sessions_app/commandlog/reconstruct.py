@@ -19,30 +19,28 @@ from typing import Any, Final
 
 from wcwidth import wcswidth
 
+from .prompts import MORE, OTHERS, cannot_run, is_unfinished, looks_like_prompt, pattern
 from .screen import Screen
 
 MOST_TEXT: Final = 16_384  # characters of one line; D's marks have the same bound
 _SETTLE_US: Final = 700_000  # a line whose end the editor told: time for a prompt that asks for more of it
 _SETTLE_UNSURE_US: Final = 3_000_000
 REST_US: Final = 40_000  # without records of input: a pause of the output in which somebody may have typed
+_REST_AHEAD_US: Final = 20_000  # the same where keys were on their way
+_AT_ONCE_US: Final = 10_000  # what a paste shows comes with shorter pauses, what is typed does not
+_ZSH: Final = b"\x1b[27m\x1b[1m\x1b[0m    "  # before each prompt, it marks output that has no line end (PROMPT_SP)
+_PAUSE_US: Final = 700_000  # without a key: nothing is on its way any more
+_NEAR_US: Final = 5_000  # where a key is seen so soon, none is ever on its way as another is seen
 _ROWS_BACK: Final = 400
+_ROWS_AHEAD: Final = 100  # above a prompt, in which what was typed ahead of it is looked for
 _PROMPTS_KEPT: Final = 24
 _MOST_PROMPT: Final = 300
 
-# How prompts of shells end. Those of other programs end so as well: they are told apart by what stands before.
-_PROMPT_END: Final = re.compile(r"[$#%❯➜»λ▶⟩] {0,2}\Z")
-_ARROW_END: Final = re.compile(r"(?:\APS .*|\A[A-Za-z]:\\.*|.*@.*|.*~)> ?\Z")  # PowerShell, cmd, fish
-_OTHERS: Final = re.compile(
-    r"""\s*(?:>>>|\.\.\.|In\s\[\d+\]:|\(gdb\)|\(Pdb\)|\(ipdb\)|irb\(.*|\[\d+\]\spry.*|mysql>|MariaDB\s\[.*|sqlite>|sftp>|ftp>
-    |[\w.-]*[=\-*!^'"(~][>#]|[\w.]+>|[\d.:]+>|>|\d+:\d+>|jshell>|scala>|php\s>|SQL>)\s*\Z""",
-    re.VERBOSE,
-)
-_MORE: Final = re.compile(
-    r"""(?:>\x20|(?:(?:for|foreach|while|until|repeat|if|then|elif|else|case|select|function|always|cursh|subsh|quote
-    |dquote|bquote|cmdsubst|mathsubst|math|cond|braceparam|array|heredocd?|(?:err)?pipe|cmdand|cmdor)\x20?)+>\x20?)""",
-    re.VERBOSE,
-)
 _ASKS_WHETHER: Final = re.compile(r"possibilities\?|\(y or n\)|--More--|\? \[ynaq]|do you wish to see all", re.I)
+
+
+GIVEN_UP: Final = "Unsure: it may have been given up by Ctrl-C, which this shell does not show."
+PASTED: Final = "Unsure: it came at once with what the line before it showed, as lines of a paste do."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ class Typed:
     end_row: int
     prompt: str
     is_sure: bool  # the editor itself told that it took the line
+    doubt: str = ""  # why it may not have been run, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +86,46 @@ class LineReader:
         self._gives_keys_back = False  # and switches them off when it takes a line
         self._has_right = False  # the shell has a prompt at the right edge
         self._pasted = False  # the last line came in one go, and others may have come with it
-        self._left: deque[str] = deque(maxlen=100)  # rows that were left while keys came ahead
+        self._echoes = 0  # records of output since the line's prompt
+        self._at_once = True  # and they came without a pause
+        self._was: _Place | None = None  # where the line began that a line feed has left
+        self._is_zsh = False  # it was zsh that showed a prompt since the last line
+        self._tail = b""  # of the latest output
+        self._has_drawn = False  # and a program had the alternate screen
+        self._keys_us: deque[int] = deque(maxlen=64)  # moments of the latest keys
+        self._asked_us = -1  # of the first key after a pause, until something is shown
+        self._flights_us: deque[int] = deque(maxlen=5)  # the latest times from such a key to what was shown
+        self._end_row = 0  # of the last line
         self._time_us = self._output_us = 0  # of the last record, and of the last output
         self._offset = 0
 
     # Records
 
     def output(self, data: bytes, time_us: int, offset: int) -> None:
-        if not self.has_input and time_us - self._time_us >= REST_US:
+        if self._asked_us >= 0:
+            seen_us, self._asked_us = time_us - self._asked_us, -1
+            if seen_us < _PAUSE_US:
+                self._flights_us.append(seen_us)
+        if time_us - self._output_us >= (REST_US if not self.has_input else _REST_AHEAD_US if self._ahead else 1 << 62):
             self._rest(is_key=False)
         self.settle(time_us)
+        self._at_once &= not self._echoes or time_us - self._output_us < _AT_ONCE_US
+        self._echoes += 1
         self._time_us = self._output_us = time_us
         self._offset = offset
         self.screen.feed(data)
+        self._is_zsh |= _ZSH in self._tail + data
+        self._tail = data[-len(_ZSH) :]
+        self._has_drawn |= self.screen.is_alternate
+        if self._was is not None:
+            self._look_back(self._was)
 
     def key(self, time_us: int) -> None:
         """Something was typed; what, nobody says."""
         self.settle(time_us)
+        if not self._keys_us or time_us - self._keys_us[-1] >= _PAUSE_US:
+            self._asked_us = time_us
+        self._keys_us.append(time_us)
         self._time_us = time_us
         self._rest(is_key=True)
 
@@ -119,9 +141,11 @@ class LineReader:
         pending = self.pending
         if pending is None or time_us - pending.time_us < (_SETTLE_US if pending.is_sure else _SETTLE_UNSURE_US):
             return
+        if self._place is not None and self._place.is_more:
+            return  # the rest of it is being typed
         row, _ = self.screen.cursor
         shown = self.screen.row(row)
-        if row == pending.end_row + 1 and _MORE.match(shown) and is_unfinished(pending.text):
+        if row == pending.end_row + 1 and MORE.match(shown) and is_unfinished(pending.text):
             return
         if not pending.is_sure:
             if _ASKS_WHETHER.search(shown):
@@ -180,6 +204,7 @@ class LineReader:
         place = self._place
         if place is not None and self._gives_keys_back and self.screen.has_application_keys:
             self._give_up()
+            self._was = place
         elif place is not None:
             if self.is_console and self.screen.is_full(row):
                 return
@@ -187,17 +212,20 @@ class LineReader:
                 self._gives_keys_back |= self._had_keys and not self.screen.has_application_keys
                 self._line(row, is_sure=False)
         elif self._ahead or self._pasted:
-            shown = self.screen.row(row).rstrip()
-            self._left.append(shown)
             start = self._start_known(row)
             if start is not None:
-                text = self.screen.text(start.row, start.col, row).strip()
-                if text and (self._pasted or self._was_echoed(text, row)):
+                text = self._without_right(start, self.screen.text(start.row, start.col, row)).strip()
+                if text and (self._pasted or self._was_echoed(text, start.row)):
                     self._place = start
                     self._line(row, is_sure=False, is_ahead=True)
 
     def _was_echoed(self, text: str, row: int) -> bool:
-        return any(left.endswith(text) for left in list(self._left)[:-1])
+        """Whether the terminal itself showed it below the last line, before there was a prompt."""
+        for above in range(row - 1, max(self._end_row, row - _ROWS_AHEAD, self.screen.top - 1), -1):
+            shown = self.screen.row(above).rstrip()
+            if shown.endswith(text) and self._known(shown) is None:
+                return True
+        return False
 
     # Prompts
 
@@ -211,9 +239,9 @@ class LineReader:
             return
         row, col = self.screen.cursor
         head = self.screen.row(row, 0, col)
-        place = self._place_at(row, col, head)
+        place = None if is_key and self._is_coming() else self._place_at(row, col, head)
         if place is None:
-            self._ahead += is_key
+            self._ahead += is_key or not self.has_input
             return
         pending = self.pending
         if pending is not None:
@@ -224,26 +252,32 @@ class LineReader:
             else:
                 self._decided()
         self._place = place
-        self._keys = int(is_key)
+        self._keys = int(is_key) + (self._ahead if self.has_input else 0)
         self._had_keys = self.screen.has_application_keys
         self._ahead = 0
         self._pasted = False
-        self._left.clear()
+        self._echoes, self._at_once, self._was = 0, True, None
         if not place.is_more:
             if self._known(place.prompt) == place.prompt or not self._ends_known(place.prompt):
                 self._learn(place.prompt)
             self.prompted.append(self._output_us)
+
+    def _is_coming(self) -> bool:
+        """Whether a key came so soon behind what was shown that it was no answer to it: more of it may come."""
+        return self._flight_us >= 2 * _REST_AHEAD_US and self._time_us - self._output_us < _AT_ONCE_US
 
     def _place_at(self, row: int, col: int, head: str) -> _Place | None:
         if (more := self._asks_for_more(row, head)) is not None:
             return more
         if not head.strip() or len(head) > _MOST_PROMPT:
             return None
-        if not self._keys and not self._ahead and self._ends_known(head):
+        if self._ahead and (front := self._behind_ahead(head)):
+            place = _Place(row, wcswidth(front), front)
+        elif not self._keys and not self._ahead and self._ends_known(head):
             place = _Place(row, col, head)  # whatever was printed before it
         elif (known := self._known(head) or self._known_inside(head)) is not None:
             place = _Place(row, wcswidth(known), known)
-        elif (self._is_editor and not _OTHERS.match(head)) or looks_like_prompt(head, is_first=not self._prompts):
+        elif (self._is_editor and not OTHERS.match(head)) or looks_like_prompt(head, is_first=not self._prompts):
             like = self._alike(head)
             place = _Place(row, wcswidth(like), like) if like else _Place(row, col, head)
         else:
@@ -253,6 +287,14 @@ class LineReader:
             return replace(place, right=right)
         return place
 
+    def _behind_ahead(self, head: str) -> str:
+        """The front of a row up to the end of a prompt that came behind what was typed ahead, and shows it again."""
+        for prompt in reversed(self._prompts):
+            at = head.rfind(prompt)
+            if at > 0 and len(prompt) > 3 and head[:at].endswith(head[at + len(prompt) :]):
+                return head[: at + len(prompt)]
+        return ""
+
     def _ends_known(self, text: str) -> bool:
         return any(text.endswith(prompt) for prompt in self._prompts)
 
@@ -261,7 +303,7 @@ class LineReader:
         pending = self.pending
         if pending is None or row != pending.end_row + 1 or not is_unfinished(pending.text):
             return None
-        more = _MORE.match(shown)
+        more = MORE.match(shown)
         return _Place(row, more.end(), more[0], is_more=True) if more is not None else None
 
     def _learn(self, prompt: str) -> None:
@@ -283,9 +325,23 @@ class LineReader:
     def _alike(self, text: str) -> str:
         """The prompt at the front of a row, if it is one that was learned but for the directory in it."""
         for prompt in reversed(self._prompts):
-            if found := re.match(_pattern(prompt), text):
+            if found := re.match(pattern(prompt), text):
                 return found[0]
         return ""
+
+    def _look_back(self, was: _Place) -> None:
+        """Take up the line again that something shown below it, a list of completions or a search, seemed to end."""
+        row, col = self.screen.cursor
+        if row == was.row and col >= was.col and self.screen.row(row, 0, was.col) == was.prompt:
+            self._place = was
+        elif not self.has_input and not self._pasted and (pending := self.pending) is not None:
+            if row <= self._end_row or self.screen.row(row, 0, col) != pending.prompt + pending.text:
+                return
+            self._place = replace(was, row=row)
+        else:
+            return
+        self.pending = self._was = None
+        self._echoes = max(1, self._echoes)
 
     def _is_back(self, pending: Typed, shown: str) -> bool:
         """Whether the prompt stands there again with the very line that seemed to be taken."""
@@ -293,9 +349,20 @@ class LineReader:
 
     # Lines
 
+    @property
+    def _flight_us(self) -> int:
+        """How long it takes from a key to what it does on the screen."""
+        return sorted(self._flights_us)[len(self._flights_us) // 2] if self._flights_us else 0
+
+    def _in_flight(self) -> int:
+        """How many keys came after the one that did what is shown now."""
+        since_us = self._time_us - self._flight_us * 3 // 4
+        return sum(at_us > since_us for at_us in self._keys_us) if self._flight_us >= _NEAR_US else 0
+
     def _give_up(self) -> None:
         """The editor ceased to read without having taken the line: Ctrl-C in zsh."""
         place, self._place, self._keys = self._place, None, 0
+        self._ahead = self._in_flight()
         if place is not None and place.is_more:
             self.pending = None
 
@@ -308,14 +375,19 @@ class LineReader:
     def _line(self, end_row: int, *, is_sure: bool, is_ahead: bool = False) -> None:
         """The line that ends in `end_row` was taken."""
         place = self._start(end_row)
-        self._pasted = not self._is_editor and ((is_ahead and self._pasted) or self._keys == 1)
+        self._end_row = end_row
+        self._was = None if is_sure or is_ahead else place
+        keys, self._keys = self._keys, 0
         self._place = None
-        self._keys = 0
-        self._ahead = max(0, self._ahead - 1) if is_ahead else 0
+        self._ahead = max(0, self._ahead - 1) if is_ahead else self._in_flight()
+        was_pasted, self._pasted = self._pasted, False
+        self._is_zsh = self._has_drawn = False
         if place is None:
             return
         pending = self.pending
         text = self.screen.text(place.row, place.col, end_row)[:MOST_TEXT]
+        at_once = self._at_once and keys * 4 <= len(text)
+        self._pasted = not self._is_editor and (keys == 1 or at_once or (is_ahead and was_pasted))
         if self._has_right and not (place.row < end_row and self.screen.goes_on(place.row)):
             first, *others = text.split("\n")
             text = "\n".join([self._without_right(place, first), *others])
@@ -331,7 +403,8 @@ class LineReader:
         text = text.strip()
         if not text or text.endswith("^C"):
             return
-        self.pending = Typed(text, self._time_us, self._offset, end_row, place.prompt, is_sure)
+        doubt = PASTED if is_ahead and was_pasted else ""
+        self.pending = Typed(text, self._time_us, self._offset, end_row, place.prompt, is_sure, doubt)
 
     def _without_right(self, place: _Place, text: str) -> str:
         """Without what stands at the right edge, behind a gap."""
@@ -343,9 +416,24 @@ class LineReader:
         return text
 
     def _decided(self) -> None:
-        if self.pending is not None:
-            self._lines.append(self.pending)
-            self.pending = None
+        pending, self.pending = self.pending, None
+        if pending is not None and self._may_be_given_up(pending):
+            if cannot_run(pending.text):
+                return
+            pending = replace(pending, doubt=GIVEN_UP)
+        if pending is not None:
+            self._lines.append(pending)
+
+    def _may_be_given_up(self, pending: Typed) -> bool:
+        """Whether nothing was shown between a line and the same prompt again, in a zsh that shows no ^C."""
+        row, col = self.screen.cursor
+        return (
+            self._is_zsh
+            and not self._has_drawn
+            and not self._gives_keys_back
+            and row == pending.end_row + 1
+            and self.screen.row(row, 0, col).startswith(pending.prompt)
+        )
 
     def _start(self, end_row: int) -> _Place | None:
         """Where the line that ends in a row begins: at its prompt, wherever redrawing has moved that."""
@@ -390,7 +478,7 @@ class LineReader:
         while row > self.screen.top and self.screen.goes_on(row - 1):
             row -= 1
         found = re.match(r".*?[^\s]*[$#%❯➜»>] ", self.screen.row(row))
-        if found is None or _OTHERS.match(found[0]):
+        if found is None or OTHERS.match(found[0]):
             return None
         self._learn(found[0])
         return _Place(row, wcswidth(found[0]), found[0])
@@ -405,7 +493,11 @@ class LineReader:
             "editor": self._is_editor,
             "prompts": self._prompts,
             "counts": [self._ahead, self._keys, self._pasted, self._had_keys, self._gives_keys_back, self._has_right],
-            "left": list(self._left),
+            "more": [self._echoes, self._at_once, self._end_row, self._is_zsh, self._has_drawn],
+            "tail": self._tail.hex(),
+            "keys": [self._asked_us, *self._keys_us],
+            "flights": list(self._flights_us),
+            "was": asdict(self._was) if self._was else None,
             "at": [self._time_us, self._output_us, self._offset],
         }
 
@@ -419,65 +511,13 @@ class LineReader:
         reader._prompts = list(state["prompts"])
         reader._ahead, reader._keys, reader._pasted = state["counts"][:3]
         reader._had_keys, reader._gives_keys_back, reader._has_right = state["counts"][3:]
-        reader._left.extend(state["left"])
+        reader._echoes, reader._at_once, reader._end_row, reader._is_zsh, reader._has_drawn = state.get(
+            "more", [0, True, 0, False, False]
+        )
+        reader._asked_us, *keys_us = state.get("keys", [-1])
+        reader._flights_us.extend(state.get("flights", []))
+        reader._tail = bytes.fromhex(state.get("tail", ""))
+        reader._keys_us.extend(keys_us)
+        reader._was = _Place(**state["was"]) if state.get("was") else None
         reader._time_us, reader._output_us, reader._offset = state["at"]
         return reader
-
-
-def looks_like_prompt(text: str, *, is_first: bool = False) -> bool:
-    """Whether a row that a cursor rests on reads like a shell's prompt. The first of a session may end in ">"."""
-    if _OTHERS.match(text) and not (is_first and len(text.strip()) > 1):
-        return False
-    return bool(_PROMPT_END.search(text) or _ARROW_END.match(text)) or (is_first and text.rstrip().endswith(">"))
-
-
-def _pattern(prompt: str) -> str:
-    """What prompts look like that differ from this one in what stands in the middle: mostly the directory."""
-    bare = prompt.rstrip()
-    tail = re.escape(bare[-1:] + prompt[len(bare) :])
-    if len(bare) > 1 and bare[-2] in "])}":
-        tail = re.escape(bare[-2]) + tail
-    head = re.match(r"[^\s:~/]*", bare)
-    front = head[0] if head is not None else ""
-    if not front or front == bare:
-        front = bare[:1] if len(bare) > 3 else ""
-        if not front:
-            return re.escape(prompt)
-    return rf"{re.escape(front)}[^\n]{{0,200}}?{tail}"
-
-
-_WORD: Final = re.compile(r"[A-Za-z_]+|[(){}]")
-_OPENS: Final = {"for", "while", "until", "if", "case", "select", "{", "("}
-_CLOSES: Final = {"done", "fi", "esac", "}", ")"}
-
-
-def is_unfinished(text: str) -> bool:
-    """Whether a shell would ask for more: an open quote, a backslash or an operator at the end, an open construct."""
-    depth = 0
-    quote = ""
-    plain: list[str] = []
-    index = 0
-    while index < len(text):
-        character = text[index]
-        if quote == "'":
-            quote = "" if character == "'" else quote
-        elif character == "\\":
-            if index == len(text) - 1:
-                return True
-            index += 1
-        elif quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"`":
-            quote = character
-        else:
-            plain.append(character)
-        index += 1
-    if quote:
-        return True
-    rest = "".join(plain)
-    if re.search(r"(?:\||&&|\{|\()\s*\Z", rest) or re.search(r"<<-?\s*\w*", rest):
-        here = re.search(r"<<-?\s*[\\'\"]?(\w+)", text)
-        return here is None or not re.search(rf"\n\s*{re.escape(here[1])}\s*\Z", text)
-    for word in _WORD.findall(rest):
-        depth += (word in _OPENS) - (word in _CLOSES)
-    return depth > 0 or bool(re.match(r"\s*(?:function\s+\w+|\w+\s*\(\))\s*\Z", rest))

@@ -191,6 +191,7 @@ class Screen:
         self.is_alternate = False
         self.has_application_keys = False  # zle switches them on while it reads, where it is set up to
         self._place = (0, 0)  # of the cursor, before the alternate screen
+        self._went_down = False  # the cursor, without a line feed, since something was drawn
         self._last = " "
 
     # What stands there
@@ -271,6 +272,10 @@ class Screen:
         """Obey what begins at `at`; returns where the next begins."""
         cells = self._cells
         if found := _TEXT.match(text, at):
+            if self._went_down:
+                self._went_down = False
+                if not cells.cursor.x:  # zsh leaves a line so where there is a row below it already
+                    self._listener.line_left(cells.scrolled + cells.cursor.y - 1)
             cells.draw(found[0])
             self._last = found[0][-1]
             return found.end()
@@ -375,6 +380,7 @@ class Screen:
             if 4 in numbers:
                 (cells.set_mode if final == "h" else cells.reset_mode)(4)
         elif final in _CONTROLS:
+            self._went_down = final == "B" or (self._went_down and final not in "AHfd")
             getattr(cells, _CONTROLS[final])(*numbers[:2] if final in "Hfr" else numbers[:1])
 
     def _modes(self, parameters: str, is_on: bool) -> None:

@@ -33,6 +33,10 @@ EVENT_LINES: Final = 200
 LINE_CHUNKS: Final = 8
 
 
+# In a place's `skip`, beside its bytes: a note stands between the pieces of a mark, and the rest of it is not told.
+IN_MARK: Final = 1 << 30
+
+
 class Place(NamedTuple):
     """Where the next event begins; see LogDelivery."""
 
@@ -82,9 +86,11 @@ class Reading:
     _lines_us: int = 0
     _lines_place: Place = BEGIN
     _goes_on: bool = False
+    _in_mark: bool = False  # what is shown belongs to a mark whose front was told with the line before a note
 
     def __post_init__(self) -> None:
         self.rest = self.place
+        self._in_mark = bool(self.place.skip & IN_MARK)
 
     def events(self, chunks: Iterable[tuple[int, Iterable[Record]]], *, is_last: bool) -> Iterator[Event]:
         """The events of these chunks, (number, records), from the place's on; `is_last`: there will be no more.
@@ -117,7 +123,12 @@ class Reading:
     def _shown(self, record: Record, chunk: int, position: int, at_us: int) -> Iterator[Event]:
         data = bytes(record.payload)
         is_first = (chunk, position) == self.place[:2]
-        begin = self.place.skip if is_first else 0
+        begin = self.place.skip & ~IN_MARK if is_first else 0
+        if self._in_mark:
+            over = _MARK_END.search(data, begin)
+            if over is None:
+                return
+            begin, self._in_mark = over.start() if over[0] == b"\x1b" else over.end(), False
         while begin < len(data):
             newline = data.find(b"\n", begin)
             end = newline + 1 if newline >= 0 else len(data)
@@ -138,13 +149,16 @@ class Reading:
                 yield from self._line_ends(behind, at_us, goes_on=True)
 
     def _noted(self, record: Record, chunk: int, position: int, at_us: int) -> Iterator[Event]:
-        yield from self._line_ends(Place(chunk, position), at_us, goes_on=True)
+        if is_in_mark(self._line):
+            self._in_mark = True
+        flag = IN_MARK if self._in_mark else 0
+        yield from self._line_ends(Place(chunk, position, flag), at_us, goes_on=True)
         yield from self._told()
         about = note_of(record.payload)
         facts = {key: value for key, value in about.items() if key not in ("type", "text")}
         note = {"type": str(about.get("type", ""))[:64], "text": str(about.get("text", ""))[:4096]}
         body = {"note": note | ({"facts": facts} if facts and len(str(facts)) < 8192 else {})}
-        yield self._next("note", at_us, body, Place(chunk, position + len(record.raw)))
+        yield self._next("note", at_us, body, Place(chunk, position + len(record.raw), flag))
 
     def _chunk_ends(self, number: int, size: int, at_us: int) -> Iterator[Event]:
         """Events end with their chunk, so that they do not hang on whether the next is there already."""
@@ -155,7 +169,7 @@ class Reading:
             if self._line_chunks >= LINE_CHUNKS and not is_in_mark(self._line):
                 yield from self._line_ends(Place(number + 1), at_us, goes_on=True)
                 yield from self._told()
-        self.rest = self._line_place or Place(number + 1)
+        self.rest = self._line_place or Place(number + 1, 0, IN_MARK if self._in_mark else 0)
 
     def _line_ends(self, behind: Place, at_us: int, *, goes_on: bool) -> Iterator[Event]:
         """Take the line into the event that is being made, and give that out if it is full or a second old."""

@@ -205,6 +205,8 @@ def _command(row: Command) -> dict[str, Any]:
         about["isMasked"] = True
     if row.is_disputed:
         about |= {"isDisputed": True, "dispute": row.dispute, "shownText": row.shown_text[:SHOWN_LENGTH]}
+    elif row.dispute:
+        about["unsure"] = row.dispute
     return about
 
 

@@ -151,7 +151,7 @@ class FrontDoor:
             return await self._terminals.threads.database(work)
         except ApiError:
             raise
-        except Exception as error:
+        except Exception as error:  # what operations can say in AWS's words; all else goes on up
             if (told := operations.in_aws_words(error)) is not None:
                 raise told from None
             raise

@@ -36,6 +36,7 @@ from tests.factories import (
     make_restricted_shell,
     make_run,
     make_session,
+    make_transfer,
     make_user,
     make_write,
 )
@@ -54,6 +55,7 @@ from tests.web.test_every_door import (
     SEE_COMMANDS,
     SEE_FLEET,
     client_of,
+    log_everybody_in,
     names,
 )
 
@@ -123,6 +125,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     },
     "api:session": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:session_stream": {"POST": Rule("sessions:open", OPEN_SHELLS, 404, 403)},  # another's
+    "api:transfers": {"GET": Rule("sessions:read", ALL)},  # of one's own, where one may not review
+    "api:transfer": {"GET": Rule("sessions:read", REVIEW, 200, 404)},
     "api:session_messages": {"POST": Rule("sessions:message", REVIEW, 400, 404)},  # says nothing
     "api:end_session": {"POST": Rule("sessions:end", ADMINISTER, 202, 404)},
     "api:session_commands": {"GET": Rule("recordings:read", ALL)},  # of one's own, where one may not review
@@ -297,6 +301,7 @@ def things(module_roles, valkey):
         "api:end_session": session.pk,
         "api:session_messages": session.pk,
         "api:session_stream": session.pk,
+        "api:transfer": make_transfer(parent=session).pk,
         **dict.fromkeys(("api:recording", "api:replay", "api:search_recording"), session.pk),
         "api:event": event.pk,
         **dict.fromkeys(("api:calendar", "api:fetch_calendar", "api:calendar_file", "api:entries"), calendar.pk),
@@ -364,6 +369,7 @@ def things(module_roles, valkey):
         key = rows.get(name, ())
         return reverse(name, args=key if isinstance(key, tuple) else [key])
 
+    log_everybody_in()
     return address, bodies
 
 

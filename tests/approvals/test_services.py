@@ -100,6 +100,20 @@ def test_nobody_answers_twice():
     assert Vote.objects.count() == 1
 
 
+def test_an_approval_counts_no_more_once_its_giver_has_lost_the_role():
+    asker, first, second, third = people(4)
+    request = asked(asker, quorum=2)
+    services.vote(request.pk, actor=first, approve=True)
+    first.groups.clear()
+    assert services.vote(request.pk, actor=second, approve=True).state == ApprovalState.PENDING
+    assert services.vote(request.pk, actor=third, approve=True).state == ApprovalState.APPROVED
+    second.is_active = False
+    second.save()
+    with pytest.raises(UserError, match="may no longer approve: 1 of 2 approvals stand"):
+        services.take(request.pk, deed=request.deed, details=WHAT, actor=asker)
+    assert ApprovalRequest.objects.get(pk=request.pk).state == ApprovalState.APPROVED
+
+
 def test_only_members_of_the_roles_that_are_asked_answer():
     asker, _ = people(2)
     request = asked(asker)

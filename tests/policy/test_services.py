@@ -192,7 +192,7 @@ def test_a_simulation_says_the_same_as_the_door(admin):
         ({"role_arn": "role/x"}, "role_arn", "arn:aws:iam"),
         ({"role_arn": "arn:iam::role/x"}, "role_arn", "arn:aws:iam"),
         ({"name": "x" * 101}, "name", "At most 100"),
-        ({"role_arn": "arn:aws:iam::111122223333:role/x", "deeds": ["patch"]}, "role_arn", "opening a shell alone"),
+        ({"role_arn": "arn:aws:iam::111122223333:role/x", "deeds": ["patch"]}, "role_arn", "shells and files alone"),
     ],
 )
 def test_what_is_no_rule_is_told_by_field_and_not_saved(db, fields, field, words):

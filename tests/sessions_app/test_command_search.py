@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -13,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from fleetops.audit.models import AuditEvent
-from fleetops.clock import now
+from fleetops.clock import now, uuid7
 from sessions_app import command_search
 from sessions_app.models import Command
 from tests.factories import make_account, make_instance, make_region, make_session, make_user
@@ -116,6 +117,22 @@ def test_no_filter_tells_what_stands_in_commands_that_one_may_not_read(client, p
     assert [row["text"] for row in first["results"]] == ["false"]
     second = client.get(first["next"]).json()
     assert [row["text"] for row in second["results"]] == ["uname -a"] and second["next"] is None
+
+
+def test_however_many_rows_one_may_not_read_nothing_tells_of_them(client, people, sessions):
+    """They are newer than those that one may, and behind the last of these there are more."""
+    like = Command.objects.get(text="SELECT Secret_Table")
+    for first, moment in ((100, now()), (2000, now() - timedelta(days=1))):
+        rows = [copy.copy(like) for _ in range(1500)]
+        for number, row in enumerate(rows, first):
+            row.pk, row.number, row.started_at, row._state.adding = uuid7(), number, moment, True
+        Command.objects.bulk_create(rows)
+    deny(deeds=["read_recording"], targets="name=db-1", everybody=True)
+    client.force_login(people["ida"])
+    context = client.get(reverse("sessions:commands")).context
+    assert ([row.text for row in context["commands"]], context["next"]) == (["false", "uname -a"], "")
+    answer = client.get(reverse("api:session_commands"), {"page_size": "2"}).json()
+    assert ([row["text"] for row in answer["results"]], answer["next"]) == (["false", "uname -a"], None)
 
 
 def test_a_command_that_had_no_end_ended_with_its_session(client, people):
@@ -243,6 +260,14 @@ def test_the_replay_lists_its_commands_with_their_instants(client, people, sessi
     page = client.get(reverse("sessions:replay", args=[sessions["other"].pk])).content.decode()
     assert 'href="?t=3.000"' in page and "SELECT Secret_Table" in page and "Shown: drop it" in page
     assert "2 commands" in page and "2 disputed" in page
+
+
+def test_a_row_that_is_not_certain_says_so_and_is_not_disputed(client, people, sessions):
+    row = make_typed(sessions["mine"], 5, "true", dispute="Unsure: it may have been given up by Ctrl-C.")
+    client.force_login(people["mei"])
+    for page in (reverse("sessions:commands"), reverse("sessions:replay", args=[sessions["mine"].pk])):
+        assert row.dispute in client.get(page).content.decode()
+    assert shown(client, disputed="1") == []
 
 
 def test_the_api_gives_the_same(client, people, sessions):

@@ -18,6 +18,7 @@ from sessions_app import spool as spools
 from sessions_app import upkeep
 from sessions_app.commandlog import process
 from sessions_app.commandlog.lag import lag_seconds, written
+from sessions_app.commandlog.priority import NICE
 from sessions_app.commandlog.process import CommandLog
 from sessions_app.journal import Journal
 from sessions_app.models import Command, CommandCursor, TerminalSession
@@ -33,6 +34,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 PROMPT = b"\x1b[?2004hroot@web:~# "
 ROOT = Path(__file__).resolve().parents[2]
+AUTOGROUP = Path("/proc/self/autogroup")
+STANDS_BACK = f"""
+import os
+from sessions_app.commandlog.priority import stand_back
+stand_back()
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
+if os.path.exists("{AUTOGROUP}"):
+    print(open("{AUTOGROUP}").read().split()[-1])
+"""
 
 
 class Shell:
@@ -145,6 +155,13 @@ def test_what_the_shell_tells_is_kept_with_directory_user_and_exit_code(session)
     row = Command.objects.get()
     assert (row.source, row.text, row.cwd, row.os_user, row.exit_code) == ("marks", "false", "/root", "root", 1)
     assert not row.is_disputed and row.lasted > timedelta(0)
+
+
+def test_its_process_stands_back_behind_terminals():
+    told = subprocess.run(
+        [sys.executable, "-c", STANDS_BACK], start_new_session=True, check=True, capture_output=True, text=True
+    )
+    assert told.stdout.split() == [str(NICE), str(os.SCHED_BATCH), *([str(NICE)] if AUTOGROUP.exists() else [])]
 
 
 def test_a_line_that_the_screen_did_not_show_is_disputed_and_holds_both(session):

@@ -31,11 +31,11 @@ from sessions_app import live, services
 from sessions_app.frontdoor import api as front_door
 from sessions_app.frontdoor import operations
 from sessions_app.models import TerminalSession
-from tests.factories import make_instance, make_restricted_shell, make_session, make_user
+from tests.factories import make_instance, make_restricted_shell, make_session, make_transfer, make_user
 from tests.test_two_accounts import text_of
 
 pytestmark = pytest.mark.django_db
-READ, WATCH, END, SHELL = "read_recording", "watch_session", "end_session", "shell"
+READ, WATCH, END, SHELL, TRANSFER = "read_recording", "watch_session", "end_session", "shell", "transfer"
 # The session is the owner's; the others come with what their role gives.
 TYPED = "needle-in-the-haystack"
 PEOPLE = ("owner", "operator", "auditor", "administrator", "viewer")
@@ -72,10 +72,19 @@ def aws(operation: Callable[[operations.Caller, TerminalSession], Any]) -> Calla
     return way
 
 
+def file_of(session: TerminalSession) -> TerminalSession:
+    """The session of a file that is on its way, begun from the owner's shell."""
+    found = session.transfers.first()
+    return (found or make_transfer(parent=session, state="running")).session
+
+
 DOORS: dict[str, Door] = {
     "sessions:open": Door((SHELL,), "POST", instance_of),
     "sessions:open_as": Door(
         (SHELL,), "POST", lambda session: instance_of(session) | {"shell": str(make_restricted_shell().pk)}
+    ),
+    "sessions:transfer": Door(
+        (TRANSFER,), "POST", lambda session: instance_of(session) | {"direction": "download", "path": "/etc/hosts"}
     ),
     "sessions:terminal": Door((WATCH,)),
     "sessions:pane": Door((WATCH,)),
@@ -102,6 +111,9 @@ DOORS: dict[str, Door] = {
     "api:search_recording": Door((READ,), query="?q=x"),
     "api:grants": Door((SHELL,), "POST", lambda session: instance_of(session) | {"minutes": 30, "reason": "why"}),
     "websocket:own": Door((SHELL,), way=attach()),
+    "websocket:file": Door(
+        (TRANSFER,), way=lambda session, user: services.admit(file_of(session).pk, user=user, watch=False, reason="why")
+    ),
     "websocket:watch": Door((WATCH,), way=attach(watch=True)),
     "websocket:join": Door((WATCH, SHELL), way=attach(join=True)),
     "aws:StartSession": Door(
@@ -116,6 +128,9 @@ DOORS: dict[str, Door] = {
 FREE: dict[str, str] = {
     "sessions:list": "rows of sessions that one may see; what happened in them is behind other doors",
     "sessions:panel": "the same, of one instance",
+    "sessions:files": "transfers that one may see, of one instance; beginning one asks",
+    "api:transfers": "rows of sessions that one may see: names of files and their digests, nothing of what is in them",
+    "api:transfer": "the same, one",
     "api:session": "the same, one",
     "sessions:restricted_shells": "what may be opened, for who defines it; opening asks by itself",
     "sessions:restricted_shell_add": "the same",
@@ -163,15 +178,19 @@ def addresses(patterns, namespace: str = "") -> Iterator[str]:
 
 def test_every_door_has_been_decided_on():
     there = set(addresses(get_resolver().url_patterns))
-    there |= {f"websocket:{mode}" for mode in live.MODES} | {f"aws:{name}" for name in front_door._OFFERED}
+    there |= (
+        {"websocket:file"}
+        | {f"websocket:{mode}" for mode in live.MODES}
+        | {f"aws:{name}" for name in front_door._OFFERED}
+    )
     assert there == DOORS.keys() | FREE.keys(), "say here what it asks for, or why nothing"
     assert not DOORS.keys() & FREE.keys()
 
 
 def test_every_deed_on_sessions_stands_behind_a_door():
     asked = {deed for door in DOORS.values() for deed in door.deeds}
-    # As a named user, to a forwarded place, with a file: tests of these rooms; the rest is of other rooms.
-    elsewhere = {"run_as", "forward", "transfer", "run_document", "patch", "associate", "attach_role"}
+    # As a named user, to a forwarded place: tests of these rooms; the rest is of other rooms.
+    elsewhere = {"run_as", "forward", "run_document", "patch", "associate", "attach_role"}
     assert asked == set(DEED_NAMES) - elsewhere
 
 
@@ -187,6 +206,7 @@ def session(people) -> TerminalSession:
     policy.create_rule(
         actor="test", name="Asked", everybody=True, deeds=[SHELL], targets="all", confirmed=True, approvals=1
     )
+    policy.create_rule(actor="test", name="Files", everybody=True, deeds=[TRANSFER], targets="all", confirmed=True)
     made = make_session(user=people["owner"], instance=make_instance(), owner="me", owner_epoch=1)
     made.commands.create(
         number=1,
@@ -215,7 +235,14 @@ def gets_in(name: str, session: TerminalSession, user: User) -> bool:
         return True
     client = Client()
     client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    of_many = {"sessions:open", "sessions:open_as", "sessions:grant_ask", "api:sessions", "api:grants"}
+    of_many = {
+        "sessions:open",
+        "sessions:transfer",
+        "sessions:open_as",
+        "sessions:grant_ask",
+        "api:sessions",
+        "api:grants",
+    }
     takes_pk = not door.shows and name not in of_many
     path = reverse(name, args=[session.pk] if takes_pk else []) + door.query
     form = door.form(session)
@@ -262,7 +289,7 @@ def test_a_door_refuses_what_a_rule_denies_whoever_comes(session, people, name, 
     assert not gets_in(name, session, people[person])
     session.refresh_from_db()
     assert session.end_requested_at is None and not session.messages.exists()
-    assert not TerminalSession.objects.exclude(pk=session.pk).exists()
+    assert not TerminalSession.objects.exclude(pk=session.pk).exclude(transfer__parent=session).exists()
     event = AuditEvent.objects.filter(outcome="denied", actor_name=people[person].username).last()
     if event is not None and "rules" in event.details:
         assert event.details["rules"] == [rule.name] and "Freeze" in event.reason

@@ -28,8 +28,8 @@ def state(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stack(state) -> Iterator[Stack]:
-    # No password is given: one is made up and shown.
-    with running_stack(state, FLEETOPS_ADMIN_PASSWORD="") as running:
+    # No password is given: one is made up and shown. Nor a database: it is made from nothing.
+    with running_stack(state, migrated=False, FLEETOPS_ADMIN_PASSWORD="") as running:
         yield running
 
 

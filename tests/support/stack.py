@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from .ends import ends_with_tests
+from .migrated import migrated_sqlite
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_PASSWORD = "a long enough password 42"
@@ -153,8 +154,11 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(home: Path, **settings: str) -> Iterator[Stack]:
-    """Start everything in `home`; `settings` are further environment variables. Ends it afterwards, and checks how."""
+def running_stack(home: Path, *, migrated: bool = True, **settings: str) -> Iterator[Stack]:
+    """Start everything in `home`; `settings` are further environment variables. Ends it afterwards, and checks how.
+
+    A home without a database is given one that is migrated; not `migrated`, the product makes its own, as at first.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FLEETOPS_", "AWS_"))}
     environment |= {
         "FLEETOPS_HOME": str(home),
@@ -167,6 +171,10 @@ def running_stack(home: Path, **settings: str) -> Iterator[Stack]:
         **settings,
     }
     home.mkdir(parents=True, exist_ok=True)
+    database = home / "fleetops.sqlite3"
+    is_test = "FLEETOPS_HOME" in os.environ  # not a benchmark, which shares no database with others
+    if migrated and is_test and not database.exists() and "FLEETOPS_DATABASE_URL" not in settings:
+        migrated_sqlite(database)
     log = home / "supervisor.log"
     with log.open("ab") as output:
         process = subprocess.Popen(

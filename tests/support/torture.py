@@ -21,8 +21,9 @@ from sessions_app.commandlog.reader import agree
 from .typist import NONCE, SIGN, Event, Found, Typist, read_back
 
 SHELLS = ("bash", "zsh")
-# The same without bracketed paste, as they were before readline 8.1 and zsh 5.1: RHEL 7, Amazon Linux 2.
-OLD_SHELLS = ("bash-old", "zsh-old")
+# The same without bracketed paste, as they were before readline 8.1 and zsh 5.1: RHEL 7, Amazon Linux 2; and zsh
+# without the lines of Debian's /etc/zsh/zshrc that switch the cursor keys, as RHEL and macOS have it.
+OLD_SHELLS = ("bash-old", "zsh-old", "zsh-bare", "zsh-bare-old")
 LEFT, RIGHT, UP, DOWN = "\x1b[D", "\x1b[C", "\x1b[A", "\x1b[B"
 HOME, END, CTRL_R, CTRL_C, CTRL_D, CTRL_L, CTRL_U, CTRL_W, CTRL_K, CTRL_Y = (
     "\x01", "\x05", "\x12", "\x03", "\x04", "\x0c", "\x15", "\x17", "\x0b", "\x19",
@@ -49,31 +50,25 @@ def interaction(function: Interaction) -> Interaction:
     return function
 
 
+def runs(*lines: str) -> Interaction:
+    """Lines that are typed, and run, as they stand."""
+
+    def typed(t: Typist) -> Expected:
+        for line in lines:
+            t.line(line)
+        return list(lines)
+
+    typed.__name__ = lines[0]
+    return interaction(typed)
+
+
 # Plain lines
 
 
-@interaction
-def a_plain_command(t: Typist) -> Expected:
-    t.line("echo one")
-    return ["echo one"]
-
-
-@interaction
-def a_command_with_no_output(t: Typist) -> Expected:
-    t.line("true")
-    return ["true"]
-
-
-@interaction
-def one_that_fails(t: Typist) -> Expected:
-    t.line("false")
-    return ["false"]
-
-
-@interaction
-def one_that_is_not_there(t: Typist) -> Expected:
-    t.line("nosuchcommand --flag")
-    return ["nosuchcommand --flag"]
+a_plain_command = runs("echo one")
+a_command_with_no_output = runs("true")
+one_that_fails = runs("false")
+one_that_is_not_there = runs("nosuchcommand --flag")
 
 
 @interaction
@@ -83,61 +78,23 @@ def enter_alone(t: Typist) -> Expected:
     return []
 
 
-@interaction
-def a_space_before_it(t: Typist) -> Expected:
-    t.line(" echo hidden-from-history")
-    return ["echo hidden-from-history"]
-
-
-@interaction
-def quotes_and_operators(t: Typist) -> Expected:
-    t.line("""echo "a b" 'c d' | tr a-z A-Z && echo ok; echo done""")
-    return ["""echo "a b" 'c d' | tr a-z A-Z && echo ok; echo done"""]
+a_space_before_it = runs(" echo hidden-from-history")
+quotes_and_operators = runs("""echo "a b" 'c d' | tr a-z A-Z && echo ok; echo done""")
 
 
 @interaction
 def dollars_and_hashes(t: Typist) -> Expected:
     t.type("echo $HOME '# no comment' $ % >")
-    start = len(t.output)
-    t.key(CTRL_C)
-    t.prompt(start)
+    t.back_by(CTRL_C)
     t.line("echo '$ fake' '# x' '% y' '> z'")
     return ["echo '$ fake' '# x' '% y' '> z'"]
 
 
-@interaction
-def letters_of_the_world(t: Typist) -> Expected:
-    t.line("echo größe naïve 日本語 ok")
-    return ["echo größe naïve 日本語 ok"]
-
-
-@interaction
-def the_same_twice(t: Typist) -> Expected:
-    t.line("date -u +%Y")
-    t.line("date -u +%Y")
-    return ["date -u +%Y"] * 2
-
-
-@interaction
-def another_directory(t: Typist) -> Expected:
-    t.line("mkdir -p deep/er/still")
-    t.line("cd deep/er/still")
-    t.line("pwd")
-    t.line("cd ~")
-    return ["mkdir -p deep/er/still", "cd deep/er/still", "pwd", "cd ~"]
-
-
-@interaction
-def a_variable(t: Typist) -> Expected:
-    t.line("name=value; echo $name")
-    return ["name=value; echo $name"]
-
-
-@interaction
-def a_job_in_the_background(t: Typist) -> Expected:
-    t.line("sleep 0.01 &")
-    t.line("wait")
-    return ["sleep 0.01 &", "wait"]
+letters_of_the_world = runs("echo größe naïve 日本語 ok")
+the_same_twice = runs("date -u +%Y", "date -u +%Y")
+another_directory = runs("mkdir -p deep/er/still", "cd deep/er/still", "pwd", "cd ~")
+a_variable = runs("name=value; echo $name")
+a_job_in_the_background = runs("sleep 0.01 &", "wait")
 
 
 # Editing
@@ -221,19 +178,13 @@ def a_cleared_screen_while_typing(t: Typist) -> Expected:
     return ["echo after clear"]
 
 
-@interaction
-def a_cleared_screen(t: Typist) -> Expected:
-    t.line("clear")
-    t.line("echo cleared")
-    return ["clear", "echo cleared"]
+a_cleared_screen = runs("clear", "echo cleared")
 
 
 @interaction
 def a_line_given_up(t: Typist) -> Expected:
     t.type("echo never")
-    start = len(t.output)
-    t.key(CTRL_C)
-    t.prompt(start)
+    t.back_by(CTRL_C)
     t.line("echo instead")
     return ["echo instead"]
 
@@ -387,17 +338,11 @@ def a_document_on_the_spot(t: Typist) -> Expected:
 def several_lines_given_up(t: Typist) -> Expected:
     t.line("if true", until="> ")
     t.type("then echo no")
-    start = len(t.output)
-    t.key(CTRL_C)
-    t.prompt(start)
+    t.back_by(CTRL_C)
     return []
 
 
-@interaction
-def a_function(t: Typist) -> Expected:
-    t.line("greet() { echo hello $1; }")
-    t.line("greet you")
-    return ["greet() { echo hello $1; }", "greet you"]
+a_function = runs("greet() { echo hello $1; }", "greet you")
 
 
 @interaction
@@ -492,9 +437,7 @@ def a_pager(t: Typist) -> Expected:
     t.press(" ", "j", "/", "l", "i", "n", "e")
     t.key("\r")
     t.quiet(0.2)
-    start = len(t.output)
-    t.key("q")
-    t.prompt(start)
+    t.back_by("q")
     return ["less long.txt"]
 
 
@@ -517,9 +460,7 @@ def an_editor(t: Typist) -> Expected:
 def a_monitor(t: Typist) -> Expected:
     t.line("top -d 0.2", until="PID")
     t.read(0.5)
-    start = len(t.output)
-    t.key("q")
-    t.prompt(start)
+    t.back_by("q")
     return ["top -d 0.2"]
 
 
@@ -527,9 +468,7 @@ def a_monitor(t: Typist) -> Expected:
 def a_python_prompt(t: Typist) -> Expected:
     t.line("python3 -q -i -c ''", until=">>> ")
     t.line("print('rm -rf /')", until=">>> ")
-    start = len(t.output)
-    t.key(CTRL_D)
-    t.prompt(start)
+    t.back_by(CTRL_D)
     return ["python3 -q -i -c ''"]
 
 
@@ -556,9 +495,7 @@ def something_fed_to_cat(t: Typist) -> Expected:
     t.type("ls -la")
     t.key("\r")
     t.quiet(0.1)
-    start = len(t.output)
-    t.key(CTRL_D)
-    t.prompt(start)
+    t.back_by(CTRL_D)
     return ["cat"]
 
 
@@ -567,9 +504,7 @@ def one_that_is_broken_off(t: Typist) -> Expected:
     t.type("sleep 30")
     t.key("\r")
     t.quiet(0.2)
-    start = len(t.output)
-    t.key(CTRL_C)
-    t.prompt(start)
+    t.back_by(CTRL_C)
     return ["sleep 30"]
 
 
@@ -578,9 +513,7 @@ def one_that_is_stopped(t: Typist) -> Expected:
     t.type("sleep 31")
     t.key("\r")
     t.quiet(0.2)
-    start = len(t.output)
-    t.key("\x1a")
-    t.prompt(start)
+    t.back_by("\x1a")
     t.line("kill %1")
     t.line("wait")
     return ["sleep 31", "kill %1", "wait"]
@@ -639,38 +572,13 @@ def bash_in_the_shell(t: Typist) -> Expected:
 # Output that lies
 
 
-@interaction
-def a_transcript_shown(t: Typist) -> Expected:
-    t.line("cat transcript.txt")
-    return ["cat transcript.txt"]
-
-
-@interaction
-def a_prompt_printed_without_a_line_end(t: Typist) -> Expected:
-    t.line(f"printf '{SIGN}:~# rm -rf /'")
-    t.line("echo next")
-    return [f"printf '{SIGN}:~# rm -rf /'", "echo next"]
-
-
-@interaction
-def output_without_a_line_end(t: Typist) -> Expected:
-    t.line("printf abc")
-    t.line("echo after abc")
-    return ["printf abc", "echo after abc"]
-
-
-@interaction
-def much_output(t: Typist) -> Expected:
-    t.line("seq 1 30000")
-    t.line("echo after the flood")
-    return ["seq 1 30000", "echo after the flood"]
-
-
-@interaction
-def colours_titles_and_strings(t: Typist) -> Expected:
-    t.line(r"printf '\033]0;title\007\033[38:5:196mred\033[0m \033P1;2|dcs\033\\ \033[>1u ok\n'")
-    t.line("echo plain")
-    return [r"printf '\033]0;title\007\033[38:5:196mred\033[0m \033P1;2|dcs\033\\ \033[>1u ok\n'", "echo plain"]
+a_transcript_shown = runs("cat transcript.txt")
+a_prompt_printed_without_a_line_end = runs(f"printf '{SIGN}:~# rm -rf /'", "echo next")
+output_without_a_line_end = runs("printf abc", "echo after abc")
+much_output = runs("seq 1 30000", "echo after the flood")
+colours_titles_and_strings = runs(
+    r"printf '\033]0;title\007\033[38:5:196mred\033[0m \033P1;2|dcs\033\\ \033[>1u ok\n'", "echo plain"
+)
 
 
 @interaction
@@ -685,32 +593,10 @@ def binary_output(t: Typist) -> Expected:
 # Forged marks: none of them may become a command, each has to be told. The number of marks in each is FORGED's.
 
 
-def _mark(nonce: str, kind: str, number: int, fields: str = "") -> str:
-    return rf"\033]7717;{nonce};{kind};{number}{fields}\007"
-
-
-@interaction
-def a_forged_mark_of_another_session(t: Typist) -> Expected:
-    t.line("cat forged-nonce.txt")
-    return ["cat forged-nonce.txt"]
-
-
-@interaction
-def a_recorded_mark_shown_again(t: Typist) -> Expected:
-    t.line("cat forged-again.txt")
-    return ["cat forged-again.txt"]
-
-
-@interaction
-def a_mark_far_ahead(t: Typist) -> Expected:
-    t.line("cat forged-ahead.txt")
-    return ["cat forged-ahead.txt"]
-
-
-@interaction
-def a_mark_in_the_wrong_order(t: Typist) -> Expected:
-    t.line("cat forged-broken.txt")
-    return ["cat forged-broken.txt"]
+a_forged_mark_of_another_session = runs("cat forged-nonce.txt")
+a_recorded_mark_shown_again = runs("cat forged-again.txt")
+a_mark_far_ahead = runs("cat forged-ahead.txt")
+a_mark_in_the_wrong_order = runs("cat forged-broken.txt")
 
 
 def forged_marks(nonce: str) -> dict[str, list[str]]:
@@ -772,21 +658,22 @@ def integrated(shell: str, home: Path, nonce: str = NONCE) -> tuple[list[str], d
 
 
 def plain(shell: str) -> list[str]:
-    return [shutil.which(shell.removesuffix("-old")) or shell, "-i"]
+    name, *kinds = shell.split("-")
+    return [shutil.which(name) or name, *(["-o", "NO_GLOBAL_RCS"] if "bare" in kinds else []), "-i"]
 
 
 @contextmanager
 def typist(shell: str, home: Path, *, marks: bool) -> Iterator[Typist]:
     prepare(home)
     command, more = integrated(shell, home) if marks else (plain(shell), {})
-    if shell == "bash-old":
+    name, *kinds = shell.split("-")
+    if name == "bash" and "old" in kinds:
         (home / ".inputrc").write_text("set enable-bracketed-paste off\n")
-    elif shell == "zsh-old":
+    elif "old" in kinds:
         with (home / ".zshrc").open("a") as file:
-            file.write("unset zle_bracketed_paste\n")
+            file.write("zmodload zsh/zle; unset zle_bracketed_paste\n")
     someone = Typist(command, home, **more)
-    someone.shell, _, old = shell.partition("-")
-    someone.is_old, someone.has_marks = bool(old), marks
+    someone.shell, someone.is_old, someone.has_marks = name, "old" in kinds, marks
     try:
         someone.prompt(0)
         yield someone

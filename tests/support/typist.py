@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import random
 import re
 import select
 import signal
@@ -115,6 +116,12 @@ class Typist:
         self.events.append(("i", self._now(), b""))
         os.write(self._master, data)
 
+    def back_by(self, data: str) -> None:
+        """One key, and what comes up to the prompt that it brings back."""
+        start = len(self.output)
+        self.key(data)
+        self.prompt(start)
+
     def type(self, text: str, *, wait: float = 0.3) -> None:
         """Key by key; each one's echo is waited for, so long as there is one."""
         for character in text:
@@ -162,6 +169,29 @@ class Typist:
         self.process.kill()
         self.process.wait(PATIENCE)
         os.close(self._master)
+
+
+def over(events: list[Event], seed: int, *, latency_ms: int, cut: float = 0.3) -> list[Event]:
+    """The same as somebody slower types it, over a longer way: what is shown is there that much later, in other pieces.
+
+    Each key comes 60 to 180 ms later than it did, one of twenty after seconds of thought; so several are on their way.
+    """
+    rng = random.Random(seed)
+    shift, moved = 0, []
+    for kind, time_us, data in events[1:]:
+        if kind == "i":
+            shift += rng.randint(60_000, 180_000) + (rng.randint(800_000, 3_000_000) if rng.random() < 0.05 else 0)
+            moved.append((kind, time_us + shift, data))
+            continue
+        at = time_us + shift + latency_ms * 1000
+        if kind == "o" and moved and moved[-1][0] == "o" and at - moved[-1][1] < 5000:
+            moved[-1] = (kind, moved[-1][1], moved[-1][2] + data)
+        elif kind == "o" and len(data) > 1 and rng.random() < cut:
+            place = rng.randrange(1, len(data))
+            moved += [(kind, at, data[:place]), (kind, at + 5000, data[place:])]
+        else:
+            moved.append((kind, at, data))
+    return [events[0], *sorted(moved, key=lambda event: event[1])]
 
 
 def read_back(events: list[Event], *, nonce: str = "", has_input: bool = True, restart_every: int = 0) -> Found:

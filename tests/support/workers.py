@@ -7,16 +7,32 @@ other workers begin with the rest, the longest of it first, and whoever is done 
 
 from xdist.scheduler import LoadScopeScheduling
 
-# What runs a whole product, in this order: the longest first.
+# What runs a whole product, in this order: first what has the shortest times to keep, then what stays longest together.
 WHOLE = (
     "tests/chaos/",
-    "tests/production/",
-    "tests/supervisor/test_make_up.py",
     "tests/browser/",
-    "tests/observability/test_whole.py",
+    "tests/production/test_story.py",
     "tests/cli/",
+    "tests/production/test_restored.py",
+    "tests/supervisor/test_make_up.py",
+    "tests/observability/test_whole.py",
 )
-LONGEST = "tests/postgres/"  # of the rest: whoever began with it last would end minutes after the others
+# Of the rest what takes a minute or more, in this order: whoever began with it last would end after the others.
+LONGEST = (
+    "tests/postgres/",
+    "tests/production/test_backup.py",
+    "tests/sessions_app/test_terminal.py",
+    "tests/api/test_every_door.py",
+    "tests/clock/",
+    "tests/web/test_every_door.py",
+    "tests/sessions_app/test_frontdoor.py",
+    "tests/sessions_app/test_grant_ends.py",
+    "tests/sessions_app/test_live.py",
+    "tests/endpoint/test_moto.py",
+    "tests/node/",
+    "tests/sessions_app/",
+    "tests/endpoint/",
+)
 ONE_PRODUCT = ("tests/browser/", "tests/cli/")  # the files of these folders share it
 
 
@@ -31,8 +47,9 @@ class Sharing(LoadScopeScheduling):
         takes_whole = node.gateway.id == "gw0"
 
         def turn(scope: str) -> tuple[bool, int]:
-            places = [place for place, path in enumerate(WHOLE) if scope.startswith(path)]
-            return bool(places) != takes_whole, places[0] if places else not scope.startswith(LONGEST)
+            is_whole = scope.startswith(WHOLE)
+            order = WHOLE if is_whole else (*LONGEST, "")
+            return is_whole != takes_whole, next(n for n, path in enumerate(order) if scope.startswith(path))
 
         self.workqueue.move_to_end(min(self.workqueue, key=turn), last=False)
         super()._assign_work_unit(node)

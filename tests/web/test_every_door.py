@@ -38,6 +38,7 @@ from tests.factories import (
 OUT = "nobody is logged in"
 NO_ROLE = "no role"
 PEOPLE = (NO_ROLE, *ROLES)
+LOGGED_IN: dict[str, str] = {}  # person → what their browser holds; each test finds it as it was
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 ALL = frozenset(PEOPLE)
@@ -253,6 +254,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:overrule": deed(PATCH, 409),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
+    "sessions:files": page(SEE_FLEET, 200, 404),
+    "sessions:transfer": deed(NOBODY, 200, 403, **{NO_ROLE: 404}),  # the rules of the start let no file go
     "sessions:open_as": page(ALL, 400) | deed(SEE_FLEET, 409, 404),  # names no instance; no restricted shell
     "sessions:restricted_shells": page(ADMINISTER),
     "sessions:restricted_shell_add": page(ADMINISTER) | deed(ADMINISTER, 400),  # without a name
@@ -344,6 +347,7 @@ def things(module_roles, valkey):
     others |= {"notify:send_again": delivery.pk, "notify:end_silence": silence.pk}
     others |= {
         "sessions:panel": instance.pk,
+        "sessions:files": instance.pk,
         "review:instance": instance.pk,
         "review:session": session.pk,
         "runcommand:panel": instance.pk,
@@ -384,10 +388,12 @@ def things(module_roles, valkey):
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
+    forms["sessions:transfer"] = forms["sessions:open"] | {"direction": "download", "path": "/etc/hosts"}
     forms |= {"identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}
     forms["policy:delete"] = {"version": "1"}
     forms["identity:user"] = {"first_name": "Sam"}
+    log_everybody_in()
     return address, forms
 
 
@@ -404,14 +410,23 @@ def _possibilities(name: str):
     return [possibility for found in resolver.reverse_dict.getlist(last) for possibility in found[0]]
 
 
+def log_in(person: str) -> Client:
+    client = Client()
+    role = "" if person == NO_ROLE else person
+    user = make_user(f"{person.replace(' ', '-')}-{uuid.uuid4().hex[:6]}", role=role)
+    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def log_everybody_in() -> None:
+    """Once for a module: `client_of` is then somebody who is."""
+    LOGGED_IN.update((person, log_in(person).cookies["fleetops_session"].value) for person in PEOPLE)
+
+
 def client_of(person: str, *, strict: bool = False) -> Client:
     client = Client(enforce_csrf_checks=strict)
     if person != OUT:
-        role = "" if person == NO_ROLE else person
-        client.force_login(
-            make_user(f"{person.replace(' ', '-')}-{uuid.uuid4().hex[:6]}", role=role),
-            backend="django.contrib.auth.backends.ModelBackend",
-        )
+        client.cookies["fleetops_session"] = LOGGED_IN[person]
     return client
 
 
@@ -448,7 +463,7 @@ def test_a_method_that_a_door_does_not_know_is_refused(house, name):
         elif method == "HEAD":
             assert answer.status_code == DOORS[name]["GET"].status("administrator"), name
         if name == "identity:logout" and method == "POST":
-            client = client_of("administrator")
+            client = log_in("administrator")
 
 
 @pytest.mark.parametrize("name", DOORS)

@@ -10,6 +10,7 @@ import "./lists.js";
 import "./live.js";
 import "./copy.js";
 import "./activation.js";
+import "./files.js";
 import "./expression.js";
 import "./grant.js";
 import "./palette.js";

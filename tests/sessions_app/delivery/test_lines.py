@@ -123,6 +123,20 @@ def test_nothing_of_a_mark_is_told_however_long_its_command_is(piece, end):
     assert text == "mei$ " + "typed " * 4 + "and its outputmore"
 
 
+@pytest.mark.parametrize("end", [b"\x07", b"\x1b\\"])
+@pytest.mark.parametrize("gaps", [["a note"], ["a note", None, "another"], [None, "a note", b"piece", None]])
+def test_nothing_of_a_mark_is_told_with_a_note_between_its_pieces(gaps, end):
+    chunks = chunks_of([b"mei$ ls\r\n" + OSC + b"nonce;command;3;te", *gaps, b"xt=secret", *gaps, end + b"output\r\n"])
+    events, _ = told(chunks)
+    text = "".join("".join(event.body.get("sessionData", ())) for event in events)
+    assert text == "mei$ lsoutput"
+    assert [event.body["note"]["text"] for event in events if event.kind == "note"] == [
+        gap for gap in gaps * 2 if isinstance(gap, str)
+    ]
+    for done, event in enumerate(events, 1):
+        assert told(chunks, place=event.place, number=event.number, started_us=STARTED_US)[0] == events[done:]
+
+
 def test_a_mark_without_an_end_holds_up_no_line():
     flood = [b"x" * 1024] * 90
     events, _ = told(chunks_of([OSC, *flood, b"\r\nmore\r\n"]))

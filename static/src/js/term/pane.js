@@ -4,6 +4,7 @@ import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { WebLinksAddon } from "@xterm/addon-web-links";
 import { Terminal } from "@xterm/xterm";
 import { copyText } from "../clipboard.js";
+import { Files } from "../files.js";
 import { announce, csrfToken } from "../dom.js";
 import { load, save } from "../settings.js";
 import { toast } from "../toasts.js";
@@ -460,6 +461,7 @@ export class Pane {
       event.preventDefault();
       this.desk.joinIn(this);
     });
+    this.joinFiles(listen);
     listen("split-right", () => this.desk.split(this, "row"));
     listen("split-down", () => this.desk.split(this, "col"));
     const today = this.part("said").querySelector(".alert");
@@ -483,6 +485,30 @@ export class Pane {
       if (await this.askForEnd()) this.note("Ending the session", { wait: SPINNER_MS });
       else button.disabled = false;
     });
+  }
+
+  /** Files to and from the instance: a panel over the screen, which they may be dropped on too. */
+  joinFiles(listen) {
+    const panel = this.part("files");
+    if (!panel) return;
+    const root = panel.querySelector(".fo-files");
+    const files = (root.files ??= new Files(root));
+    const open = (isOpen) => {
+      panel.hidden = !isOpen;
+      this.part("files-opener").setAttribute("aria-expanded", String(isOpen));
+    };
+    listen("files-opener", () => {
+      open(panel.hidden);
+      if (!panel.hidden) panel.querySelector("[data-part=to]").focus();
+      else this.focus();
+    });
+    listen("files-close", () => (open(false), this.focus()));
+    panel.addEventListener("keydown", (event) => {
+      event.stopPropagation(); // none of it is for the shell
+      if (event.key === "Escape") (open(false), this.focus());
+    });
+    const sign = { classList: { add: () => this.screen.classList.add("is-over-drop"), remove: () => this.screen.classList.remove("is-over-drop") } };
+    files.takeDrops(this.host, sign, () => open(true));
   }
 
   async askForEnd() {

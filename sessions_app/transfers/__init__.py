@@ -1,0 +1,1 @@
+"""Files to and from an instance, through a session of their own."""
