@@ -7,44 +7,105 @@ import fleetops.clock
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('sessions_app', '0016_command_text'),
+        ("sessions_app", "0016_command_text"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='grant',
-            name='kind',
-            field=models.CharField(choices=[('shell', 'Shell'), ('command', 'Command'), ('forward', 'Port forwarding'), ('transfer', 'File transfer')], default='shell', max_length=8),
+            model_name="grant",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("shell", "Shell"),
+                    ("command", "Command"),
+                    ("forward", "Port forwarding"),
+                    ("transfer", "File transfer"),
+                ],
+                default="shell",
+                max_length=8,
+            ),
         ),
         migrations.AlterField(
-            model_name='terminalsession',
-            name='kind',
-            field=models.CharField(choices=[('shell', 'Shell'), ('command', 'Command'), ('forward', 'Port forwarding'), ('transfer', 'File transfer')], default='shell', max_length=8),
+            model_name="terminalsession",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("shell", "Shell"),
+                    ("command", "Command"),
+                    ("forward", "Port forwarding"),
+                    ("transfer", "File transfer"),
+                ],
+                default="shell",
+                max_length=8,
+            ),
         ),
         migrations.CreateModel(
-            name='Transfer',
+            name="Transfer",
             fields=[
-                ('id', models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('direction', models.CharField(choices=[('upload', 'Upload'), ('download', 'Download')], max_length=8)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Under way'), ('done', 'Done'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='waiting', max_length=9)),
-                ('path', models.TextField(help_text='as it was asked for; from `running` on as the node understood it')),
-                ('name', models.CharField(help_text="of the file at the person's end", max_length=255)),
-                ('overwrite', models.BooleanField(default=False, help_text='a file that is there may be replaced')),
-                ('size', models.BigIntegerField(help_text='bytes; of a download known once the node has told it', null=True)),
-                ('sha256', models.CharField(blank=True, help_text='in hex, as both ends had it', max_length=64)),
-                ('error', models.CharField(blank=True, help_text='in words, why it failed or who cancelled it', max_length=256)),
-                ('created_at', models.DateTimeField(default=fleetops.clock.now, editable=False)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('parent', models.ForeignKey(blank=True, help_text='the shell that it was begun from, and ends with; empty: none', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='transfers', to='sessions_app.terminalsession')),
-                ('session', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='transfer', to='sessions_app.terminalsession')),
+                (
+                    "id",
+                    models.UUIDField(default=fleetops.clock.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                ("direction", models.CharField(choices=[("upload", "Upload"), ("download", "Download")], max_length=8)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "Waiting"),
+                            ("running", "Under way"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="waiting",
+                        max_length=9,
+                    ),
+                ),
+                (
+                    "path",
+                    models.TextField(help_text="as it was asked for; from `running` on as the node understood it"),
+                ),
+                ("name", models.CharField(help_text="of the file at the person's end", max_length=255)),
+                ("overwrite", models.BooleanField(default=False, help_text="a file that is there may be replaced")),
+                (
+                    "size",
+                    models.BigIntegerField(help_text="bytes; of a download known once the node has told it", null=True),
+                ),
+                ("sha256", models.CharField(blank=True, help_text="in hex, as both ends had it", max_length=64)),
+                (
+                    "error",
+                    models.CharField(
+                        blank=True, help_text="in words, why it failed or who cancelled it", max_length=256
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=fleetops.clock.now, editable=False)),
+                ("started_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="the shell that it was begun from, and ends with; empty: none",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="transfers",
+                        to="sessions_app.terminalsession",
+                    ),
+                ),
+                (
+                    "session",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="transfer",
+                        to="sessions_app.terminalsession",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
-                'default_permissions': (),
-                'indexes': [models.Index(fields=['parent', '-id'], name='transfer_parent')],
+                "ordering": ["-id"],
+                "default_permissions": (),
+                "indexes": [models.Index(fields=["parent", "-id"], name="transfer_parent")],
             },
         ),
     ]
