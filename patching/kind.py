@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from fleetops.aws.errors import AwsError
 from fleetops.aws.patch_reports import MOST_SUMMARIES, PatchSummary, summaries
 from fleetops.errors import FieldError
 from fleetops.inventory.models import Instance
@@ -19,6 +21,8 @@ from . import verdict
 from .compliance import reading
 from .compliance.models import Standing
 from .verdict import IF_NEEDED, INSTALL, NO_REBOOT, SCAN, Asked, Told, Word
+
+logger = logging.getLogger(__name__)
 
 NAME: Final = "patch"
 DOCUMENT: Final = "AWS-RunPatchBaseline"
@@ -56,17 +60,14 @@ class PatchKind:
             raise FieldError("override_list", "A list lies at an address that begins with s3:// or https://.")
         if len(address) > 256:
             raise FieldError("override_list", "The address of a list has at most 256 characters.")
-        try:
-            snapshot = str(uuid.UUID(str(subject.get("snapshot_id") or uuid.uuid4())))
-        except ValueError:
-            raise FieldError("snapshot_id", "A snapshot id is a GUID; leave it out for a new one.") from None
         return {
             "document": DOCUMENT,
             "operation": operation,
             "reboot_option": option if operation == INSTALL else "",
             "override_list": address,
-            # Outside a maintenance window, or each node would have a snapshot of its own.
-            "snapshot_id": snapshot,
+            # Outside a maintenance window, or each node would have a snapshot of its own. Always a new one: what a run
+            # that is planned again has reported would prove this one, too.
+            "snapshot_id": str(uuid.uuid4()),
         }
 
     def fitness(self, run: Run, instances: Sequence[Instance]) -> list[Fitness]:
@@ -99,23 +100,34 @@ class PatchKind:
         return Call(DOCUMENT, parameters)
 
     def judge(self, run: Run, targets: Sequence[RunTarget]) -> list[Verdict]:
-        """A call for each 50 targets of a region; what it tells is kept as any report that is read. Raises AwsError."""
-        told = self._told(targets)
-        return [self._verdict(run, each, told.get(each.pk)) for each in targets]
+        """A call for each 50 targets of a region; what it tells is kept as any report that is read.
 
-    def _told(self, targets: Sequence[RunTarget]) -> dict[Any, PatchSummary]:
+        A region that does not answer holds up its own targets alone.
+        """
         places: dict[Any, list[RunTarget]] = defaultdict(list)
         for each in targets:
             places[each.account_id, each.region_id].append(each)
-        told: dict[Any, PatchSummary] = {}
+        verdicts: dict[Any, Verdict] = {}
         for rows in places.values():
-            account, region = rows[0].account, rows[0].region
-            for start in range(0, len(rows), MOST_SUMMARIES):
-                some = {each.instance_id: each for each in rows[start : start + MOST_SUMMARIES]}
-                found = summaries(account.access(), region.name, instance_ids=list(some), session_name=SESSION_NAME)
-                told |= {some[each.instance_id].pk: each for each in found if each.instance_id in some}
-                known = [(some[each.instance_id].instance_row, each) for each in found if each.instance_id in some]
-                reading.keep_told(region, [(row, each) for row, each in known if row is not None])
+            try:
+                told = self._told(rows)
+            except AwsError as error:
+                logger.warning("region does not tell of patches run=%s code=%s", run.pk, error.code)
+                verdicts |= {each.pk: Verdict(Proof.WAITING, f"AWS did not tell: {error}"[:512]) for each in rows}
+            else:
+                verdicts |= {each.pk: self._verdict(run, each, told.get(each.pk)) for each in rows}
+        return [verdicts[each.pk] for each in targets]
+
+    def _told(self, rows: Sequence[RunTarget]) -> dict[Any, PatchSummary]:
+        """By target, of one region, what its node last reported. Raises AwsError."""
+        account, region = rows[0].account, rows[0].region
+        told: dict[Any, PatchSummary] = {}
+        for start in range(0, len(rows), MOST_SUMMARIES):
+            some = {each.instance_id: each for each in rows[start : start + MOST_SUMMARIES]}
+            found = summaries(account.access(), region.name, instance_ids=list(some), session_name=SESSION_NAME)
+            told |= {some[each.instance_id].pk: each for each in found if each.instance_id in some}
+            known = [(some[each.instance_id].instance_row, each) for each in found if each.instance_id in some]
+            reading.keep_told(region, [(row, each) for row, each in known if row is not None])
         return told
 
     def _verdict(self, run: Run, target: RunTarget, summary: PatchSummary | None) -> Verdict:
