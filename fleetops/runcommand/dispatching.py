@@ -181,11 +181,12 @@ def _send(command: Command, dispatch: Dispatch, *, now: datetime) -> None:
         move(dispatch, DispatchState.CANCELLED, DISPATCH_MOVES)
         return
     with transaction.atomic():
-        # A cancel that came before this finds it planned, and one that comes later waits for the outcome.
-        held = Command.objects.select_for_update().filter(pk=command.pk, state=CommandState.RUNNING).first()
+        # A cancel that came before this finds it planned, and one that comes later waits for the outcome; what AWS
+        # did not take in between is planned again by then.
+        held = Command.objects.open().select_for_update().filter(pk=command.pk).first()
         if held is None:
             raise LostRace(f"command {command.pk} runs no longer")
-        if held.end_reason:
+        if held.state == CommandState.CANCELLING or held.end_reason:
             _never_goes(dispatch, held.end_reason, now=now)
             return
         move(

@@ -195,6 +195,24 @@ def test_a_cancel_while_nobody_knows_waits_for_the_outcome(document, fleet, oper
     assert states(command) == {"node-1": "cancelled"}
 
 
+def test_a_cancel_during_a_call_that_aws_throttles_comes_to_its_end(
+    document, fleet, operator, endpoint, agents, faults, monkeypatch
+):
+    command, send = started(document, fleet[:1], operator), aws.send_command
+
+    def cancelled_meanwhile(*args, **named):
+        services.cancel(command, actor=operator)
+        return send(*args, **named)
+
+    monkeypatch.setattr(aws, "send_command", cancelled_meanwhile)
+    with faults.on("error", code="ThrottlingException", status=400, match={"operation": "SendCommand"}):
+        step(command)
+    assert (command.state, command.dispatches.get().state) == ("cancelling", "planned")
+    step(command)
+    assert (command.state, sent(endpoint, command)) == ("cancelled", 0)
+    assert states(command) == {"node-1": "cancelled"}
+
+
 def test_two_workers_make_one_set_of_dispatches(document, fleet, operator):
     command = started(document, fleet, operator)
     for _ in range(3):
