@@ -27,7 +27,8 @@ def test_a_region_that_does_not_tell_holds_up_no_other(monkeypatch):
     def told(access, region, *, instance_ids, session_name):
         if access.account_id == "444455556666":
             raise AccessDenied("AccessDeniedException", "no", operation="ssm:DescribeInstancePatchStates")
-        return [kind.PatchSummary(each, SCAN, now(), now(), snapshot_id=subject["snapshot_id"]) for each in instance_ids]
+        mine = subject["snapshot_id"]
+        return [kind.PatchSummary(each, SCAN, now(), now(), snapshot_id=mine) for each in instance_ids]
 
     monkeypatch.setattr(kind, "summaries", told)
     monkeypatch.setattr(kind.reading, "keep_told", lambda region, pairs: None)
