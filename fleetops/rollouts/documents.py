@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from fleetops.errors import FieldError, UserError
+from fleetops.errors import FieldError, UserError, in_field
 from fleetops.inventory.readiness import Status, status_of
 from fleetops.library.models import Document
 from fleetops.policy.decide import Deed
 from fleetops.runcommand.services import LONGEST_TIMEOUT, MOST_PARAMETER_BYTES, SHORTEST_TIMEOUT
 
+from . import rules
 from .kinds import Call, Fitness, Proof, Verdict
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "document"
 MINUTES: Final = 2.0  # that a document is expected to take
+MOST_MINUTES: Final = 48 * 60.0  # that AWS lets one run
 
 
 class DocumentKind:
@@ -42,18 +44,16 @@ class DocumentKind:
         version = str(subject.get("version") or "").strip()
         if version and not (version.isascii() and version.isdigit() and len(version) <= 8):
             raise FieldError("version", "A version is a number; leave it empty for the default of each region.")
-        parameters = subject.get("parameters") or {}
-        if not isinstance(parameters, Mapping):
-            raise FieldError("parameters", "Parameters are names, each with a list of texts.")
-        kept = {str(key): [str(text) for text in texts] for key, texts in parameters.items()}
+        with in_field("parameters"):
+            kept = rules.parameters(subject.get("parameters") or {}, name)
         if sum(len(text.encode()) for texts in kept.values() for text in texts) > MOST_PARAMETER_BYTES:
             raise FieldError("parameters", "The parameters have more than 64 KB together; put it into the document.")
         if any("\x00" in text for texts in kept.values() for text in texts):
             raise FieldError("parameters", "A parameter has a NUL character in it, which no document can take.")
         try:
             timeout = int(subject.get("timeout_seconds") or 3600)
-            minutes = max(0.1, float(subject.get("minutes") or MINUTES))
-        except (TypeError, ValueError):
+            minutes = min(MOST_MINUTES, max(0.1, float(subject.get("minutes") or MINUTES)))
+        except (TypeError, ValueError, OverflowError):
             raise UserError("The time-out and the expected minutes are numbers.") from None
         if not SHORTEST_TIMEOUT <= timeout <= LONGEST_TIMEOUT:
             words = f"The time-out has to be {SHORTEST_TIMEOUT:,} to {LONGEST_TIMEOUT:,} seconds."

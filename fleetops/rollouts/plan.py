@@ -71,6 +71,8 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     kept then.
     """
     moment = clock_now()
+    if _has_nul(vars(wanted)):
+        raise UserError("There is a NUL character in it, which no document takes and no row holds.")
     kind = kinds.find(wanted.kind)
     reason = " ".join("".join(each if each.isprintable() else " " for each in wanted.reason).split())[:256]
     context = policy.context(actor, reason=reason)
@@ -124,6 +126,12 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     run.plan_hash = digest(run, waves, assessed)
     _write(run, waves, assessed, clusters)
     return run
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_nul(each) for each in (*value, *value.values()))
+    return "\x00" in value if isinstance(value, str) else isinstance(value, list | tuple) and any(map(_has_nul, value))
 
 
 def again(run: Run, *, actor: User) -> Run:

@@ -30,6 +30,7 @@ from .waves import Rule, Waves
 GATES: Final = {"approval": "Approval", "document": "Health document", "alarm": "CloudWatch alarms", "probe": "Address"}
 LONGEST_SOAK: Final = 7 * 24 * 60  # minutes
 LONGEST_CUTOFF: Final = 24 * 60
+LONGEST_WAIT: Final = timedelta(days=366)  # until it starts
 LONGEST_EVIDENCE: Final = 24 * 60
 MOST_GATES: Final = 5  # of a wave
 MOST_DOCUMENTS: Final = 5  # of steps before, of steps after, of probes
@@ -76,16 +77,24 @@ def _document(asked: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise UserError(f"{what} needs the name of a document.")
     if version and not (version.isascii() and version.isdigit() and len(version) <= 8):
         raise UserError(f"{what}: a version is a number, not “{version[:20]}”; leave it empty for the default.")
-    parameters = asked.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
-        raise UserError(f"{what}: parameters are names with lists of texts.")
-    kept = {str(key): [str(text) for text in texts] for key, texts in parameters.items()}
-    if "\x00" in name or any("\x00" in text for texts in kept.values() for text in texts):
-        raise UserError(f"{what} has a NUL character in it, which no document can take.")
+    kept = parameters(asked.get("parameters") or {}, what)
     found: dict[str, Any] = {"document": name[:256], "version": version, "parameters": kept}
     if "on_failure" in asked:
         found["on_failure"] = bool(asked["on_failure"])  # of a step after: whether it brings back what failed, too
     return found
+
+
+def parameters(asked: Any, what: str) -> dict[str, list[str]]:
+    """Parameters of a document, as they are kept. Raises UserError."""
+    if not isinstance(asked, Mapping):
+        raise UserError(f"{what}: parameters are names with lists of texts.")
+    return {str(key): _texts(texts, f"{what}, its parameter {str(key)[:64]},") for key, texts in asked.items()}
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list | tuple) or any(isinstance(each, list | dict) for each in value):
+        raise UserError(f"{what} is a list of texts.")
+    return [str(each) for each in value]
 
 
 def _gate(asked: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -95,7 +104,7 @@ def _gate(asked: Mapping[str, Any], number: int) -> dict[str, Any]:
             quorum = _whole(asked.get("quorum", 1), f"{what} (approvals)", approvals.MOST_APPROVALS)
             if not quorum:
                 raise UserError(f"{what} asks for no approval; leave it out.")
-            roles = [str(each) for each in asked.get("approvers") or approvals.DEFAULT_APPROVERS]
+            roles = _texts(asked.get("approvers") or approvals.DEFAULT_APPROVERS, f"{what}, who approves,")
             return {"kind": kind, "quorum": quorum, "approvers": roles}
         case "document":
             targets = str(asked.get("targets", "") or "").strip()[:4000]
@@ -106,7 +115,8 @@ def _gate(asked: Mapping[str, Any], number: int) -> dict[str, Any]:
                     raise UserError(f"{what}, its targets: {error}") from None
             return {"kind": kind, **_document(asked, what), "targets": targets}
         case "alarm":
-            names = [str(each).strip() for each in asked.get("names") or () if str(each).strip()]
+            named = _texts(asked.get("names") or [], f"{what}, its alarms,")
+            names = [each.strip() for each in named if each.strip()]
             if not names or len(names) > MOST_ALARMS:
                 raise UserError(f"{what} needs the names of 1 to {MOST_ALARMS} CloudWatch alarms.")
             place = {key: str(asked.get(key, "")).strip() for key in ("account_id", "region")}
@@ -161,6 +171,10 @@ def check(run: Run, *, actor: User, now: datetime) -> None:
         for gate in rule["gates"]:
             if gate["kind"] == "approval":
                 _enough_people(gate, number, actor)
+    if run.cutoff_minutes > LONGEST_CUTOFF:
+        raise FieldError("cutoff_minutes", f"The cut-off is at most {LONGEST_CUTOFF:,} minutes.")
+    if run.starts_at is not None and run.starts_at > now + LONGEST_WAIT:
+        raise FieldError("starts_at", f"That is more than {LONGEST_WAIT.days} days from now; choose an earlier moment.")
     if run.ends_by is not None:
         if run.ends_by <= now:
             raise FieldError("ends_by", "It would have to end before now; choose a later moment.")
@@ -169,8 +183,6 @@ def check(run: Run, *, actor: User, now: datetime) -> None:
         start = max(now, run.starts_at) if run.starts_at else now
         if run.ends_by - start <= timedelta(minutes=run.cutoff_minutes):
             raise FieldError("cutoff_minutes", "The cut-off leaves no time between its start and its end.")
-    if run.cutoff_minutes > LONGEST_CUTOFF:
-        raise FieldError("cutoff_minutes", f"The cut-off is at most {LONGEST_CUTOFF:,} minutes.")
     if not 1 <= run.evidence_minutes <= LONGEST_EVIDENCE:
         raise FieldError("evidence_minutes", f"A proof is awaited for 1 to {LONGEST_EVIDENCE:,} minutes.")
 

@@ -48,7 +48,8 @@ def begin(
 def go_on(request: HttpRequest, wizard: Wizard) -> HttpResponse:
     """Take what was posted: the next step or the one before, the same with what is wrong, or the plan."""
     asked = forms.Asked(request.POST, wizard.names)
-    step, go = request.POST.get("step", "targets"), request.POST.get("go", "next")
+    step, go = request.POST.get("step", ""), request.POST.get("go", "next")
+    step = step if step in {"waves", "gates"} else "targets"
     if step == "waves" and asked.change_waves(go):
         return page(request, wizard, asked, step)
     try:

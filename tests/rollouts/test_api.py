@@ -70,6 +70,13 @@ def test_a_run_is_planned_looked_at_and_released_as_it_was_seen(program):
         ({"waves": [{"by": "rest", "gates": [{"kind": "magic"}]}]}, 409, "", "of no kind that there is"),
         ({"kind": "moon"}, 409, "", "knows no kind of run"),
         ({"steps_before": [{"document": ""}]}, 400, "steps_before", ""),
+        ({"subject": {"document": "say-it", "parameters": {"word": "hey"}}}, 400, "parameters", "is a list of texts"),
+        ({"subject": {"document": "say-it", "parameters": {"word": 5}}}, 400, "parameters", "is a list of texts"),
+        ({"subject": {"document": "say\x00it"}}, 409, "", "NUL"),
+        ({"waves": [{"by": "rest", "gates": [{"kind": "alarm", "names": 5}]}]}, 409, "", "is a list of texts"),
+        ({"waves": [{"by": "rest", "gates": [{"kind": "approval", "approvers": 5}]}]}, 409, "", "is a list of texts"),
+        ({"cutoff_minutes": 10**15, "ends_by": "2100-01-01T00:00:00Z"}, 400, "cutoff_minutes", "at most 1,440"),
+        ({"starts_at": "9999-12-31T23:59:00Z"}, 400, "starts_at", "an earlier moment"),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_its_field(program, more, status, field, words):

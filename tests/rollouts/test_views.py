@@ -118,6 +118,12 @@ def step(browser, page, go: str, **more):
     return browser.post(reverse("rollouts:new"), {**sent, "go": go, **more})
 
 
+def test_a_step_that_there_is_not_is_the_first(browser):
+    pk = str(make_document(text=SAY % WORD).pk)
+    answer = browser.post(reverse("rollouts:new"), {"document": pk, "step": "moon", "go": "more", "p_word": "hey"})
+    assert answer.status_code == 400 and "on which instances" in text_of(answer)
+
+
 def test_from_a_document_to_its_plan_step_by_step(browser, mei, django_capture_on_commit_callbacks):
     for number in range(6):
         make_instance(name=f"web-{number}", tags={"env": "prod"})
