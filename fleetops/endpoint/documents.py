@@ -18,6 +18,7 @@ from fleetops.documents.parameters import Parameter, read_parameters
 from fleetops.endpoint.aws_documents import AWS_DOCUMENTS
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import Document, DocumentVersion
+from fleetops.endpoint.plain_yaml import PlainLoader
 
 MOST_DOCUMENTS = 500  # active ones of an account and region [SSM, DocumentLimitExceeded]
 MOST_VERSIONS = 1_000  # [SSM, DocumentVersionLimitExceeded]
@@ -86,19 +87,10 @@ class StoredDocument:
         return yaml.safe_dump(self.content, sort_keys=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few hundred bytes of them stand for as many gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-
 def load(text: str, document_format: str) -> dict[str, Any]:
     """A document's text as an object. Raises ApiError (InvalidDocumentContent)."""
     try:
-        content = yaml.load(text, _Loader) if document_format == "YAML" else json.loads(text)
+        content = yaml.load(text, PlainLoader) if document_format == "YAML" else json.loads(text)
         # What YAML alone has (moments, bytes, numbers as keys) could not be sent to a node.
         content = json.loads(json.dumps(content))
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:

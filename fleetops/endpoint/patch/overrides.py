@@ -20,6 +20,7 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.moto_client import MotoClient
 from fleetops.endpoint.patch.table import Wanted
+from fleetops.endpoint.plain_yaml import PlainLoader
 from fleetops.errors import UserError
 
 MOST_BYTES: Final = 1024 * 1024
@@ -41,7 +42,7 @@ class Lists:
 
     async def wanted(self, account_id: str, region: str, address: str) -> list[Wanted]:
         """The entries of an InstallOverrideList. Raises Unusable."""
-        return read_wanted(await self._read(account_id, region, address))
+        return await asyncio.to_thread(read_wanted, await self._read(account_id, region, address))
 
     async def baseline(self, account_id: str, region: str, address: str, system: str) -> Mapping[str, Any]:
         """The baseline for an operating system in a BaselineOverride. Raises Unusable."""
@@ -49,7 +50,10 @@ class Lists:
 
     async def _read(self, account_id: str, region: str, address: str) -> bytes:
         """What stands at an address. Raises Unusable."""
-        place = object_of(address, self._own_host)
+        try:
+            place = object_of(address, self._own_host)
+        except ValueError:
+            raise Unusable(f"{address} is no address.") from None
         if place is None:
             try:
                 answer = await asyncio.to_thread(fetch.fetch, address, max_bytes=MOST_BYTES)
@@ -114,7 +118,7 @@ def object_of(address: str, own_host: str) -> tuple[str, str] | None:
 def read_wanted(content: bytes) -> list[Wanted]:
     """The entries of an InstallOverrideList. Raises Unusable."""
     try:
-        value = yaml.safe_load(content)
+        value = yaml.load(content, PlainLoader)
         patches = value["patches"]
         found = [Wanted(_text(one["id"]), _text(one.get("title") or "")) for one in patches]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:

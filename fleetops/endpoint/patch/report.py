@@ -85,11 +85,14 @@ def _joined(parts: list[_Part]) -> str:
         raise Unreported(f"the report cannot be unpacked: {error}") from None
     if not unpacker.eof:
         raise Unreported(f"the report is cut short, or has more than {MOST_BYTES} bytes")
-    return plain.decode(errors="replace")
+    # Little that is packed may stand for millions of lines or words, each of which takes far more room than its bytes.
+    if plain.count(b"\n") > MOST_PATCHES + 1000 or plain.count(b"\t") > 10 * MOST_PATCHES:
+        raise Unreported(f"the report has more than {MOST_PATCHES} patches")
+    return plain.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")  # which PostgreSQL does not take
 
 
 def _read(text: str, command_id: str, instance_id: str, serial: int) -> Report:
-    lines = [line.split("\t") for line in text.splitlines()]
+    lines = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
     if len(lines) < 3 or lines[0] != ["fleetops-patch-report", "1"]:
         raise Unreported("the report is of no kind that is known here")
     if lines[-1][0] != "end" or lines[1] != ["run", command_id, instance_id, str(serial)]:

@@ -114,9 +114,7 @@ class PatchRuns:
     async def _snapshot(
         self, row: Command, key: NodeKey, override: Mapping[str, Any] | None, now: datetime
     ) -> Snapshot:
-        """The snapshot that was asked for, or one of the node's own for this command."""
-        snapshot_id = _given(row, "SnapshotId") or str(uuid5(row.command_id, key[2]))
-        return await self._snapshots.take(key, snapshot_id, override=override, now=now)
+        return await self._snapshots.take(key, _snapshot_id(row, key), override=override, now=now)
 
     def tells(self, content: payloads.ReplyContent) -> bool:
         """Whether a reply holds a part of a report."""
@@ -140,25 +138,33 @@ class PatchRuns:
             return
         now = clock.now()
         try:
+            if found.snapshot_id.lower() != _snapshot_id(row, key).lower():
+                raise ApiError("ValidationException", "The report names a snapshot that is not the command's.")
             taken = await self._snapshots.take(key, found.snapshot_id, now=now)
-        except ApiError as error:  # a node that names no snapshot, or has become another system's: its word is not kept
+            if taken.is_override:  # whatever the node says of it
+                return
+            await self._records.store(
+                key,
+                found,
+                baseline=taken.baseline,
+                command_id=str(row.command_id),
+                now=now,
+                document_name=_name(row),
+                execution_type="PatchPolicy" if _given(row, "AssociationId") else "Command",
+            )
+        except ApiError as error:  # a node that tells of too much, or has become another system's: its word is not kept
             logger.warning(
                 "a patch report is not kept instance=%s command=%s reason=%s", key[2], row.command_id, error.message
             )
-            return
-        await self._records.store(
-            key,
-            found,
-            baseline=taken.baseline,
-            command_id=str(row.command_id),
-            now=now,
-            document_name=_name(row),
-            execution_type="PatchPolicy" if _given(row, "AssociationId") else "Command",
-        )
 
 
 def _name(row: Command) -> str:
     return row.document_name.rpartition("/")[2]
+
+
+def _snapshot_id(row: Command, key: NodeKey) -> str:
+    """The snapshot that was asked for, or one of the node's own for this command."""
+    return _given(row, "SnapshotId") or str(uuid5(row.command_id, key[2]))
 
 
 def _given(row: Command, name: str) -> str:

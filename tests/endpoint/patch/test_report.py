@@ -124,3 +124,14 @@ def test_what_no_script_of_ours_writes_is_no_report(lines):
 def test_a_report_that_would_fill_the_memory_is_refused():
     with pytest.raises(Unreported, match="more than"):
         read(parts([*LINES, "x\t" + "0" * (17 * 1024 * 1024)], size=22_000))
+
+
+@pytest.mark.parametrize("filling", ["\n" * (15 << 20), "\t" * (15 << 20)])
+def test_a_small_report_does_not_stand_for_millions_of_lines(filling):
+    with pytest.raises(Unreported, match="more than 100000 patches"):
+        read(parts([*LINES, filling], size=24_000))
+
+
+def test_a_zero_in_a_name_is_none_of_the_database():
+    zero = "p\tINSTALLED\ta\0b\t1\0\tSecurity\tLow\t\tLOW\t"
+    assert read(parts([*LINES, zero])).patches[-1].title == "a\N{REPLACEMENT CHARACTER}b:1\N{REPLACEMENT CHARACTER}"
