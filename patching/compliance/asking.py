@@ -23,6 +23,7 @@ from .verdict import LACKING, NON_COMPLIANT
 
 OLD: Final = timedelta(days=7)  # a report older than this says little of today
 SOON: Final = timedelta(hours=48)
+FIRST: Final = datetime(2016, 1, 1, tzinfo=UTC)  # before Patch Manager was there
 # What a list can be cut down to: key → words.
 STATES: Final = {
     "bad": "Not compliant",
@@ -110,6 +111,8 @@ def moment_in(text: str) -> datetime | None:
         found = datetime.fromisoformat(text)
         found = found if found.tzinfo else found.replace(tzinfo=UTC)
         found = found.astimezone(UTC)
+        if found < FIRST:
+            raise ValueError
     except (ValueError, OverflowError):
         raise FieldError("at", "Write a moment as 2026-11-01T00:00, in UTC.") from None
     if found > clock_now() + timedelta(minutes=1):

@@ -93,7 +93,7 @@ def tell_overdue(*, at: datetime) -> None:
                 SLA_TOPIC,
                 dedup_key=key,
                 title=f"{found['patches']:,} missing patches on {nodes} of {region} are past their SLA",
-                url="/compliance/patches/?q=overdue",
+                url="/compliance/patches/?only=overdue",
                 severity="critical",
                 account_id=region.account.account_id,
                 region=region.name,

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -74,10 +75,11 @@ def overview(request: HttpRequest) -> HttpResponse:
     if by not in asking.GROUPINGS and not by.startswith("tag:"):
         by = "account"
     rows = list(asking.open_cves(scope)[:MOST_CVES])
+    clocks = asking.deadlines(scope)
     context = {
         **_shared(request, scope),
         "figures": asking.figures(scope),
-        "deadlines": asking.deadlines(scope),
+        "deadlines": clocks,
         "cves": _with_details(scope, rows),
         "most": max((each["instances"] for each in rows), default=0),
         "cve_count": asking.open_cves(scope).count(),
@@ -85,7 +87,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "by": by,
         "groups": asking.grouped(scope, by)[:50],
         "groupings": [(key, label) for key, (label, _) in asking.GROUPINGS.items()],
-        "overdue": sum(each.past for each in asking.deadlines(scope)),
+        "overdue": sum(each.past for each in clocks),
     }
     return render(request, "compliance/overview.html", context)
 
@@ -153,7 +155,8 @@ def instance(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     state = request.GET.get("state", "")
     shown = spans.filter(state=state) if state in counts else spans
     days = asking.slas()
-    rows = list(shown.prefetch_related("cves")[:MOST_SPANS])
+    first = F("lacks_since").asc(nulls_last=True)  # what it lacks is not cut off
+    rows = list(shown.order_by(first, "kb_id", "pk").prefetch_related("cves")[:MOST_SPANS])
     rows.sort(key=lambda each: (each.state not in LACKING, asking.rank(each.severity), each.kb_id))
     for each in rows:
         each.clock = asking.clock(each.severity, each.lacks_since, at=scope.at, days=days)

@@ -146,6 +146,7 @@ def test_a_missing_patch_past_its_sla_is_told_of_once_and_ended(node, region):
     told = Notice.objects.get(topic=standing.SLA_TOPIC)
     assert told.repeats == 0 or told.repeats == 1
     assert "1 missing patches on 1 instance" in told.title
+    assert told.url == "/compliance/patches/?only=overdue"  # whose list is cut down to these
     report(node, 5)
     row.refresh_from_db()
     reading.keep_patches(Standing.objects.select_related("report", "instance").get(), [])

@@ -143,6 +143,7 @@ def test_an_instance_that_there_is_not_is_not_found(as_role):
     [
         ({"at": "yesterday"}, "Write a moment as 2026-11-01T00:00"),
         ({"at": "2999-01-01T00:00"}, "has not come yet"),
+        ({"at": "0001-01-02"}, "Write a moment as 2026-11-01T00:00"),
         ({"state": "odd"}, "There is no state odd"),
         ({"q": "env=="}, ""),
     ],
