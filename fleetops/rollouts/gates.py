@@ -36,7 +36,7 @@ from fleetops.targets import parse
 from fleetops.transitions import move
 
 from .models import START_PERMISSION, GateCheck, Run, RunEvent, RunTarget, Wave
-from .sending import STEP_SECONDS, origin_of
+from .sending import STEP_SECONDS, is_overridden, origin_of
 from .states import GATE_MOVES, GateState, TargetState, WaveState
 
 logger = logging.getLogger(__name__)
@@ -231,6 +231,9 @@ def _run_document(run: Run, wave: Wave, gate: GateCheck, *, now: datetime) -> An
         raise UserError(f"There is no document {name} in the account and region of each of its targets.")
     if len(set(found.values())) > 1:
         raise UserError(f"The default version of {name} is not the same everywhere; name one.")
+    bound = Bound.NOTHING  # its own targets were let out of service, and it looks whether they are well
+    if gate.settings.get("targets"):  # of others nobody has asked the calendars
+        bound = Bound.WINDOWS if is_overridden(run) else Bound.CALENDARS
     order = orders.Order(
         document_name=name,
         document_version=version,
@@ -242,7 +245,7 @@ def _run_document(run: Run, wave: Wave, gate: GateCheck, *, now: datetime) -> An
         actor_name=run.actor_name,
         deed=Deed.RUN_DOCUMENT.value,
         permission=START_PERMISSION,
-        bound_by=Bound.NOTHING,
+        bound_by=bound,
         reason=run.reason,
         source_address=run.source_address,
         mfa_at=run.mfa_at,

@@ -435,7 +435,7 @@ def _note(
 
 def _go_on(run: Run, *, now: datetime) -> None:
     """Let the run go on; what was told of its stop or its end is over."""
-    move(run, RunState.RUNNING, RUN_MOVES, end_reason="", ended_at=None, due_at=now)
+    move(run, RunState.RUNNING, RUN_MOVES, end_reason="", ended_at=None, due_at=now, counts={})
     notify.resolve(STOPPED, dedup_key=str(run.pk))
     notify.resolve(ENDED, dedup_key=str(run.pk))
 

@@ -109,6 +109,13 @@ def test_a_health_document_may_run_elsewhere(owner, aws):
     gated(owner, aws, DOCUMENT | {"targets": "name=node-3"})
     aws.take()
     assert [each.instance_name for each in aws.open()] == ["node-3"]
+    assert aws.open()[0].command.bound_by == "calendars"  # nobody has asked them of what is no target of the wave
+
+
+def test_a_health_document_on_its_own_targets_is_held_by_nothing(owner, aws):
+    gated(owner, aws, DOCUMENT)
+    aws.take()
+    assert {each.command.bound_by for each in aws.open()} == {"nothing"}
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_failed_targets_are_tried_again_after_the_end(owner, aws):
     assert carry_through(run, aws).state == "failed" and run.counts == {"failed": 1, "succeeded": 2}
     assert Notice.objects.get(topic="rollouts.ended").closed_at is None
     steering.retry_failed(run, actor=owner)
+    assert run.counts == {}  # lists count the targets themselves again
     assert carry_through(run, aws).state == "succeeded"
     assert Notice.objects.get(topic="rollouts.ended").closed_at is not None
 
