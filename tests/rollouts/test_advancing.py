@@ -136,6 +136,21 @@ def test_a_stop_is_told_once_and_is_over_when_it_goes_on(owner, aws):
     assert notice.closed_at is None and notice.repeats == 0
 
 
+def test_a_stop_calls_back_what_aws_does_not_have(owner, aws):
+    fleet = make_fleet(3)
+    run = make_run(owner, [fleet], concurrency="2")
+    look(run)
+    aws.take().answer_all(on=fleet[:1])
+    look(run)
+    assert states(run)["node-3"] == "sent"  # made, and not sent yet
+    aws.answer_all("failed", on=fleet[1:2])
+    look(run)
+    aws.take()
+    look(run)
+    assert run.state == "stopped" and states(run)["node-3"] == "queued"
+    assert fleet[2].instance_id not in aws.sent
+
+
 def test_the_doctor_tells_of_runs_that_have_stopped_and_that_no_worker_takes(owner, aws):
     visit = Visit(has_database=True)
     run = make_run(owner, [make_fleet(1)])
