@@ -110,7 +110,9 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
     with transaction.atomic():
         instances = [instance.pk for instance, _ in told]
         held = Standing.objects.select_for_update().filter(instance__in=instances).select_related("report")
-        known = {each.instance_id: each for each in held}
+        known = {
+            each.instance_id: each for each in held.order_by("pk")
+        }  # as all do it, or two would wait for each other
         same: list[int] = []
         for instance, summary in told:
             if summary.ended_at is None:
@@ -121,9 +123,11 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
                 continue
             report = _report(instance, summary, moment)
             if row is None:
-                row = Standing(instance=instance, report=report, asked_at=moment, due_at=moment)
-                row.fell_at = None if report.is_compliant else report.ended_at
-                row.save(force_insert=True)
+                fell_at = None if report.is_compliant else report.ended_at
+                facts = {"report": report, "asked_at": moment, "due_at": moment, "fell_at": fell_at}
+                row, is_mine = Standing.objects.get_or_create(instance=instance, defaults=facts)
+                if not is_mine:
+                    continue  # a run has just asked too, and written down its first; the next reading sees to the rest
                 was_compliant = True  # as far as anybody was told
             else:
                 was_compliant = row.fell_at is None

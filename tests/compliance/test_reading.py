@@ -8,7 +8,8 @@ from fleetops.clock import now
 from fleetops.notify.models import Notice
 from patching.compliance import reading, standing
 from patching.compliance.models import PatchSpan, Reader, Report, Standing, Trend
-from tests.compliance.conftest import read_all
+from tests.compliance.conftest import read_all, summary
+from tests.factories import make_instance
 
 pytestmark = pytest.mark.django_db
 
@@ -89,6 +90,15 @@ def test_patches_of_a_report_that_is_the_newest_no_more_are_not_written_down(nod
     assert newer.report.ended_at > row.report.ended_at and newer.due_at is not None
     assert reading.keep_patches(row, []) is False
     assert reading.read_details(region.pk, now=now()) == 1
+
+
+def test_a_first_report_that_somebody_else_has_just_written_down_takes_the_others_not_along():
+    twice, other = make_instance(), make_instance()
+    # As a reading and a run that have both looked before either has written.
+    told = [(twice, summary(twice, 0, missing=1)), (twice, summary(twice, 5)), (other, summary(other, 0, missing=1))]
+    assert {each.instance for each in reading.keep_summaries(told)} == {twice, other}
+    assert reading.keep_summaries([(twice, summary(twice, 5))]) == []
+    assert Standing.objects.select_related("report").get(instance=twice).report.is_compliant
 
 
 def test_many_that_fall_at_once_are_told_of_in_one_notice(region, node):
