@@ -145,7 +145,11 @@ def _take_end(run: Run, target: RunTarget, due: Due, *, now: datetime) -> None:
             words = f"It is well, but was not brought back: step after {number}, {_document(run.steps_after, number)}."
             target.outcome, target.reason = Outcome.BAD, f"{words} {words_of(invocation)}"[:512]
         bring_back(run, target, number + 1, due, now=now)
-    elif orders.was_never_sent(invocation) and (run.state == RunState.ABORTING or not invocation.command.cancelled_by):
+    elif (
+        step != PROBE  # what was done before a probe is done: it cannot be called off
+        and orders.was_never_sent(invocation)
+        and (run.state == RunState.ABORTING or not invocation.command.cancelled_by)
+    ):
         decide(run, target, Outcome.AGAIN, invocation.details, due, now=now)
     elif not is_well:
         named = {

@@ -12,6 +12,7 @@ from fleetops.inventory.models import Instance
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Deed
 from fleetops.runcommand import plan as commands
+from fleetops.runcommand.models import REVIEW_PERMISSION
 
 from . import kinds
 from .models import START_PERMISSION, STEER_PERMISSION, Run
@@ -34,6 +35,29 @@ def require(run: Run, actor: User, what: str) -> None:
     reason = f"Only {run.actor_name}, and who holds the permission {STEER_PERMISSION}, may {what} this run."
     deny("rollouts.steer.refuse", actor=actor, target=run, reason=reason, deed=what)
     raise Denied(reason)
+
+
+def is_other(run: Run, user: User) -> bool:
+    """Whether `user` steers runs of others, and this is one."""
+    return user.has_perm(STEER_PERMISSION) and run.actor_id != user.pk
+
+
+def require_other(run: Run, actor: User, what: str) -> None:
+    """Of an approval that others were to give: who asked for the run sets it aside as little as they give it.
+
+    Raises Denied, audited.
+    """
+    if is_other(run, actor):
+        return
+    reason = f"An approval is pending there: only somebody else than {run.actor_name}, who holds the permission "
+    reason += f"{STEER_PERMISSION}, may {what} this run."
+    deny("rollouts.steer.refuse", actor=actor, target=run, reason=reason, deed=what)
+    raise Denied(reason)
+
+
+def may_read_parameters(run: Run, user: User) -> bool:
+    """Whether `user` may read what documents of the run are given: their own, or with the permission to review."""
+    return run.actor_id == user.pk or user.has_perm(REVIEW_PERMISSION)
 
 
 def require_policy(run: Run, actor: User, what: str) -> None:

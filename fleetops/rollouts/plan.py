@@ -22,7 +22,7 @@ from django.db import transaction
 
 from fleetops.clock import now as clock_now
 from fleetops.clock import uuid7
-from fleetops.errors import UserError
+from fleetops.errors import Denied, UserError
 from fleetops.identity.models import User
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Context
@@ -30,6 +30,7 @@ from fleetops.policy.decide import Context
 from . import kinds, limits, preview, rules
 from .assess import Assessed, assess, counted, found_by
 from .clusters import clusters_of, guards
+from .leave import may_read_parameters
 from .models import GateCheck, Run, RunTarget, TargetCluster, Wave
 from .rows import insert
 from .states import RunState, TargetState
@@ -135,7 +136,14 @@ def _has_nul(value: Any) -> bool:
 
 
 def again(run: Run, *, actor: User) -> Run:
-    """The same planned anew, for the fleet as it is now; a draft of one's own makes way for it."""
+    """The same planned anew, for the fleet as it is now; a draft of one's own makes way for it.
+
+    Raises Denied for a run whose parameters `actor` may not read: they would have them in a plan of their own.
+    """
+    given = [run.subject, *run.steps_before, *run.steps_after, *run.probes]
+    given += [gate for rule in run.wave_rules for gate in rule.get("gates", ())]
+    if any(each.get("parameters") for each in given) and not may_read_parameters(run, actor):
+        raise Denied(f"Only {run.actor_name} may plan it again: others may not read what its documents are given.")
     wanted = Wanted(
         kind=run.kind,
         subject=run.subject,

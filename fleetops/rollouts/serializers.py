@@ -1,9 +1,15 @@
 """Runs as the API writes them, and what it takes."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from fleetops.identity.models import User
 from fleetops.targets import MOST_CHARACTERS
 
+from .leave import may_read_parameters
 from .models import ClusterRule, GateCheck, Run, RunEvent, RunTarget, Wave
 from .states import GateState, RunState, TargetState, WaveState
 
@@ -14,7 +20,9 @@ class RolloutSerializer(serializers.ModelSerializer):
     state = serializers.ChoiceField(choices=RunState.choices, read_only=True)
     actor = serializers.CharField(source="actor_name", read_only=True)
     targets = serializers.CharField(source="targets_text", read_only=True)
-    subject = serializers.DictField(read_only=True)
+    subject = serializers.SerializerMethodField(
+        help_text="what its kind is told; `parameters` for whose run it is, and who may review commands"
+    )
     url = serializers.SerializerMethodField()
 
     class Meta:
@@ -26,6 +34,10 @@ class RolloutSerializer(serializers.ModelSerializer):
         )
         read_only_fields = fields
 
+    @extend_schema_field(serializers.DictField())
+    def get_subject(self, run: Run) -> dict[str, Any]:
+        return _told(run.subject, run, self.context["request"].user)
+
     def get_url(self, run: Run) -> str:
         return self.context["request"].build_absolute_uri(run.get_absolute_url())
 
@@ -34,13 +46,25 @@ class RunGateSerializer(serializers.ModelSerializer):
     """What has to be true after a wave."""
 
     state = serializers.ChoiceField(choices=GateState.choices, read_only=True)
-    settings = serializers.DictField(read_only=True)
+    settings = serializers.SerializerMethodField(
+        help_text="what it asks; `parameters` for whose run it is, and who may review commands"
+    )
     approval = serializers.UUIDField(source="approval_id", read_only=True, allow_null=True)
 
     class Meta:
         model = GateCheck
         fields = ("id", "position", "kind", "settings", "state", "approval", "words", "began_at", "ended_at")
         read_only_fields = fields
+
+    @extend_schema_field(serializers.DictField())
+    def get_settings(self, gate: GateCheck) -> dict[str, Any]:
+        return _told(gate.settings, gate.wave.run, self.context["request"].user)
+
+
+def _told(facts: Mapping[str, Any], run: Run, user: User) -> dict[str, Any]:
+    """Without what documents are given, unless `user` may read that."""
+    is_whole = may_read_parameters(run, user)
+    return {name: value for name, value in facts.items() if is_whole or name != "parameters"}
 
 
 class RunWaveSerializer(serializers.ModelSerializer):

@@ -29,7 +29,7 @@ from fleetops.transitions import IllegalMove, LostRace, move, move_all
 
 from . import gates, plan
 from .advancing import ENDED, OVERRIDE_DEED, STOPPED, call_back, facts_of, override_details, tell
-from .leave import may_steer, refusals, require, require_policy
+from .leave import may_steer, refusals, require, require_other, require_policy
 from .models import START_PERMISSION, GateCheck, Run, RunTarget, Wave
 from .sending import commands_of
 from .states import (
@@ -305,6 +305,8 @@ def skip_wave(wave: Wave, *, actor: User, reason: str) -> None:
     why = _why(reason)
     run = wave.run
     require(run, actor, "leave waves out of")
+    if wave.gates.filter(kind="approval").exclude(state__in=[GateState.PASSED, GateState.OVERRULED]).exists():
+        require_other(run, actor, "leave waves out of")
     require_policy(run, actor, "go on with")
     with _held(run) as (held, moment):
         if not held.is_open or held.state == RunState.ABORTING:
@@ -347,6 +349,8 @@ def overrule_gate(gate: GateCheck, *, actor: User, reason: str) -> None:
     why = _why(reason)
     run = gate.wave.run
     require(run, actor, "overrule gates of")
+    if gate.kind == "approval":
+        require_other(run, actor, "overrule gates of")
     require_policy(run, actor, "go on with")
     with _held(run) as (held, moment):
         if not held.is_open or held.state == RunState.ABORTING:

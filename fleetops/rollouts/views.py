@@ -22,6 +22,7 @@ from fleetops.web.shortcuts import permission_required
 
 from . import cells as cell_letters
 from . import listing, plan, rules, steering
+from .leave import is_other as is_other_than
 from .models import SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION, Run, RunTarget
 from .states import GateState, RunState, TargetState, WaveState
 
@@ -32,6 +33,7 @@ EVENTS_A_PAGE = 100
 MOST_NAMES = 800
 SEE = (SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION)
 STEER = (START_PERMISSION, STEER_PERMISSION)
+SET_ASIDE = (GateState.PASSED, GateState.OVERRULED)
 _STATES = (
     ("", "All"),
     ("open", "Under way"),
@@ -181,6 +183,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         if asked
         else ()
     )
+    may_steer, is_other = steering.may_steer(found, request.user), is_other_than(found, request.user)
     position = 1
     lanes = []
     for wave in waves:
@@ -190,6 +193,8 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         for gate in wave.gates.all():
             gate.kind_of_state, gate.word = listing.GATE_WORDS[GateState(gate.state)]
             gate.may_answer = gate.approval_id in visible_approvals
+            is_standing = gate.state in {GateState.FAILED, GateState.WAITING}
+            gate.may_overrule = may_steer and is_standing and (gate.kind != "approval" or is_other)
             gate.said = rules.gate_words({"kind": gate.kind, **gate.settings})
         numbers_here = listing.figures(mine)
         is_now = wave.state in {WaveState.RUNNING, WaveState.SOAKING, WaveState.GATED, WaveState.FAILED}
@@ -203,7 +208,8 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
                 "first": position,
                 "is_now": is_now and found.is_open,
                 "is_canvas": numbers_here["total"] > listing.MOST_BUTTONS,
-                "may_skip": wave.state not in {WaveState.SUCCEEDED, WaveState.SKIPPED, WaveState.CANCELLED},
+                "may_skip": wave.state not in {WaveState.SUCCEEDED, WaveState.SKIPPED, WaveState.CANCELLED}
+                and (is_other or all(each.kind != "approval" or each.state in SET_ASIDE for each in wave.gates.all())),
             }
         )
         position += numbers_here["total"]
@@ -211,7 +217,6 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         pending = (lane for lane in lanes if lane["wave"].state == WaveState.PENDING)
         (next(pending, None) or lanes[0])["is_open"] = True
     causes, cause_count = listing.causes(found)
-    may_steer = steering.may_steer(found, request.user)
     held = listing.held(found.targets.all())
     return {
         **_frame(request, found, counts=counts),

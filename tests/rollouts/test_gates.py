@@ -7,6 +7,7 @@ import pytest
 from fleetops.approvals import services as approvals
 from fleetops.approvals.models import ApprovalRequest
 from fleetops.clock import now
+from fleetops.errors import Denied
 from fleetops.notify.models import Notice
 from fleetops.rollouts import gates, steering
 from fleetops.rollouts.gates import Sight
@@ -64,12 +65,17 @@ def test_an_approval_waits_for_as_many_people_as_it_says(owner, aws):
 
 def test_a_no_stops_the_run_and_a_person_may_overrule_it(owner, aws):
     one = make_user(role="administrator")
-    make_user(role="administrator")
+    other = make_user(role="administrator")
     run = gated(owner, aws, APPROVAL)
     approvals.vote(ApprovalRequest.objects.get().pk, actor=one, approve=False, reason="not before Monday")
     assert look(run).state == "stopped" and "not before Monday" in run.end_reason
     assert run.waves.first().state == "failed"
-    steering.overrule_gate(gate(run), actor=owner, reason="it is Monday")
+    with pytest.raises(Denied, match="only somebody else than"):
+        steering.overrule_gate(gate(run), actor=owner, reason="it is Monday")
+    with pytest.raises(Denied, match="only somebody else than"):
+        steering.skip_wave(run.waves.first(), actor=owner, reason="it is Monday")
+    assert gate(run).state == "failed"
+    steering.overrule_gate(gate(run), actor=other, reason="it is Monday")
     assert carry_through(run, aws).state == "succeeded" and gate(run).state == "overruled"
 
 
