@@ -127,7 +127,7 @@ class PatchKind:
             found = summaries(account.access(), region.name, instance_ids=list(some), session_name=SESSION_NAME)
             told |= {some[each.instance_id].pk: each for each in found if each.instance_id in some}
             known = [(some[each.instance_id].instance_row, each) for each in found if each.instance_id in some]
-            reading.keep_told(region, [(row, each) for row, each in known if row is not None])
+            reading.keep_summaries([(row, each) for row, each in known if row is not None])
         return told
 
     def _verdict(self, run: Run, target: RunTarget, summary: PatchSummary | None) -> Verdict:

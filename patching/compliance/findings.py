@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from django.db.models import F, Q
 
 from fleetops.aws import securityhub as aws
 from fleetops.aws.errors import AwsError
+from fleetops.aws.securityhub import FindingRecord
 from fleetops.clock import now as clock_now
 from fleetops.inventory.models import Instance, Region
 from fleetops.notify import services as notify
@@ -275,20 +276,39 @@ def _read(region: Region) -> None:
     moment = clock_now()
     instances = dict(Instance.objects.filter(region=region).values_list("instance_id", "pk"))
     for page in aws.findings(account.access(), region.name, filters=filters, session_name=SESSION_NAME):
-        for each in page:
-            resource = each.resource_ids[0] if each.resource_ids else ""
-            SsmFinding.objects.update_or_create(
-                region=region,
-                finding_id=each.finding_id[:512],
-                defaults={
-                    "instance_id": instances.get(resource.rpartition("/")[2]),
-                    "resource_id": resource[:512],
-                    "title": each.title[:256],
-                    "severity": each.severity[:16],
-                    "status": each.status[:16],
-                    "workflow": each.workflow[:10],
-                    "updated_at": each.updated_at,
-                    "read_at": moment,
-                },
-            )
+        rows = {each.finding_id[:512]: _ssm_finding(region, each, instances, moment) for each in page}
+        SsmFinding.objects.bulk_create(
+            rows.values(),
+            update_conflicts=True,
+            unique_fields=["region", "finding_id"],
+            update_fields=[
+                "instance",
+                "resource_id",
+                "title",
+                "severity",
+                "status",
+                "workflow",
+                "updated_at",
+                "read_at",
+            ],
+        )
     SsmFinding.objects.filter(region=region, read_at__lt=moment).delete()
+
+
+_TOLD: Final = ("instance", "resource_id", "title", "severity", "status", "workflow", "updated_at", "read_at")
+
+
+def _ssm_finding(region: Region, told: FindingRecord, instances: Mapping[str, Any], moment: datetime) -> SsmFinding:
+    resource = told.resource_ids[0] if told.resource_ids else ""
+    return SsmFinding(
+        region=region,
+        finding_id=told.finding_id[:512],
+        instance_id=instances.get(resource.rpartition("/")[2]),
+        resource_id=resource[:512],
+        title=told.title[:256],
+        severity=told.severity[:16],
+        status=told.status[:16],
+        workflow=told.workflow[:10],
+        updated_at=told.updated_at,
+        read_at=moment,
+    )

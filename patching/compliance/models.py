@@ -103,6 +103,7 @@ class Standing(models.Model):
     due_at = models.DateTimeField(null=True, help_text="when its patches are read next; none: they are")
     tries = models.PositiveSmallIntegerField(default=0, help_text="readings in a row that came to nothing")
     fell_at = models.DateTimeField(null=True, help_text="since when it has not been compliant; none: it is")
+    is_told = models.BooleanField(default=False, help_text="people were told that it is not compliant, and of no end")
 
     class Meta:
         indexes = [models.Index(fields=["due_at"], name="standing_due", condition=Q(due_at__isnull=False))]

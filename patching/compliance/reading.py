@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import F, Q
 
 from fleetops.aws.errors import AwsError
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 # As whom the worker calls AWS.
 SESSION_NAME: Final = "fleetops-compliance"
 CLAIM: Final = timedelta(seconds=120)  # longer than the task may live
+AHEAD: Final = timedelta(minutes=5)  # that a node's clock may be
 WORK_SECONDS: Final = 60.0  # of one task; the next goes on where it stopped
 BATCH: Final = MOST_SUMMARIES
 DETAILS: Final = 50  # instances of one task, and of one look at whether their reports are still the newest
@@ -62,19 +63,17 @@ def read(reader_id: int, *, now: datetime) -> None:
     reader = Reader.objects.select_related("region__account").get(pk=reader_id)
     region, until = reader.region, monotonic() + WORK_SECONDS
     began, after = (reader.began_at, reader.after) if reader.began_at and reader.after else (now, "")
-    fallen: list[Standing] = []
     try:
         while batch := _next(region, after):
             if monotonic() >= until:
                 break
-            fallen += _read_some(region, batch)
+            _read_some(region, batch)
             after = batch[-1].instance_id
     except AwsError as error:
         _keep(reader_id, began, after, claimed_until=clock_now() + timedelta(seconds=60), error=str(error)[:512])
         logger.warning("patch reports not read reader=%s code=%s", reader_id, error.code)
         return
-    finally:
-        standing.tell_fallen(region, fallen)
+    standing.tell(region)
     if batch:
         _keep(reader_id, began, after, claimed_until=None)
         return
@@ -96,17 +95,16 @@ def _next(region: Region, after: str) -> list[Instance]:
     return list(there.order_by("instance_id")[:BATCH])
 
 
-def _read_some(region: Region, instances: Sequence[Instance]) -> list[Standing]:
-    """Ask for these, write down what is new; those that are compliant no more."""
+def _read_some(region: Region, instances: Sequence[Instance]) -> None:
+    """Ask for these, and write down what is new."""
     by_id = {each.instance_id: each for each in instances}
     told = summaries(region.account.access(), region.name, instance_ids=list(by_id), session_name=SESSION_NAME)
-    return keep_summaries([(by_id[each.instance_id], each) for each in told if each.instance_id in by_id])
+    keep_summaries([(by_id[each.instance_id], each) for each in told if each.instance_id in by_id])
 
 
-def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standing]:
-    """Write down reports that are new, each once, and what stands since; those that fell out of compliance by them."""
+def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> None:
+    """Write down reports that are new, each once, and what stands since; `standing.tell` tells of it."""
     moment = clock_now()
-    fallen: list[Standing] = []
     with transaction.atomic():
         instances = [instance.pk for instance, _ in told]
         held = Standing.objects.select_for_update().filter(instance__in=instances).select_related("report")
@@ -118,8 +116,11 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
             if summary.ended_at is None:
                 continue
             row = known.get(instance.pk)
-            if row is not None and summary.ended_at <= row.report.ended_at:
+            # A report that ended in the future, by a clock that was wrong, holds no other up.
+            if row is not None and summary.ended_at <= row.report.ended_at <= moment + AHEAD:
                 same.append(row.pk)
+                continue
+            if row is not None and summary.ended_at == row.report.ended_at:
                 continue
             report = _report(instance, summary, moment)
             if row is None:
@@ -128,24 +129,12 @@ def keep_summaries(told: Sequence[tuple[Instance, PatchSummary]]) -> list[Standi
                 row, is_mine = Standing.objects.get_or_create(instance=instance, defaults=facts)
                 if not is_mine:
                     continue  # a run has just asked too, and written down its first; the next reading sees to the rest
-                was_compliant = True  # as far as anybody was told
             else:
-                was_compliant = row.fell_at is None
                 row.report, row.asked_at, row.due_at, row.tries = report, moment, moment, 0
                 row.fell_at = None if report.is_compliant else (row.fell_at or report.ended_at)
                 row.save(update_fields=["report", "asked_at", "due_at", "tries", "fell_at"])
             findings.note(row)
-            if was_compliant and row.fell_at is not None:
-                fallen.append(row)
-            elif not was_compliant and row.fell_at is None:
-                standing.tell_recovered(row)
         Standing.objects.filter(pk__in=same).update(asked_at=moment)
-    return fallen
-
-
-def keep_told(region: Region, told: Sequence[tuple[Instance, PatchSummary]]) -> None:
-    """Write down what somebody else has asked for, and tell who has fallen out of compliance by it."""
-    standing.tell_fallen(region, keep_summaries(told))
 
 
 def _report(instance: Instance, told: PatchSummary, moment: datetime) -> Report:
@@ -205,18 +194,24 @@ def read_details(region_id: int, *, now: datetime) -> int:
             mine.append(row)
     until = monotonic() + WORK_SECONDS
     read: dict[int, tuple[Standing, list[Patch]]] = {}
-    try:
-        for row in mine:
-            if monotonic() >= until:
-                Standing.objects.filter(pk=row.pk).update(due_at=clock_now())
-                continue
+    for number, row in enumerate(mine):
+        if monotonic() >= until:
+            Standing.objects.filter(pk__in=[each.pk for each in mine[number:]]).update(due_at=clock_now())
+            break
+        try:
             if (patches := _patches(region, row)) is not None:
                 read[row.instance_id] = (row, patches)
+        except AwsError as error:  # the region does not answer: what has been read is kept
+            for each in mine[number:]:
+                _put_off(each)
+            logger.warning("patches not read region=%s code=%s", region_id, error.code)
+            break
+    try:
         return _keep_details(region, read)
-    except AwsError as error:  # the region does not answer: what has been read is read again
-        for row in mine:
+    except AwsError as error:  # nobody says whether it is still the newest: it is read again
+        for row, _ in read.values():
             _put_off(row)
-        logger.warning("patches not read region=%s code=%s", region_id, error.code)
+        logger.warning("patches not kept region=%s code=%s", region_id, error.code)
         return 0
 
 
@@ -265,9 +260,14 @@ def _keep_details(region: Region, read: Mapping[int, tuple[Standing, list[Patch]
     newer = [(row.instance, each) for row, _ in read.values() for each in told if _is_newer(row, each)]
     kept = 0
     for row, patches in read.values():
-        if ends.get(row.instance.instance_id) == row.report.ended_at:
+        if ends.get(row.instance.instance_id) != row.report.ended_at:
+            continue
+        try:
             kept += keep_patches(row, patches)
-    keep_told(region, newer)
+        except (DatabaseError, ValueError):  # what one node tells, and no row can hold, keeps no other from being read
+            logger.exception("patches not kept instance=%s", row.instance_id)
+            _put_off(row)
+    keep_summaries(newer)
     return kept
 
 

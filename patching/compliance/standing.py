@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,47 +17,72 @@ from .verdict import LACKING
 
 TOPIC: Final = "patching.compliance"
 SLA_TOPIC: Final = "patching.sla"
-# So many that fall at one reading are told one by one; more of them in one notice, since one cause made them fall.
+# So many of a region are told of one by one; of more in one notice, since one cause made them fall.
 MOST_TOLD: Final = 20
+MOST_AT_ONCE: Final = 2000
 
 
-def tell_fallen(region: Region, fallen: Sequence[Standing]) -> None:
-    """Tell that these are compliant no more: each once while it lasts."""
-    if not fallen:
-        return
-    place = {"account_id": region.account.account_id, "region": region.name}
-    if len(fallen) > MOST_TOLD:
-        title = f"{len(fallen):,} instances of {region} have fallen out of patch compliance"
-        with transaction.atomic():
-            notify.notify(
-                TOPIC, dedup_key=_key_of(region), title=title, url="/compliance/", severity="critical", **place
-            )
-        return
-    for row in fallen:
-        report = row.report
-        text = (
-            f"{report.missing} missing, {report.failed} failed, {report.pending_reboot} pending a restart, "
-            f"{report.rejected} rejected. {report.operation} of {report.ended_at:%Y-%m-%d %H:%M} UTC."
-        )
-        with transaction.atomic():
-            notify.notify(
-                TOPIC,
-                dedup_key=_key_of(row.instance),
-                title=f"{row.instance} has fallen out of patch compliance",
-                text=text,
-                url=f"/compliance/instances/{row.instance_id}/",
-                severity="critical" if report.critical else "warning",
-                **place,
-            )
+def tell(region: Region) -> None:
+    """Tell of instances that have fallen out of compliance, each once while it lasts, and of those that comply again.
+
+    What was told stands in the rows: a worker that dies before it has told leaves it to the next.
+    """
+    with transaction.atomic():
+        rows = Standing.objects.select_for_update(of=("self",)).filter(instance__region=region).order_by("pk")
+        rows = rows.select_related("report", "instance")
+        over = Q(fell_at=None) | Q(instance__gone_at__isnull=False)
+        for row in rows.filter(over, is_told=True)[:MOST_AT_ONCE]:
+            notify.resolve(TOPIC, dedup_key=_key_of(row.instance))
+            Standing.objects.filter(pk=row.pk).update(is_told=False)
+        fallen = list(rows.exclude(over).filter(is_told=False)[:MOST_AT_ONCE])
+        standing = Standing.objects.filter(instance__region=region, is_told=True).count()
+        Standing.objects.filter(pk__in=[row.pk for row in fallen]).update(is_told=True)
+        if not fallen:
+            if not standing:
+                notify.resolve(TOPIC, dedup_key=_key_of(region))
+        elif standing + len(fallen) > MOST_TOLD:
+            _tell_of_many(region, standing + len(fallen))
+        else:
+            for row in fallen:
+                _tell_of(region, row)
 
 
-def tell_recovered(row: Standing) -> None:
-    """Close what was told of an instance; in the caller's transaction. A region's notice ends with its last one."""
-    notify.resolve(TOPIC, dedup_key=_key_of(row.instance))
-    region = row.instance.region
-    left = Standing.objects.filter(instance__region=region, instance__gone_at=None).exclude(fell_at=None)
-    if not left.exclude(pk=row.pk).exists():
-        notify.resolve(TOPIC, dedup_key=_key_of(region))
+def _tell_of_many(region: Region, count: int) -> None:
+    notify.notify(
+        TOPIC,
+        dedup_key=_key_of(region),
+        title=f"{count:,} instances of {region} have fallen out of patch compliance",
+        url="/compliance/instances/?state=bad",
+        severity="critical",
+        account_id=region.account.account_id,
+        region=region.name,
+    )
+
+
+def _tell_of(region: Region, row: Standing) -> None:
+    report = row.report
+    text = (
+        f"{report.missing} missing, {report.failed} failed, {report.pending_reboot} pending a restart, "
+        f"{report.rejected} rejected. {report.operation} of {report.ended_at:%Y-%m-%d %H:%M} UTC."
+    )
+    notify.notify(
+        TOPIC,
+        dedup_key=_key_of(row.instance),
+        title=f"{row.instance} has fallen out of patch compliance",
+        text=text,
+        url=f"/compliance/instances/{row.instance_id}/",
+        severity="critical" if report.critical else "warning",
+        account_id=region.account.account_id,
+        region=region.name,
+    )
+
+
+def tell_all() -> None:
+    """In each region where there is something to tell."""
+    over = Q(fell_at=None) | Q(instance__gone_at__isnull=False)
+    news = Standing.objects.filter(Q(over, is_told=True) | (~over & Q(is_told=False)))
+    for region in Region.objects.filter(pk__in=news.values("instance__region")).select_related("account"):
+        tell(region)
 
 
 def _key_of(subject: Instance | Region) -> str:

@@ -44,6 +44,7 @@ def read_patches(region_id: int) -> None:
 def tell_due() -> None:
     """Give the regions with findings to send to workers; resolve those of instances that are gone; tell of SLAs."""
     findings.resolve_gone(now=now())
+    standing.tell_all()
     standing.tell_overdue(at=now())
     for hub_id in findings.claim_due(now=now()):
         send_findings.delay(hub_id)

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from fleetops.clock import now
+from fleetops.inventory.models import Instance
 from fleetops.notify.models import Notice
 from patching.compliance import reading, standing
 from patching.compliance.models import PatchSpan, Reader, Report, Standing, Trend
@@ -96,15 +97,40 @@ def test_a_first_report_that_somebody_else_has_just_written_down_takes_the_other
     twice, other = make_instance(), make_instance()
     # As a reading and a run that have both looked before either has written.
     told = [(twice, summary(twice, 0, missing=1)), (twice, summary(twice, 5)), (other, summary(other, 0, missing=1))]
-    assert {each.instance for each in reading.keep_summaries(told)} == {twice, other}
-    assert reading.keep_summaries([(twice, summary(twice, 5))]) == []
+    reading.keep_summaries(told)
+    assert set(Standing.objects.values_list("instance", flat=True)) == {twice.pk, other.pk}
+    reading.keep_summaries([(twice, summary(twice, 5))])
     assert Standing.objects.select_related("report").get(instance=twice).report.is_compliant
 
 
-def test_many_that_fall_at_once_are_told_of_in_one_notice(region, node):
-    rows = [
-        Standing(instance=node, report=Report(instance=node, operation="Scan", ended_at=now(), missing=1))
-        for _ in range(standing.MOST_TOLD + 1)
-    ]
-    standing.tell_fallen(region, rows)
-    assert Notice.objects.get().title == f"21 instances of {region} have fallen out of patch compliance"
+def test_many_that_fall_at_once_are_told_of_in_one_notice_also_after_a_kill(region, node, monkeypatch):
+    monkeypatch.setattr(standing, "MOST_TOLD", 2)
+    nodes = list(Instance.objects.filter(region=region).exclude(ssm_read_at=None)[:3])
+    reading.keep_summaries([(each, summary(each, missing=1)) for each in nodes])  # and its worker is killed here
+    assert not Notice.objects.exists()
+    standing.tell_all()
+    standing.tell_all()
+    assert Notice.objects.get().title == f"3 instances of {region} have fallen out of patch compliance"
+    reading.keep_summaries([(each, summary(each, 5)) for each in nodes[:2]])
+    Instance.objects.filter(pk=nodes[2].pk).update(gone_at=now())
+    standing.tell_all()
+    standing.tell_all()
+    assert Notice.objects.get().closed_at is not None
+
+
+def test_what_no_row_can_hold_of_one_node_keeps_no_other_from_being_read(region, monkeypatch):
+    one, two = Instance.objects.filter(region=region).exclude(ssm_read_at=None)[:2]
+    reading.keep_summaries([(each, summary(each, missing=1)) for each in (one, two)])
+    whole = reading.keep_patches
+
+    def refusing(row, patches):
+        if row.instance_id == one.pk:
+            raise ValueError("A string literal cannot contain NUL (0x00) characters.")
+        return whole(row, patches)
+
+    monkeypatch.setattr(reading, "keep_patches", refusing)  # what PostgreSQL says; SQLite takes it
+    monkeypatch.setattr(reading, "_patches", lambda region, row: [])
+    told = [summary(one, missing=1), summary(two, missing=1)]
+    monkeypatch.setattr(reading, "summaries", lambda *arguments, **named: told)
+    assert reading.read_details(region.pk, now=now()) == 1
+    assert Standing.objects.get(instance=one).tries == 1 and Standing.objects.get(instance=two).due_at is None

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patching.compliance.verdict import KEPT, LACKING, Open, Patch, PatchState, change, once
@@ -86,7 +86,7 @@ reports = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(reports)
 def test_whatever_is_reported_history_tells_of_each_moment_what_the_report_of_it_said(given):
     told = [(operation, [patch(kb, state, title) for (kb, title), state in each.items()]) for operation, each in given]

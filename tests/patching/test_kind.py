@@ -31,7 +31,7 @@ def test_a_region_that_does_not_tell_holds_up_no_other(monkeypatch):
         return [kind.PatchSummary(each, SCAN, now(), now(), snapshot_id=mine) for each in instance_ids]
 
     monkeypatch.setattr(kind, "summaries", told)
-    monkeypatch.setattr(kind.reading, "keep_told", lambda region, pairs: None)
+    monkeypatch.setattr(kind.reading, "keep_summaries", lambda pairs: None)
     run.targets.update(sent_at=now())
     first, second = kind.PatchKind().judge(run, list(run.targets.select_related("account", "region", "instance_row")))
     assert first.proof == Proof.WAITING and "AWS did not tell" in first.reason

@@ -302,3 +302,17 @@ def freeze(owner, *, targets="all", deeds=("*",)):
     return Calendar.objects.create(
         name="Freeze", kind="freeze", source="upload", text=text, deeds=list(deeds), targets=targets, created_by=owner
     )
+
+
+def test_an_aborted_run_whose_probe_is_cancelled_before_it_was_sent_ends(owner, aws):
+    run = make_run(owner, [make_fleet(1)], probes=[{"document": "probe", "version": "", "parameters": {}}])
+    look(run)
+    aws.take().answer_all()
+    look(run)
+    look(run)
+    steering.abort(run, actor=owner)
+    commands.cancel(Command.objects.order_by("-id").first(), actor=owner)
+    for _ in range(3):
+        look(run)
+    run.refresh_from_db()
+    assert run.state == "aborted"
