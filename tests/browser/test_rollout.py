@@ -9,7 +9,7 @@ from tests.support.endpoint import until
 
 from .conftest import Stack
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]  # test_patching.py tells the same of patches, in `make test`
 TARGETS = "name=pay-api-* and status=online"
 BROKEN = "pay-api-eu1b-02"
 # A node with this file fails once.
