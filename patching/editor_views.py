@@ -21,9 +21,10 @@ from . import content, groups, known, mirror, services
 from .content import LEVELS, Content
 from .drafts import Draft, filter_fields
 from .families import OPERATING_SYSTEMS, Family, family_of, traits_of
+from .listing import id_of
 from .models import PatchBaseline
-from .preview import compare
-from .sound import Problem
+from .preview import Difference, compare
+from .sound import Problem, is_date
 from .views import copy_places, visible_baseline
 from .writing import CHANGE_PERMISSION
 
@@ -87,10 +88,10 @@ def _make(request: HttpRequest, said: Content, tags: dict[str, str], chosen: lis
 
 
 def _begin(request: HttpRequest) -> PatchBaseline | None:
-    text = request.GET.get("copy", "")
-    if not re.fullmatch(r"[0-9a-f-]{36}", text):
+    pk = id_of(request.GET.get("copy", ""))
+    if pk is None:
         return None
-    return PatchBaseline.objects.visible_to(request.user).select_related("region").filter(pk=text).first()
+    return PatchBaseline.objects.visible_to(request.user).select_related("region").filter(pk=pk).first()
 
 
 def _chosen(request: HttpRequest, places: list[Region], begin: PatchBaseline | None) -> list[Region]:
@@ -212,12 +213,15 @@ def _preview(request: HttpRequest, draft: Draft, region: Region, baseline: Patch
         users = using.count()
         asked = {str(pk) for pk in using.filter(pk__in=list(nodes)).values_list("pk", flat=True)}
         nodes = {node: held for node, held in nodes.items() if node in asked}
-    found = compare(old, said, known.patches_of(row), nodes, now=moment)
+    undatable = [rule.approve_until for rule in said.rules if rule.approve_until and not is_date(rule.approve_until)]
+    is_countable = not draft.problems and not undatable
+    found = compare(old, said, known.patches_of(row), nodes, now=moment) if is_countable else Difference()
     fall_out = Instance.objects.visible_to(request.user).filter(pk__in=found.fall_out[:SHOWN_NAMES])
     return {
         "draft": draft,
         "baseline": baseline,
         "found": found,
+        "undatable": undatable,
         "newly": found.newly_approved[:ROWS_SHOWN],
         "no_longer": found.no_longer[:ROWS_SHOWN],
         "users": users,

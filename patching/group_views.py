@@ -17,6 +17,7 @@ from fleetops.web.shortcuts import permission_required
 
 from . import groups as grouping
 from . import services
+from .listing import id_of
 from .models import Mirror, PatchBaseline
 from .views import ROWS, TABS, VIEW
 from .writing import CHANGE_PERMISSION
@@ -112,10 +113,8 @@ def _back(request: HttpRequest, baseline: PatchBaseline, name: str) -> str:
 
 
 def _baseline(request: HttpRequest) -> PatchBaseline:
-    text = request.POST.get("baseline", "")
-    pk = text if re.fullmatch(r"[0-9a-f-]{36}", text) else None
     rows = PatchBaseline.objects.visible_to(request.user).select_related("account", "region__account")
-    return get_object_or_404(rows, pk=pk)
+    return get_object_or_404(rows, pk=id_of(request.POST.get("baseline", "")))
 
 
 def _region(text: str) -> Region:

@@ -1,5 +1,6 @@
 """Which baselines a list shows, on its page and over the API."""
 
+import uuid
 from collections.abc import Mapping
 
 from django.db.models import Q
@@ -8,6 +9,14 @@ from .models import PatchBaselineQuerySet
 
 MOST_WORDS = 8
 FILTERS = ("q", "owner", "system", "account", "region", "only")
+
+
+def id_of(text: str) -> uuid.UUID | None:
+    """The id that a form or an address names; None for what is none."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
 
 
 def filtered(found: PatchBaselineQuerySet, asked: Mapping[str, str]) -> PatchBaselineQuerySet:

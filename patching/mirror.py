@@ -62,7 +62,14 @@ def read(mirror_id: int, *, now: datetime) -> None:
             _write_groups(region, groups, now=now)
         for row in _to_be_read(region, now=now):
             asked_at = clock_now()
-            told = aws.get_baseline(access, region.name, baseline_id=row.baseline_id, **who)
+            try:
+                told = aws.get_baseline(access, region.name, baseline_id=row.baseline_id, **who)
+            except AwsError as error:
+                if not aws.is_missing(error):
+                    raise
+                # Deleted since it was listed.
+                PatchBaseline.objects.filter(pk=row.pk, gone_at=None).update(gone_at=clock_now())
+                continue
             keep(row, told, origin=Origin.AWS, asked_at=asked_at)
     except AwsError as error:
         fail(mirror_id, str(error))
@@ -109,6 +116,8 @@ def _write_listed(region: Region, found: list[BaselineRecord], *, now: datetime)
             made.append(PatchBaseline(account=region.account, region=region, baseline_id=each.baseline_id, **facts))
             continue
         if row.read_at is not None and row.read_at >= now:  # written here while AWS was listing
+            continue
+        if row.gone_at is not None and row.gone_at >= now:  # deleted while AWS was listing
             continue
         if has_settled:
             facts.pop("is_default")
@@ -173,7 +182,8 @@ def keep(
         row = PatchBaseline.objects.select_for_update().get(pk=baseline.pk)
         if origin == Origin.AWS:
             is_underway = row.writes.filter(state=WriteState.OPEN, deed__in=(Deed.UPDATE, Deed.DELETE)).exists()
-            if is_underway or (row.read_at is not None and row.read_at > asked_at):
+            is_gone = row.gone_at is not None and row.gone_at > asked_at
+            if is_underway or is_gone or (row.read_at is not None and row.read_at > asked_at):
                 _refresh(baseline, row)
                 return False
         said = Content.of_aws(row.operating_system, told.content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.fields.json import KeyTextTransform
 from django.urls import reverse
 
 from fleetops.clock import now, uuid7
@@ -179,12 +180,20 @@ class Write(models.Model):
     text = models.CharField(max_length=1024, blank=True, help_text="what came of it, where that was not the wish")
     started_at = models.DateTimeField(default=now)
     claimed_until = models.DateTimeField(null=True, help_text="somebody writes it until then; nobody else does")
+    changed_at = models.DateTimeField(null=True, help_text="since when AWS has at least a part of it")
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["baseline"], name="one_open_write_a_baseline", condition=Q(state="open")),
+            models.UniqueConstraint(
+                "region",
+                "name",
+                KeyTextTransform("operating_system", "argument"),
+                name="one_open_making_a_name",
+                condition=Q(state="open", deed="create"),
+            ),
         ]
         indexes = [
             models.Index(fields=["batch"], name="write_batch"),

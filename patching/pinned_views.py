@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from datetime import UTC, datetime
 
@@ -18,6 +17,7 @@ from fleetops.inventory.models import Instance
 from fleetops.web.shortcuts import permission_required
 
 from . import pinned
+from .listing import id_of
 from .models import PinnedSet
 from .views import ROWS, TABS, VIEW
 from .writing import CHANGE_PERMISSION
@@ -69,7 +69,7 @@ def freeze(request: HttpRequest) -> HttpResponse:
     visible = Instance.objects.visible_to(request.user).present().exclude(ssm_read_at=None)
     wrong = ""
     if request.method == "POST":
-        chosen = [each for each in request.POST.getlist("nodes") if re.fullmatch(r"[0-9a-f-]{36}", each)]
+        chosen = [pk for pk in map(id_of, request.POST.getlist("nodes")) if pk is not None]
         nodes = list(visible.filter(pk__in=chosen[: pinned.MOST_NODES + 1]).select_related("account", "region"))
         try:
             name = " ".join(request.POST.get("name", "").replace("\x00", "").split())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -134,12 +134,18 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def approval(rule: Rule, patch: Patch) -> datetime | None:
-    """Since when a rule that is about a patch approves it; None for never. Without a date the delay is none."""
+    """Since when a rule that is about a patch approves it; None for never. Without a date the delay is none.
+
+    A date that is none approves nothing: `sound` tells of it.
+    """
     if patch.released_at is None:
         return AT_ONCE
     if rule.approve_until:
-        ends = datetime.fromisoformat(rule.approve_until).replace(tzinfo=UTC) + timedelta(days=1)
-        return patch.released_at if patch.released_at < ends else None
+        try:
+            last = date.fromisoformat(rule.approve_until)
+        except ValueError:
+            return None
+        return patch.released_at if patch.released_at.astimezone(UTC).date() <= last else None
     if rule.approve_after_days is None:
         return AT_ONCE
     return patch.released_at + timedelta(days=rule.approve_after_days)

@@ -127,7 +127,7 @@ def _of_rule(content: Content, number: int, legal: Legal) -> list[Problem]:
         found.append("Say when it approves: after so many days (0 is at once), or what is released until a date.")
     if has_days and not 0 <= (rule.approve_after_days or 0) <= MOST_DAYS:
         found.append(f"Days are 0 to {MOST_DAYS}.")
-    if has_date and not _is_date(rule.approve_until):
+    if has_date and not is_date(rule.approve_until):
         found.append(f"“{rule.approve_until}” is no date. Write one as 2026-12-31.")
     if rule.level not in LEVELS:
         found.append(f"A level is one of {', '.join(LEVELS)}.")
@@ -226,7 +226,8 @@ def _of_sources(content: Content, legal: Legal) -> list[Problem]:
     return found
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Whether AWS takes it as a rule's date."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:

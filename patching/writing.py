@@ -47,6 +47,10 @@ class Conflict(UserError):
     """AWS says something else than the person saw; nothing was changed."""
 
 
+class Unfinished(UserError):
+    """AWS has changed something, and then an error came; `heal` does the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """What a deed needs: where, and as whom."""
@@ -69,11 +73,11 @@ def begin(
 ) -> Write:
     """Put down what is to be written. Not claimed: whoever comes first carries it out.
 
-    Raises UserError if something is being written to that baseline already.
+    Raises UserError if something is being written to that baseline already, or one of that name is there or being made.
     """
     try:
         with transaction.atomic():
-            return Write.objects.create(
+            write = Write.objects.create(
                 batch=batch or uuid7(),
                 region=region,
                 baseline=baseline,
@@ -84,16 +88,35 @@ def begin(
                 actor_name=actor.username,
                 claimed_until=clock_now() + CLAIM if is_claimed else None,
             )
+            if deed == Deed.CREATE:
+                # The open row keeps others out from here on: whoever came before it is seen.
+                _require_new(write)
+            return write
     except IntegrityError:
+        if deed == Deed.CREATE:
+            raise UserError(
+                f"A baseline {name} is just being made in {region}. Look at the list of baselines in a minute."
+            ) from None
         raise UserError(
             f"Another change of {baseline} is just being written. Load the page again in a minute."
         ) from None
 
 
+def _require_new(write: Write) -> None:
+    """Raises UserError if the place has a baseline of that name and operating system: a second click, mostly."""
+    system = write.argument["operating_system"]
+    same = PatchBaseline.objects.present().own().filter(region=write.region, name=write.name, operating_system=system)
+    if same.exists():
+        raise UserError(
+            f"There is a baseline {write.name} already in {write.region}. Change that one, or choose another name."
+        )
+
+
 def carry_out(write: Write) -> Write:
     """Ask AWS for a claimed change, and end it. Raises UserError, AwsError: the row then says why too.
 
-    After Unavailable without an answer it stays open, and `heal` looks again.
+    After Unavailable without an answer, and after any error once AWS has changed something, it stays open, and `heal`
+    looks again.
     """
     region = write.region
     call = _Call(
@@ -103,26 +126,38 @@ def carry_out(write: Write) -> Write:
     )
     try:
         finish = _DEEDS[Deed(write.deed)](write, call)
-    except Unavailable as error:
-        if error.is_outcome_unknown or _was_tried(write):
-            text = "AWS did not answer. FleetOps looks again by itself whether it was done, and does it if not."
-            later = clock_now() + AGAIN
-            Write.objects.filter(pk=write.pk, state=WriteState.OPEN).update(text=text, claimed_until=later)
-            write.text = text
-        else:
-            _end(write, WriteState.REFUSED, str(error))
-        raise
     except Conflict as error:
         _end(write, WriteState.CONFLICT, str(error))
         raise
     except UserError as error:  # AWS's refusals among them
-        _end(write, WriteState.REFUSED, str(error))
+        if write.changed_at is not None:
+            text = f"AWS has done it in part, and FleetOps does the rest by itself. What it waits for: {error}"
+            _leave_open(write, text)
+            raise Unfinished(text) from error
+        if isinstance(error, Unavailable) and (error.is_outcome_unknown or _was_tried(write)):
+            text = "AWS did not answer. FleetOps looks again by itself whether it was done, and does it if not."
+            _leave_open(write, text)
+        else:
+            _end(write, WriteState.REFUSED, str(error))
         raise
     with transaction.atomic():
         move(write, WriteState.DONE, WRITE_MOVES, ended_at=clock_now(), text="", claimed_until=None)
         finish()
     logger.info("written deed=%s name=%s account=%s region=%s", write.deed, write.name, *write.place)
     return write
+
+
+def _mark_changed(write: Write, **learnt: str) -> None:
+    """AWS has changed something: whatever fails from here on, the row stays open until the rest is done too."""
+    write.changed_at = write.changed_at or clock_now()
+    write.argument = write.argument | learnt
+    Write.objects.filter(pk=write.pk).update(changed_at=write.changed_at, argument=write.argument)
+
+
+def _leave_open(write: Write, text: str) -> None:
+    write.text = text[:1024]
+    later = clock_now() + AGAIN
+    Write.objects.filter(pk=write.pk, state=WriteState.OPEN).update(text=write.text, claimed_until=later)
 
 
 def _was_tried(write: Write) -> bool:
@@ -165,7 +200,7 @@ def _create(write: Write, call: _Call) -> Callable[[], None]:
     argument = write.argument
     system = argument["operating_system"]
     wanted = Content.of_aws(system, argument["content"])
-    baseline_id = aws.create_baseline(
+    baseline_id = argument.get("baseline_id") or aws.create_baseline(
         call.access,
         call.region,
         operating_system=system,
@@ -174,6 +209,7 @@ def _create(write: Write, call: _Call) -> Callable[[], None]:
         client_token=str(write.pk),
         **call.who,
     )
+    _mark_changed(write, baseline_id=baseline_id)
     told = aws.get_baseline(call.access, call.region, baseline_id=baseline_id, session_name=write.actor_name)
 
     def finish() -> None:
@@ -201,6 +237,7 @@ def _update(write: Write, call: _Call) -> Callable[[], None]:
         aws.update_baseline(
             call.access, call.region, baseline_id=baseline.baseline_id, content=wanted.to_aws(), **call.who
         )
+    _mark_changed(write)
     told = aws.get_baseline(call.access, call.region, baseline_id=baseline.baseline_id, session_name=write.actor_name)
 
     def finish() -> None:
@@ -261,6 +298,7 @@ def _register(write: Write, call: _Call) -> Callable[[], None]:
     baseline, group = write.baseline, write.name
     if from_id := write.argument.get("from", ""):  # the group moves: AWS keeps one baseline of a system for it
         aws.deregister_group(call.access, call.region, group=group, baseline_id=from_id, **call.who)
+        _mark_changed(write)
     try:
         aws.register_group(call.access, call.region, group=group, baseline_id=baseline.baseline_id, **call.who)
     except AwsError as error:
@@ -366,6 +404,8 @@ def heal(write_id: uuid.UUID, *, now: datetime) -> None:
         return
     if now - write.started_at > GIVE_UP:
         text = "AWS could not be asked for an hour. It may have been done: what AWS says is shown when it answers."
+        if write.changed_at is not None:
+            text = "AWS has done it in part; the rest failed for an hour. What AWS says is shown when it answers."
         _end(write, WriteState.REFUSED, text)
         return
     try:

@@ -81,6 +81,40 @@ def test_a_reading_takes_its_calls_by_the_page_and_reads_awss_own_once_a_day(acc
     assert len(asked) == 3 and all(each.startswith("pb-") for each in asked)
 
 
+def test_a_baseline_that_is_deleted_during_a_reading_spoils_nothing(region, owner, ssm, monkeypatch):
+    gone, stays = (
+        ssm.create_patch_baseline(OperatingSystem="UBUNTU", Name=name)["BaselineId"] for name in ("gone", "stays")
+    )
+    ours = services.create(region, STANDARD, actor=owner)
+    of_groups, of_one, asked = aws.group_pages, aws.get_baseline, []
+
+    def deletes_ours(*args, **facts):  # after the list, before the rows are written
+        services.delete(ours, actor=owner)
+        return of_groups(*args, **facts)
+
+    def deletes_theirs(*args, **facts):  # after the rows are written
+        asked.append(facts["baseline_id"])
+        ssm.delete_patch_baseline(BaselineId=gone)
+        return of_one(*args, **facts)
+
+    mirror_row = Mirror.objects.create(region=region)
+    monkeypatch.setattr(aws, "group_pages", deletes_ours)
+    real = mirror._write_groups
+
+    def then(*args, **facts):
+        real(*args, **facts)
+        monkeypatch.setattr(aws, "get_baseline", deletes_theirs)
+
+    monkeypatch.setattr(mirror, "_write_groups", then)
+    mirror.read(mirror_row.pk, now=now())
+    monkeypatch.undo()
+    mirror_row.refresh_from_db()
+    assert mirror_row.error == "" and mirror_row.read_at
+    rows = {row.baseline_id: row for row in PatchBaseline.objects.filter(owner="Self")}
+    assert rows[gone].gone_at and rows[stays].gone_at is None and rows[stays].read_at
+    assert rows[ours.baseline_id].gone_at and gone in asked and ours.baseline_id not in asked
+
+
 def test_what_cannot_be_read_says_why_and_keeps_what_there_was(accounts, region, endpoint):
     read_all()
     before = PatchBaseline.objects.present().count()
@@ -253,6 +287,97 @@ def test_who_dies_beside_a_call_leaves_it_to_be_healed_and_it_is_done_once(
     assert AuditEvent.objects.filter(action=action, outcome="done", actor_name="paula").count() == 1
     writing.heal(write.pk, now=later + timedelta(minutes=5))  # nothing is left to do
     assert AuditEvent.objects.filter(action=action).count() == 1
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException"])
+@pytest.mark.parametrize(
+    ("call", "then"),
+    [
+        ("create_baseline", "GetPatchBaseline"),
+        ("update_baseline", "GetPatchBaseline"),
+        ("deregister_group", "RegisterPatchBaselineForPatchGroup"),
+    ],
+)
+def test_an_error_after_aws_has_changed_something_leaves_the_rest_to_be_done(
+    region, owner, endpoint, ssm, monkeypatch, call, then, code
+):
+    there = services.create(region, UBUNTU.with_name("ubuntu-there"), actor=owner)
+    other = services.create(region, UBUNTU.with_name("ubuntu-other"), actor=owner)
+    services.register(there, "web", actor=owner)
+    wider = replace(UBUNTU, name="ubuntu-there", rejected=("snapd",))
+    deed = {
+        "create_baseline": lambda: services.create(region, UBUNTU, actor=owner),
+        "update_baseline": lambda: services.update(there, wider, based_on=1, actor=owner),
+        "deregister_group": lambda: services.register(other, "web", actor=owner),
+    }[call]
+    faults, real = Faults(endpoint.handover), getattr(aws, call)
+
+    def changes(*args, **facts):
+        answer = real(*args, **facts)
+        faults.put("then", "error", code=code, status=400, match={"operation": then})
+        return answer
+
+    monkeypatch.setattr(aws, call, changes)
+    try:
+        with pytest.raises(writing.Unfinished, match=f"FleetOps does the rest by itself.*{then}"):
+            deed()
+        monkeypatch.undo()
+        write = Write.objects.get(state=WriteState.OPEN)
+        assert write.changed_at and "in part" in write.text
+        with pytest.raises(UserError, match="is just being"):
+            deed()  # once more, by hand
+        writing.heal(write.pk, now=now() + timedelta(minutes=1))  # it fails still
+        write.refresh_from_db()
+        assert write.is_open and writing.due(now=now() + timedelta(minutes=1)) == [write.pk]
+        assert not AuditEvent.objects.filter(outcome="failed").exists()
+    finally:
+        faults.delete()
+    writing.heal(write.pk, now=now() + timedelta(minutes=2))
+    write.refresh_from_db()
+    assert (write.state, write.text) == (WriteState.DONE, "")
+    listed = ssm.describe_patch_baselines(MaxResults=100)["BaselineIdentities"]
+    names = sorted(each["BaselineName"] for each in listed if each["BaselineName"].startswith("ubuntu-"))
+    assert names == ["ubuntu-other", *([UBUNTU.name] if call == "create_baseline" else []), "ubuntu-there"]
+    if call == "update_baseline":
+        there = reread(there)
+        assert of_aws(ssm, there).rejected == ("snapd",) and (there.version, there.is_drifted) == (2, False)
+    if call == "deregister_group":
+        said = ssm.get_patch_baseline_for_patch_group(PatchGroup="web", OperatingSystem="UBUNTU")
+        assert said["BaselineId"] == other.baseline_id and PatchGroup.objects.get().baseline == other
+
+
+def test_a_rest_that_fails_for_an_hour_is_given_up_and_says_that_a_part_was_done(region, owner, endpoint):
+    faults = Faults(endpoint.handover)
+    match = {"operation": "GetPatchBaseline"}
+    with (
+        faults.on("error", code="AccessDeniedException", status=400, match=match),
+        pytest.raises(writing.Unfinished),
+    ):
+        services.create(region, UBUNTU, actor=owner)
+    write = Write.objects.get()
+    writing.heal(write.pk, now=now() + timedelta(hours=2))
+    write.refresh_from_db()
+    assert write.state == WriteState.REFUSED and "AWS has done it in part" in write.text
+
+
+def test_a_second_click_makes_no_second_baseline_and_is_told_why(accounts, region, owner, ssm):
+    facts = {"operating_system": "UBUNTU", "content": UBUNTU.to_aws()}
+    first = writing.begin(Deed.CREATE, region, name=UBUNTU.name, argument=facts, actor=owner)
+    with pytest.raises(UserError, match=f"{UBUNTU.name} is just being made in"):
+        services.create(region, UBUNTU, actor=owner)
+    places = [each for account in accounts for each in account.regions.all()]
+    with pytest.raises(UserError, match="is just being made in"):
+        services.copy(UBUNTU, places, actor=owner)
+    assert Write.objects.get() == first  # of a click that is refused nothing stays
+    services.create(region, replace(STANDARD, name=UBUNTU.name), actor=owner)  # another operating system's
+    writing.carry_out(first)
+    with pytest.raises(UserError, match=f"There is a baseline {UBUNTU.name} already in"):
+        services.create(region, UBUNTU, actor=owner)
+    listed = ssm.describe_patch_baselines(MaxResults=100)["BaselineIdentities"]
+    made = [each["OperatingSystem"] for each in listed if each["BaselineName"] == UBUNTU.name]
+    assert sorted(made) == ["AMAZON_LINUX_2023", "UBUNTU"]
+    services.delete(first.baseline, actor=owner)
+    assert services.create(region, UBUNTU, actor=owner).version == 1  # the name is free again
 
 
 def test_an_answer_that_was_lost_is_looked_for_and_an_author_without_the_role_is_not_obeyed(

@@ -246,6 +246,33 @@ def test_the_preview_counts_real_patches_on_real_nodes(as_owner, away):
     assert "What it would approve" in page and "2 that run it were asked" in page
 
 
+@pytest.mark.parametrize(("until", "words"), [("31.12.2026", "“31.12.2026” is no date"), ("9999-12-31", "of 1 known")])
+@pytest.mark.parametrize("button", ["preview", "add_rule"])
+def test_a_date_that_is_none_is_told_in_words_and_nothing_is_counted_with_it(as_owner, away, until, words, button):
+    region = make_region()
+    known_one = Patch("openssl", "3.0", "2", classification="Security", released_at=now())
+    KnownPatches.objects.create(
+        region=region, operating_system="AMAZON_LINUX_2023", patches=[known_one.to_json()], read_at=now()
+    )
+    form = FORM | {"rule-0-days": "", "rule-0-until": until, "do": button}
+    answer = as_owner.post(f"{reverse('patching:create')}?system=AMAZON_LINUX_2023", form)
+    assert answer.status_code in {200, 400} and words in text_of(answer)
+    answer = as_owner.post(reverse("patching:preview_new"), form | {"system": "AMAZON_LINUX_2023"})
+    page = text_of(answer)
+    assert answer.status_code == 200 and words in page and ("of 1 known" in page) == (until == "9999-12-31")
+
+
+@pytest.mark.parametrize("junk", ["-" * 36, "0" * 36, "pb-1", ""])
+def test_an_id_that_is_none_names_nothing(as_owner, away, junk):
+    ubuntu_node(make_region())
+    answer = as_owner.post(reverse("patching:register"), {"baseline": junk, "name": "web"})
+    assert answer.status_code == 404
+    page = as_owner.get(reverse("patching:create"), {"copy": junk})
+    assert page.status_code == 200 and "Which?" in text_of(page)
+    answer = as_owner.post(reverse("patching:freeze"), {"name": "n", "nodes": [junk]})
+    assert answer.status_code == 400 and "at least one node" in text_of(answer)
+
+
 def test_values_that_aws_lists_are_kept_with_their_age_and_stay_when_aws_is_away(roles, away, monkeypatch):
     from datetime import timedelta
 

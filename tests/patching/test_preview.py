@@ -162,6 +162,20 @@ def test_a_delay_counts_from_the_release_to_the_second_and_a_date_takes_its_whol
         assert decide(until, patch(released_at=released), now=NOW).answer == answer
 
 
+@pytest.mark.parametrize(
+    ("until", "answer"),
+    [
+        ("31.12.2026", Answer.LEFT_OUT),
+        ("soon", Answer.LEFT_OUT),
+        ("9999-12-31", Answer.APPROVED),
+        ("0001-01-01", Answer.LEFT_OUT),
+    ],
+)
+def test_no_date_of_a_rule_breaks_a_decision(until, answer):
+    content = Content(AL, "x", rules=(Rule((), approve_until=until),))
+    assert decide(content, patch(released_at=NOW), now=NOW).answer == answer
+
+
 def test_a_comparison_counts_what_changes_and_whom_it_touches():
     old = Content(AL, "x", rules=(Rule((Filter("SEVERITY", ("Critical",)),), 0),))
     new = replace(old, rules=(Rule((Filter("SEVERITY", ("Critical", "Low")),), 0),), rejected=("kernel",))
