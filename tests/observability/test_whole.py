@@ -287,6 +287,7 @@ def test_a_well_installation_has_nothing_failed(stack, story):
     assert set(checks) == {
         *("database", "broker", "credentials", "clocks", "storage", "versions", "keys", "processes", "certificates"),
         "deliveries",
+        "runs",
     }
     assert sum("acts as arn:aws:sts" in each["text"] for each in checks["credentials"]) == 2
 
