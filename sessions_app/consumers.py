@@ -18,7 +18,6 @@ from uuid import UUID
 import orjson
 from django.conf import settings
 from django.http.request import validate_host
-from django.urls import reverse
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -47,6 +46,7 @@ ATTACH_SECONDS = 10.0
 MAX_INPUT = 64 * 1024  # bytes of one frame of keystrokes
 MAX_CONTROL = 4096  # characters of a control message
 RELAY_SECONDS = 5.0
+REPLAY = "/sessions/{}/replay/"  # sessions:replay; to look it up would load every page into this process
 
 NOT_LOGGED_IN = 4401
 REFUSED = 4403
@@ -434,7 +434,7 @@ def _size(control: dict[str, Any]) -> tuple[int, int]:
 
 
 async def _say_ended(peer: Peer, session_id: UUID, reason: str) -> None:
-    message = {"type": "ended", "text": reason, "replay": reverse("sessions:replay", args=[session_id])}
+    message = {"type": "ended", "text": reason, "replay": REPLAY.format(session_id)}
     await peer.send_text(orjson.dumps(message).decode())
 
 

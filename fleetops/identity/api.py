@@ -22,7 +22,8 @@ from fleetops.web.context import current
 
 from . import access_keys, second_factor, tokens
 from .models import TOKEN_STATES, AccessKey, ApiToken, User
-from .rest import ANY_SCOPE, ApiView, problem, take_call
+from .pace import take_call
+from .rest import ANY_SCOPE, ApiView, problem
 from .scopes import SCOPES, may_have
 
 DEFAULT_DAYS = 30

@@ -12,7 +12,7 @@ from fleetops.errors import Denied
 
 from . import second_factor
 from .log_in import MFA_AT
-from .rest import plain_problem
+from .problems import plain_problem
 
 
 class SecondFactorMiddleware:

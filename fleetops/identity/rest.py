@@ -6,15 +6,13 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.core.cache import cache
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db.models import QuerySet
-from django.http import Http404, JsonResponse
+from django.http import Http404
 from django.views.decorators.debug import sensitive_variables
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
-from redis.exceptions import RedisError
 from rest_framework import exceptions, serializers
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.authentication import SessionAuthentication as DjangoSessionAuthentication
@@ -27,17 +25,17 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from fleetops.audit.record import Target, deny
-from fleetops.clock import real_now
 from fleetops.errors import Denied, UserError
 from fleetops.web.context import current
 from fleetops.web.shortcuts import require_permission
 
 from . import tokens
 from .models import ApiToken
+from .pace import take_call
+from .problems import PROBLEM, problem_body
 
 logger = logging.getLogger(__name__)
 
-PROBLEM = "application/problem+json"  # RFC 9457
 PAGE_SIZE = 100
 MOST_ROWS = 500  # of one page
 ANY_SCOPE = ""  # for what every token may: say who it is, end itself
@@ -124,22 +122,6 @@ class ScopedPermission(BasePermission):
 
 
 # --- How often -------------------------------------------------------------------------------------------------------
-
-
-def take_call(who: str, limit: int) -> int:
-    """Count one call of `who` in this minute; returns 0, or in how many seconds the next one is let through.
-
-    Without Valkey nothing is counted and all are let through: whoever can still be served is.
-    """
-    second = int(real_now().timestamp())
-    key = f"api-calls:{who}:{second // 60}"
-    try:
-        cache.add(key, 0, timeout=120)
-        count = cache.incr(key)
-    except (RedisError, ValueError):  # ValueError: the key went between the two
-        logger.warning("calls of the API are not counted: Valkey cannot be reached")
-        return 0
-    return 0 if count <= limit else 60 - second % 60
 
 
 class CallThrottle(BaseThrottle):
@@ -249,40 +231,9 @@ class ProblemSerializer(serializers.Serializer):
     )
 
 
-TITLES = {
-    400: "Not understood",
-    401: "Not logged in",
-    403: "Not allowed",
-    404: "Not found",
-    405: "Not possible here",
-    406: "Not available in this form",
-    409: "Not done",
-    413: "Too large",
-    415: "Not JSON",
-    429: "Too many calls",
-    500: "FleetOps's mistake",
-}
-
-
 def problem(status: int, detail: str, **more: Any) -> Response:
     """An error as the API says it."""
-    return Response(_problem(status, detail, **more), status=status, content_type=PROBLEM)
-
-
-def plain_problem(status: int, detail: str) -> JsonResponse:
-    """The same from outside of DRF's views."""
-    return JsonResponse(_problem(status, detail), status=status, content_type=PROBLEM)
-
-
-def _problem(status: int, detail: str, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "about:blank",
-        "title": TITLES.get(status, "Not done"),
-        "status": status,
-        "detail": detail,
-        "request_id": current.get().request_id,
-        **more,
-    }
+    return Response(problem_body(status, detail, **more), status=status, content_type=PROBLEM)
 
 
 def on_error(exception: Exception, context: dict) -> Response:

@@ -21,7 +21,7 @@ from fleetops.web.shortcuts import permission_required
 from . import log_in, second_factor, services
 from .forms import ChangeUserForm, CodeForm, ConfirmForm, CreateUserForm, LoginForm, PasswordForm
 from .models import User
-from .rest import plain_problem
+from .problems import plain_problem
 from .roles import ROLE_TEXTS
 
 WRONG_CODE = "That code is not right, or was used already. The app shows a new one every 30 seconds."

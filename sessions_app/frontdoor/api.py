@@ -18,7 +18,7 @@ from fleetops.awsapi import json11, models, query, sigv4
 from fleetops.awsapi.errors import Answer, ApiError, identity_error, render
 from fleetops.clock import now
 from fleetops.identity import access_keys
-from fleetops.identity.rest import take_call
+from fleetops.identity.pace import take_call
 from fleetops.web.context import RequestContext, current, within
 
 from ..consumers import Receive, Scope, Send, TerminalConsumer

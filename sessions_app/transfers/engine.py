@@ -41,6 +41,8 @@ FRAME_BYTES: Final = 64 * 1024  # of what the browser sends at once
 STALLED_SECONDS: Final = 60.0  # without a sign of either side
 CHECK_BYTES_A_SECOND: Final = 5 << 20  # a digest is waited for as long as a slow disk takes
 STOP_SECONDS: Final = 1.0  # for the node to drop what it has
+# What a node of ours has said and nobody has heard: parts that were asked for, a line behind each, the first and last.
+MOST_SAID: Final = 4 * node.DOWNLOADS_AHEAD
 BEGIN_SECONDS: Final = 30.0  # a session that is taken over is waited for
 RETRY_SECONDS: Final = 2.0
 
@@ -83,6 +85,9 @@ class TransferEnd:
         """The node has written this."""
         try:
             self._said += self._reader.feed(data)
+            if len(self._said) > MOST_SAID:
+                self._said.clear()
+                raise ValueError("more than it was asked for")
         except ValueError as error:  # binascii's too
             logger.warning("the node's side of a transfer is not ours session=%s: %s", self._proxy.session.pk, error)
             self._stop_for(Stopped("The instance answered with what is no part of a file."))
@@ -282,6 +287,8 @@ class TransferEnd:
                 continue
             if not part:
                 break
+            if self._why is not None:  # a slow browser always finds a part waiting
+                raise self._why
             size += len(part)
             if size > limit_bytes():
                 raise Stopped(too_large(size))

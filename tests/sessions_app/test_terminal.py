@@ -8,6 +8,7 @@ import uuid
 import pytest
 from django.contrib.sessions.models import Session as LogIn
 from django.db import transaction
+from django.urls import reverse
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -40,7 +41,7 @@ def test_a_shell_answers_and_its_end_is_told_in_words(terminal, gateway, instanc
 
     told = browser.told("ended")
     assert told["text"] == "The shell has ended."
-    assert told["replay"] == f"/sessions/{session.pk}/replay/"
+    assert told["replay"] == reverse("sessions:replay", args=[session.pk])
     assert browser.closed()[0] == 4409
     ended(session)
     assert session.state == SessionState.ENDED
@@ -278,7 +279,7 @@ def test_a_session_that_is_over_says_so_and_shows_the_way_to_its_recording(termi
     browser.type("exit\r")
     ended(session)
     late = terminal.browser(session, operator)
-    assert late.told("ended")["replay"] == f"/sessions/{session.pk}/replay/"
+    assert late.told("ended")["replay"] == reverse("sessions:replay", args=[session.pk])
     assert late.closed() == (4409, "The shell has ended.")
 
 

@@ -92,6 +92,7 @@ export class Files {
 
   async carry(job) {
     const { parent, instance, begin } = this.root.dataset;
+    job.row.onCancel = () => {}; // said as soon as there is a websocket
     const form = new URLSearchParams({ direction: job.direction, path: job.path, name: job.name, reason: this.part("reason").value });
     if (parent) form.set("parent", parent);
     else form.set("instance", instance);
@@ -124,7 +125,10 @@ class Carrying {
     job.row.onCancel = () => this.say({ type: "cancel" });
     const socket = (this.socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.say({ type: "attach", cols: 80, rows: 24 });
+    socket.onopen = () => {
+      this.say({ type: "attach", cols: 80, rows: 24 });
+      if (job.row.isCancelled) this.say({ type: "cancel" });
+    };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.read(JSON.parse(data)) : this.receive(data));
     socket.onclose = ({ reason }) => {
       this.wake?.();
@@ -228,6 +232,7 @@ class Row {
 
   cancel() {
     this.button.disabled = true;
+    this.isCancelled = true;
     if (this.onCancel) this.onCancel();
     else this.fail("Cancelled.", true);
   }
