@@ -99,9 +99,15 @@ fi
 # What a killed one has left: nobody has written to it for a quarter of an hour.
 find "$directory/" -maxdepth 1 -type f -name '.fleetops-*.part' -user "$(id -u)" -mmin +15 -exec rm -f {} + 2>/dev/null
 wanted="$directory/.fleetops-{{ id }}.part"
-problem=$( (umask 077 && set -C && : >"$wanted") 2>&1) || fail other "$problem"
+problem=$( (umask 077 && set -C && : >"$wanted" && rm -f "$wanted") 2>&1) || fail other "$problem"
+# Made and opened in one: whose folder it is might put a link to another's file there in between.
+mask=$(umask)
+umask 077
+set -C
+command exec 3>"$wanted" || fail other
+set +C
+umask "$mask"
 temporary=$wanted
-exec 3>>"$temporary" || fail other
 # Some implementations of head read more than they are asked for: then nothing may be sent ahead.
 ahead=$(printf ab | { head -c 1 >/dev/null; head -c 1; })
 say ready "${ahead:-x}" "$(said "$path")"
@@ -121,19 +127,21 @@ while hear; do
     's '*)
       set -- $line
       wanted=$2
-      exec 3>&-
       set -- $(sum <"$temporary")
       [ "$1" = "$wanted" ] || fail sum "$1"
       found=$1
+      made=/dev/fd/3 # the file itself, whatever its name leads to by now
+      [ -e "$made" ] || made=$temporary
       if [ "$overwrite" = yes ] && is_there; then
         mode=$(stat -c %a "$path" 2>/dev/null || stat -f %Lp "$path" 2>/dev/null)
         case $mode in
-          '' | *[!0-7]*) chmod "$(umask -S),a-x" "$temporary" ;;
-          *) chmod "$mode" "$temporary" ;;
+          '' | *[!0-7]*) chmod "$(umask -S),a-x" "$made" ;;
+          *) chmod "$mode" "$made" ;;
         esac
       else
-        chmod "$(umask -S),a-x" "$temporary"
+        chmod "$(umask -S),a-x" "$made"
       fi 2>/dev/null
+      exec 3>&-
       if [ "$overwrite" = yes ]; then
         [ ! -d "$path" ] || fail irregular
         problem=$(mv -f "$temporary" "$path" 2>&1) || fail other "$problem"
