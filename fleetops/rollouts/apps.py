@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models import Count, Q
 
 from fleetops import metrics
 from fleetops.clock import now
@@ -39,11 +40,11 @@ class RolloutsConfig(AppConfig):
         )
 
         def going(user) -> str:
-            waiting = runs.visible_to(user).filter(state__in=["paused", "stopped"]).count()
-            if waiting:
+            waits = Q(state__in=["paused", "stopped"])
+            counts = runs.visible_to(user).open().aggregate(all=Count("pk"), waiting=Count("pk", filter=waits))
+            if waiting := counts["waiting"]:
                 return f"{waiting:,} need{'s' if waiting == 1 else ''} you"
-            count = runs.visible_to(user).open().count()
-            return f"{count:,} running" if count else ""
+            return f"{counts['all']:,} running" if counts["all"] else ""
 
         show_count("rollouts:runs", going)
         hold_removal(holds)
