@@ -164,7 +164,7 @@ def test_a_rule_is_switched_off_and_on_as_often_as_one_likes(chief):
 
 def test_rules_are_listed_and_filtered(auditor):
     make()
-    make("Freeze", effect="deny", targets="cluster=db", note="Move", deeds=["shell", "patch"])
+    make("Freeze", effect="deny", targets="cluster=db", note="Move", deeds=["shell", "associate"])
     make("Off", enabled=False)
 
     def names(**asked):
@@ -172,7 +172,7 @@ def test_rules_are_listed_and_filtered(auditor):
 
     assert len(names()) == 3 + len(services.DEFAULTS)
     assert names(q="freeze move") == {"Freeze"} and names(effect="deny") == {"Freeze"}
-    assert names(deed="patch") == {"Freeze"} and names(enabled="false") == {"Off"}
+    assert names(deed="associate") == {"Freeze"} and names(enabled="false") == {"Off"}
     for query in ("effect=maybe", "deed=fly", "enabled=2", "page_size=0"):
         assert told(auditor.get(f"{RULES}?{query}"), 400)
     assert names(q="\x00") == names()

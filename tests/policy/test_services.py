@@ -53,7 +53,7 @@ def test_with_the_rules_that_it_comes_with_each_role_may_what_it_always_might(ro
         "end_session": {"administrator"},
         "forward": set(),
         "run_as": set(),
-        "patch": set(),
+        "patch": {"patch_owner", "administrator"},
     }
     for deed in ("read_recording", "watch_session", "end_session"):
         assert all(may(user, deed, owner=user.pk) for user in people.values())
