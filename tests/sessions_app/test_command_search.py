@@ -141,11 +141,11 @@ def test_a_command_that_had_no_end_ended_with_its_session(client, people):
     session = make_session(user=people["mei"], instance=make_instance(), state="open")
     make_typed(session, 1, "exit", source="marks")
     list_url, replay = reverse("sessions:commands"), reverse("sessions:replay", args=[session.pk])
-    assert "Runs" in client.get(list_url).content.decode()
+    assert "Runs</span>" in client.get(list_url).content.decode()
     assert ">runs<" in client.get(replay).content.decode()
     type(session).objects.update(state="ended", ended_at=now())
     shown_now = client.get(list_url).content.decode()
-    assert "Runs" not in shown_now and "Ended with the session" in shown_now
+    assert "Runs</span>" not in shown_now and "Ended with the session" in shown_now
     assert "ended with the session" in client.get(replay).content.decode()
     row = client.get(reverse("api:session_commands")).json()["results"][0]
     assert (row["ended_at"], row["exit_code"]) == (None, None)
