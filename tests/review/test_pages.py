@@ -161,7 +161,8 @@ def test_ten_thousand_rows_are_quick_and_cost_the_same_queries(client, auditor, 
     AuditEvent.objects.bulk_create(rows, batch_size=1000)
     Sealer().seal(seconds=60)
     page_of(client)  # templates are compiled
-    # Browser session, user and permissions 4; drawer none; rows 1; facets 4; histogram 1; chain 8; denials 1; beside the link of the runs 1.
+    # Browser session, user and permissions 4; drawer none; rows 1; facets 4; histogram 1; chain 8; denials 1;
+    # beside the link of the runs 1.
     with django_assert_max_num_queries(21):
         page = page_of(client)
     assert len(shown(page)) == 100
