@@ -330,6 +330,7 @@ def test_words_are_completed(shell):
             "logout",
             "whoami",
             "fleet",
+            "run",
             "session",
             "audit",
             "api",

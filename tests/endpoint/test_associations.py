@@ -86,11 +86,6 @@ def test_there_are_no_associations_for_anybody(aws, fleet):
         ),
         (
             "get_deployable_patch_snapshot_for_instance",
-            {"InstanceId": NODE, "SnapshotId": SNAPSHOT},
-            "UnsupportedOperatingSystem",
-        ),
-        (
-            "get_deployable_patch_snapshot_for_instance",
             {"InstanceId": "i-ffffffffffffffff0", "SnapshotId": SNAPSHOT},
             "InvalidInstanceId",
         ),
