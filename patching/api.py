@@ -148,6 +148,7 @@ class OneBaseline(ApiView):
 class Versions(ApiView):
     """The versions of a baseline that FleetOps has seen."""
 
+    pagination_class = None  # a list that is never long
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
@@ -212,6 +213,7 @@ class Accept(ApiView):
 class Copy(ApiView):
     """A baseline in other accounts and regions."""
 
+    pagination_class = None  # a list that is never long
     scopes = {"POST": WRITE}
     permissions = {"POST": CHANGE}
 
@@ -233,6 +235,7 @@ class Copy(ApiView):
 class Writes(ApiView):
     """What one click or call wrote to several places."""
 
+    pagination_class = None  # a list that is never long
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
@@ -276,6 +279,7 @@ class BaselineGroup(ApiView):
 class Groups(ApiView):
     """Patch groups: by nodes' tags, and by registration."""
 
+    pagination_class = None  # a list that is never long
     scopes = {"GET": READ}
     permissions = {"GET": SEE}
 
