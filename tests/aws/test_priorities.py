@@ -15,6 +15,8 @@ SAID = {
     "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.inventory.tasks.check_identity": Priority.PERSON,  # likewise
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started
+    "fleetops.rollouts.tasks.advance_run": Priority.RUN,  # likewise, in waves
+    "patching.tasks.read_known": Priority.RUN,  # somebody looks at its preview
     "sessions_app.tasks.tidy": Priority.RUN,  # shells that should be over
     "sessions_app.tasks.deliver_logs": Priority.RUN,  # what people do is to be seen
     "sessions_app.tasks.copy_recordings": Priority.RUN,
