@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.terminal import FleetOps, WebSocket, echo_times, percentile, settle
+from fleetops.processes import stand_back
 from tests.support.stack import Stack, running_stack
 
 # A line a second by the shell alone: a node's own programs run on another machine than FleetOps, and cost it nothing.
@@ -48,9 +49,11 @@ class Watcher(FleetOps):
 
 @contextlib.contextmanager
 def drained(shells: list[FleetOps]):
-    """Read all of them in a process of its own, as browsers elsewhere do."""
+    """Read all of them in a process of its own, as browsers elsewhere do: it stands back behind what is measured."""
     pid = os.fork()
     if pid == 0:
+        os.setsid()
+        stand_back(10)
         by_socket = {shell.web.socket: shell for shell in shells}
         try:
             while by_socket:

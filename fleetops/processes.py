@@ -35,6 +35,22 @@ def adopt_orphans() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def stand_back(nice: int) -> None:
+    """Let others have the processor first: niced, and as a batch job, which takes it from nobody as it wakes.
+
+    Where Linux makes a group of each session (autogroup: sched(7)), nice counts within that group alone. If the session
+    is ours alone, as a supervisor starts us, the group is niced too. Between control groups neither counts: a container
+    or a unit has to be given less by its own settings (`cpu_shares`, `CPUWeight`).
+    """
+    with contextlib.suppress(OSError):
+        os.nice(nice)
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            (_PROC / "self" / "autogroup").write_text(str(nice))
+
+
 @dataclass(frozen=True)
 class Process:
     """One row of the process table. A zombie has ended and waits for its parent to ask how."""

@@ -49,6 +49,7 @@ RESTART_DELAYS = (0.5, 1, 2, 4, 8, 10)
 STEADY_SECONDS = 60  # a part that has been up this long begins again at the first delay
 DEATHS_AT_START = 5  # a part that dies this often before all was ready once is given up
 READY_SECONDS = 60  # a slow machine's endpoint takes some 10 s at its first start
+NICE = 10  # of what carries out tasks: a tenth of the processor time of a terminal, where both want all of it; sched(7)
 LINES_KEPT = 30  # of each part, to show when it is given up
 LINE_BYTES = 16 * 1024  # longer lines are shown in pieces
 
@@ -331,6 +332,7 @@ class Part:
     ready_line: str = ""  # it is ready once it has printed a line that matches this,
     probe: Callable[[], Awaitable[bool]] | None = None  # or, polled, once this is true
     when_ready: Callable[[], Awaitable[None]] | None = None
+    gives_way: bool = False  # to the parts that somebody types into
 
     pid: int | None = None
     state: str = "stopped"  # starting, ready, restarting, stopped
@@ -409,14 +411,26 @@ def parts_of(plan: Plan) -> dict[str, Part]:
                 *("--without-gossip", "--without-mingle"),
             ],
             ready_line=r"\bready\.(\"|$)",
+            gives_way=True,
         )
     )
     parts.append(Part("commandlog", [python, ROOT / "manage.py", "commandlog"], ready_line=r"^READY command log"))
     schedule = plan.run / "beat-schedule"
     parts.append(
-        Part("beat", [*celery, "beat", "--loglevel", "INFO", "--schedule", schedule], ready_line=r"beat: Starting")
+        Part(
+            "beat",
+            [*celery, "beat", "--loglevel", "INFO", "--schedule", schedule],
+            ready_line=r"beat: Starting",
+            gives_way=True,
+        )
     )
     return {part.name: part for part in parts}
+
+
+def begin_standing_back() -> None:
+    """What runs in the child before its program, of a part that gives way."""
+    processes.end_with_parent()
+    processes.stand_back(NICE)
 
 
 async def valkey_answers(path: Path | None) -> bool:
@@ -590,7 +604,7 @@ class Supervisor:
 
     def spawn(self, part: Part) -> tuple[int, asyncio.Future[int]]:
         part.said_ready.clear()
-        part.pid, ended = self.launch(part.name, part.command, part.heard)
+        part.pid, ended = self.launch(part.name, part.command, part.heard, gives_way=part.gives_way)
         self.move(part, "starting")
         return part.pid, ended
 
@@ -600,6 +614,8 @@ class Supervisor:
         command: Sequence[str | Path],
         heard: Callable[[str], None],
         extra: dict[str, str] | None = None,
+        *,
+        gives_way: bool = False,
     ) -> tuple[int, asyncio.Future[int]]:
         """Start a process whose lines go to the log and to `heard`; returns its pid and its exit code to come."""
         process = subprocess.Popen(
@@ -610,7 +626,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=processes.end_with_parent,
+            preexec_fn=begin_standing_back if gives_way else processes.end_with_parent,
         )
         process.returncode = 0  # `reap` asks for it, for orphans and our own alike; Popen must not
 

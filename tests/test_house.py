@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "automation": _RUNS,
     "rollouts": _ROLLOUTS,
     "roles": _ROLES,
-    "sessions_app": _WINGS | {"wire", "awsapi", "messages", "batches", "presence"},
+    "sessions_app": _WINGS | {"wire", "awsapi", "messages", "batches", "presence", "processes"},
     "patching": _WINGS,
     "statemgr": _WINGS,
     "review": _WINGS | WINGS | {"wire", "awsapi"},

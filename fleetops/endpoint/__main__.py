@@ -85,6 +85,7 @@ def main() -> int:
     _allow_connections()
     django.setup()
     call_command("migrate", verbosity=0, interactive=False)
+    sys.setswitchinterval(0.0005)  # sessions pass through the event loop; requests are answered in threads beside it
     runner = asyncio.Runner(loop_factory=_loop_factory())
     with runner:
         status = runner.run(_run(home, options.host, listener, with_nodes=options.nodes == "demo"))

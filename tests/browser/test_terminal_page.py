@@ -82,7 +82,7 @@ def test_what_a_node_calls_itself_is_text_and_its_old_questions_stay_unanswered(
     expect(part(admin, "title")).to_have_text("<b>root</b>")
     assert admin.title().startswith("<b>root</b>")
 
-    # The terminal is asked where its cursor is, and its answer is read; one that comes before `read` is not to be shown.
+    # The terminal is asked where its cursor is, and its answer is read; one that is there before `read` is not shown.
     run(admin, r"stty -echo; printf '\033[6n'; read -rsd R answer; stty echo; echo asked-$((1+1))", "^asked-2$")
     admin.reload()
     wait_for_screen(admin, "^asked-2$")

@@ -72,6 +72,14 @@ def test_everything_is_ready_and_says_where(stack, state):
     }
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share out by session")
+def test_what_nobody_types_into_gives_way(stack):
+    parts = stack.status["parts"]
+    shares = {name: int(Path(f"/proc/{parts[name]['pid']}/autogroup").read_text().split()[-1]) for name in parts}
+    niced = {name for name in parts if os.getpriority(os.PRIO_PROCESS, parts[name]["pid"]) == 10 == shares[name]}
+    assert niced == {"worker", "commandlog", "beat"}
+
+
 def test_the_made_up_password_is_shown_once_and_lets_its_owner_in(stack):
     (password,) = shown_password(stack.log.read_text())
     assert stack.log.read_text().count(password) == 1
