@@ -254,6 +254,20 @@ class KnownPatches(models.Model):
         return f"patches of {self.operating_system} in {self.region}"
 
 
+class ListStore(models.Model):
+    """Where lists of patches are put that the nodes of an account read. Without a row: see lists.py."""
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, primary_key=True, related_name="patch_lists")
+    bucket = models.CharField(max_length=63, blank=True, help_text="of S3; empty: none, and no list can be put")
+    changed_at = models.DateTimeField(default=now)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"lists of {self.account}"
+
+
 class PinnedSetQuerySet(models.QuerySet):
     def visible_to(self, user) -> PinnedSetQuerySet:
         return self if user.has_perm("patching.view_patchbaseline") else self.none()

@@ -163,6 +163,7 @@ ACTIONS = (
     "patching.group.register",
     "patching.group.deregister",
     "patching.set.freeze",
+    "patching.lists.change",
     "policy.rule.create",
     "policy.rule.update",
     "policy.rule.enable",

@@ -199,8 +199,8 @@ PERMISSIONS: Final = (
     Permission(
         "s3:PutObject",
         "Copies of recordings",
-        "copies finished recordings to a bucket, and keeps the recordings' own pieces there if so set",
-        "No recording is copied to a bucket.",
+        "copies finished recordings and lists of patches to a bucket, and keeps recordings there if so set",
+        "No recording is copied to a bucket, and no list of patches is put there for nodes to read.",
         (_OBJECTS,),
         is_optional=True,
     ),

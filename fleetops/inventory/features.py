@@ -7,15 +7,16 @@ from django.utils.module_loading import import_string
 
 from fleetops.aws.permissions import PERMISSIONS
 
-_told: dict[str, str] = {}
+_told: dict[str, list[str]] = {}
 
 
 def tell_use(feature: str, path: str) -> None:
-    """Name the function, "module.function", that says of an account whether it uses a feature of aws/permissions.py.
+    """Name a function, "module.function", that says of an account whether it uses a feature of aws/permissions.py.
 
-    For an apps.py, where no model can be imported yet.
+    It is used if one of several says so. For an apps.py, where no model can be imported yet.
     """
-    _told[feature] = path
+    if path not in _told.setdefault(feature, []):
+        _told[feature].append(path)
 
 
 def used(account: Any) -> list[str]:
@@ -24,8 +25,8 @@ def used(account: Any) -> list[str]:
 
 
 def _is_used(feature: str, account: Any) -> bool:
-    answer: Callable[[Any], bool] = import_string(_told[feature])
-    return answer(account)
+    answers: list[Callable[[Any], bool]] = [import_string(path) for path in _told[feature]]
+    return any(answer(account) for answer in answers)
 
 
 def all_features() -> list[str]:

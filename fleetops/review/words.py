@@ -149,6 +149,7 @@ VERBS = {
     "patching.group.register": "registered a patch group for",
     "patching.group.deregister": "took a patch group from",
     "patching.set.freeze": "froze the patch set",
+    "patching.lists.change": "named the bucket for lists of patches of",
     "policy.rule.create": "made the rule",
     "policy.rule.update": "changed the rule",
     "policy.rule.enable": "switched on the rule",

@@ -108,8 +108,8 @@ def test_the_accounts_role_and_one_with_the_printed_policies_work_and_nothing_el
 
 
 def test_what_a_feature_needs_is_asked_for_where_it_is_used(linked, monkeypatch):
-    monkeypatch.setitem(features._told, "Session logs", f"{__name__}.never")
-    monkeypatch.setitem(features._told, "Copies of recordings", f"{__name__}.always")
+    monkeypatch.setitem(features._told, "Session logs", [f"{__name__}.never"])
+    monkeypatch.setitem(features._told, "Copies of recordings", [f"{__name__}.never", f"{__name__}.always"])
     (own,) = looked(linked).roles
     asked = {row["action"] for row in own["rows"]}
     assert "logs:PutLogEvents" not in asked and "s3:PutObject" in asked
