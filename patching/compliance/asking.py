@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
 from django.http import QueryDict
 
 from fleetops.clock import now as clock_now
@@ -49,12 +50,13 @@ class Scope:
         return self.moment or clock_now()
 
     def instances(self) -> Any:
-        """Managed instances that are there; at a past moment those too that have gone since."""
+        """Managed instances that are there; at a past moment those that were: with those that have gone since, and
+        without those that have come since."""
         visible = Instance.objects.visible_to(self.user).exclude(ssm_read_at=None)
         if self.moment is None:
             visible = visible.present()
         else:
-            visible = visible.filter(Q(gone_at=None) | Q(gone_at__gt=self.moment))
+            visible = visible.filter(there_at(self.moment))
         return select(parse(self.text, words=True), visible) if self.text else visible
 
     def reports(self) -> QuerySet[Report]:
@@ -82,13 +84,28 @@ class Scope:
         """Those that had reported nothing by then."""
         if self.moment is None:
             return self.instances().filter(patch_standing=None)
-        told = Report.objects.filter(ended_at__lte=self.moment).values("instance")
-        return self.instances().exclude(pk__in=told)
+        return self.instances().filter(~_reported_by(self.moment))
 
     def spans(self) -> QuerySet[PatchSpan]:
         """How patches stood."""
         spans = PatchSpan.objects.open() if self.moment is None else PatchSpan.objects.at(self.moment)
         return spans.filter(instance__in=self.instances())
+
+
+def there_at(moment: datetime) -> Q:
+    """Of instances: those that were there at `moment`, as far as anybody knows.
+
+    They had reported by then, or FleetOps had met them (their keys sort by when it did), or EC2 says that they ran; it
+    tells of their last start alone, so a later one says nothing.
+    """
+    met = UUID(int=int((moment.timestamp() + 0.001) * 1000) << 80)
+    return Q(Q(gone_at=None) | Q(gone_at__gt=moment)) & (
+        Q(pk__lt=met) | Q(launched_at__lte=moment) | Q(_reported_by(moment))
+    )
+
+
+def _reported_by(moment: datetime) -> Exists:
+    return Exists(Report.objects.filter(instance=OuterRef("pk"), ended_at__lte=moment))
 
 
 def scope_of(user: User, asked: QueryDict | Mapping[str, Any]) -> Scope:

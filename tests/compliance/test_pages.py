@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -214,3 +215,30 @@ def test_a_trend_is_drawn_from_two_points_on():
     assert chart.first_percent == 25.0 and chart.now_percent == 5.0 and chart.days == 4
     assert len(chart.line.split()) == 2 and chart.levels[-1][1] == "40%"
     assert charts.draw(points[:1], until=FIRST, days=90) is None
+
+
+def test_an_instance_that_came_later_was_not_there_and_one_that_ran_unmet_was_never_scanned(as_role, fleet):
+    at = FIRST + timedelta(minutes=30)
+    make_instance(name="newborn", ssm_read_at=now(), launched_at=now())
+    make_instance(name="unmet", ssm_read_at=now(), launched_at=FIRST - timedelta(days=3))
+    gone = make_instance(name="gone", ssm_read_at=now(), launched_at=FIRST, gone_at=FIRST + timedelta(minutes=31))
+    tell(gone)
+    viewer = as_role("viewer")
+    never = text(viewer.get("/compliance/instances/", {"state": "never", "at": at.isoformat()[:16]}))
+    assert ">unmet</a>" in never and ">newborn</a>" not in never and ">silent</a>" not in never
+    assert ">gone</a>" not in never and ">good</a>" not in never
+    told = text(viewer.get("/compliance/instances/", {"at": at.isoformat()[:16]}))
+    assert ">gone</a>" in told and ">good</a>" in told
+    assert ">newborn</a>" in text(viewer.get("/compliance/instances/?state=never"))
+
+
+def test_the_link_to_a_report_leads_to_that_report(as_role):
+    node = make_instance(name="twice", ssm_read_at=now())
+    ended = FIRST.replace(microsecond=700000)
+    reading.keep_summaries([(node, summary(node, ended_at=ended, missing=1))])
+    reading.keep_summaries([(node, summary(node, 60))])
+    viewer = as_role("viewer")
+    page = text(viewer.get(f"/compliance/instances/{node.pk}/"))
+    links = re.findall(r'href="(\?at=[^"]+)"', page)
+    pages = [text(viewer.get(f"/compliance/instances/{node.pk}/{link}")) for link in links]
+    assert ["Not compliant" in page.split("</h1>")[0] for page in pages] == [False, True]
