@@ -16,6 +16,7 @@ from .states import (
     RUN_MOVES,
     GateState,
     Outcome,
+    Readiness,
     RunState,
     TargetState,
     WaveState,
@@ -75,6 +76,15 @@ class Run(models.Model):
         related_name="+",
         help_text="that lets it run through freezes",
     )
+    override_freezes = models.JSONField(
+        default=list, blank=True, help_text="[{calendar, name, until}]: the freezes that `override` is about"
+    )
+    versions = models.JSONField(
+        default=dict, blank=True, help_text="document: {account/region: version}, as they were when it was planned"
+    )
+    preparation = models.JSONField(
+        default=dict, blank=True, help_text="what its kind has made for later waves, and waves that go without"
+    )
     # Who asked, and what the policy is asked with when a part of it is sent.
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="runs")
     actor_name = models.CharField(max_length=150)
@@ -91,6 +101,9 @@ class Run(models.Model):
     sends_at = models.DateTimeField(null=True, help_text="no targets go before: what is freed is gathered until then")
     seen_at = models.DateTimeField(
         null=True, help_text="when a worker last looked: time that nobody watched is no soak"
+    )
+    looked_through = models.PositiveIntegerField(
+        default=0, help_text="the position through which the last look came that found mostly targets that are held"
     )
     counts = models.JSONField(default=dict, blank=True, help_text="state: how many targets; written at its end")
 
@@ -145,6 +158,10 @@ class Wave(models.Model):
     concurrency = models.CharField(max_length=8, blank=True, help_text="of its targets at once; empty: the run's alone")
     budget = models.CharField(max_length=8, blank=True, help_text="failures that it bears; empty: the run's alone")
     soak_seconds = models.PositiveIntegerField(default=0)
+    soak_left = models.PositiveIntegerField(null=True, help_text="seconds of a soak that a stop cut short")
+    readiness = models.CharField(max_length=8, choices=Readiness, default=Readiness.READY)
+    readiness_words = models.CharField(max_length=512, blank=True, help_text="what it waits for, or why it failed")
+    readiness_since = models.DateTimeField(null=True, help_text="since when its kind has been asked to prepare it")
     accepted_failures = models.PositiveIntegerField(default=0, help_text="that a person rolled forward over")
     started_at = models.DateTimeField(null=True)
     soak_until = models.DateTimeField(null=True)

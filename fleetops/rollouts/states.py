@@ -69,6 +69,15 @@ WAVE_MOVES = {
 }
 
 
+class Readiness(TextChoices):
+    """Whether a wave that waits for its turn may start, as far as its run's kind goes."""
+
+    READY = "ready"
+    OPEN = "open"  # its kind has yet to prepare it
+    FAILED = "failed"  # it could not be prepared: the run stops
+    WAIVED = "waived"  # a person lets it go without
+
+
 class TargetState(TextChoices):
     """How far the evidence for one target goes; `Success` of a command is not an outcome."""
 
