@@ -92,6 +92,7 @@ INSTALLED_APPS = [
     "sessions_app",
     "patching",
     "patching.compliance",
+    "patching.emergency",
     "fleetops.review",
     "fleetops.doctor",
 ]

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from fleetops.aws.errors import AwsError
 from fleetops.aws.patch_reports import MOST_SUMMARIES, PatchSummary, summaries
-from fleetops.errors import FieldError
-from fleetops.inventory.models import Instance
+from fleetops.errors import FieldError, UserError
+from fleetops.inventory.models import Instance, InstanceQuerySet
 from fleetops.inventory.readiness import Status, status_of
 from fleetops.policy.decide import Deed
 from fleetops.rollouts.kinds import Call, Fitness, Proof, Verdict
@@ -20,6 +20,7 @@ from fleetops.rollouts.models import Run, RunTarget
 from . import verdict
 from .compliance import reading
 from .compliance.models import Standing
+from .emergency.models import EmergencyTarget
 from .verdict import IF_NEEDED, INSTALL, NO_REBOOT, SCAN, Asked, Told, Word
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ _PROOFS: Final = {
 
 
 class PatchKind:
-    """See kinds.RunKind. The subject: {operation, reboot_option, snapshot_id, override_list}."""
+    """See kinds.RunKind. The subject: {operation, reboot_option, snapshot_id, override_list, lists, emergency, fix}.
+
+    `lists` has the address of a list by account and region ("111122223333/eu-west-1"). A run that is a part of an
+    emergency is about the nodes that were chosen there for one of its lists, `fix`.
+    """
 
     name = NAME
     label = "Patch"
@@ -53,22 +58,26 @@ class PatchKind:
         option = str(subject.get("reboot_option") or IF_NEEDED)
         if option not in {IF_NEEDED, NO_REBOOT}:
             raise FieldError("reboot_option", f"Choose {IF_NEEDED} or {NO_REBOOT}.")
-        address = str(subject.get("override_list") or "").strip()
+        address = _address(subject.get("override_list"))
         if address and operation == SCAN:
             raise FieldError("override_list", "A scan takes no list: AWS ignores it. Leave it empty, or install.")
-        if address and not address.startswith(("https://", "s3://")):
-            raise FieldError("override_list", "A list lies at an address that begins with s3:// or https://.")
-        if len(address) > 256:
-            raise FieldError("override_list", "The address of a list has at most 256 characters.")
         return {
             "document": DOCUMENT,
             "operation": operation,
             "reboot_option": option if operation == INSTALL else "",
             "override_list": address,
+            "lists": _lists(subject.get("lists") or {}, operation),
+            **_emergency(subject),
             # Outside a maintenance window, or each node would have a snapshot of its own. Always a new one: what a run
             # that is planned again has reported would prove this one, too.
             "snapshot_id": str(uuid.uuid4()),
         }
+
+    def narrow(self, subject: Mapping[str, Any], instances: InstanceQuerySet) -> InstanceQuerySet:
+        if not subject.get("emergency"):
+            return instances
+        chosen = EmergencyTarget.objects.filter(emergency=subject["emergency"], fix=subject["fix"], is_chosen=True)
+        return instances.filter(pk__in=chosen.values("instance"))
 
     def fitness(self, run: Run, instances: Sequence[Instance]) -> list[Fitness]:
         is_install = run.subject["operation"] == INSTALL
@@ -95,8 +104,10 @@ class PatchKind:
         }
         if subject["operation"] == INSTALL:
             parameters["RebootOption"] = (subject["reboot_option"],)
-            if subject["override_list"]:
-                parameters["InstallOverrideList"] = (subject["override_list"],)
+            if address := subject.get("lists", {}).get(_place(target)) or subject["override_list"]:
+                parameters["InstallOverrideList"] = (address,)
+            elif subject.get("lists"):
+                raise UserError("No list of patches lies where this node could read it; it would install everything.")
         return Call(DOCUMENT, parameters)
 
     def judge(self, run: Run, targets: Sequence[RunTarget]) -> list[Verdict]:
@@ -141,7 +152,7 @@ class PatchKind:
             subject["snapshot_id"],
             sent_at,
             is_again=target.attempt > 1,
-            has_list=bool(subject["override_list"]),
+            has_list=bool(subject["override_list"] or subject.get("lists")),
         )
         told = None
         facts: dict[str, Any] = {}
@@ -170,3 +181,35 @@ class PatchKind:
 
     def finished(self, run: Run) -> None:
         """What its nodes report is read as everybody's is."""
+
+
+def _place(target: RunTarget) -> str:
+    return f"{target.account.account_id}/{target.region.name}"
+
+
+def _address(text: Any) -> str:
+    address = str(text or "").strip()
+    if address and not address.startswith(("https://", "s3://")):
+        raise FieldError("override_list", "A list lies at an address that begins with s3:// or https://.")
+    if len(address) > 256:
+        raise FieldError("override_list", "The address of a list has at most 256 characters.")
+    return address
+
+
+def _lists(asked: Any, operation: str) -> dict[str, str]:
+    if not isinstance(asked, Mapping):
+        raise FieldError("lists", "Write the addresses of lists by account and region: 111122223333/eu-west-1.")
+    if asked and operation == SCAN:
+        raise FieldError("lists", "A scan takes no list: AWS ignores it. Leave it empty, or install.")
+    return {str(place): _address(address) for place, address in asked.items()}
+
+
+def _emergency(subject: Mapping[str, Any]) -> dict[str, str]:
+    """Of which emergency a run is a part, and for which of its lists."""
+    if not subject.get("emergency"):
+        return {}
+    try:
+        emergency = str(uuid.UUID(str(subject["emergency"])))
+    except ValueError:
+        raise FieldError("emergency", "That is no emergency's id.") from None
+    return {"emergency": emergency, "fix": str(subject.get("fix") or "")[:64]}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
-
-from django.db.models import QuerySet
 
 from fleetops.calendars import services as calendars
 from fleetops.calendars.gate import Binding
 from fleetops.errors import UserError
 from fleetops.identity.models import User
-from fleetops.inventory.models import Instance
+from fleetops.inventory.models import Instance, InstanceQuerySet
 from fleetops.inventory.readiness import Status, status_of, status_words
 from fleetops.inventory.selection import facts_of, select
 from fleetops.library.models import Document
@@ -50,14 +48,21 @@ class Assessed:
 EXTRA_MINUTES: Final = 1.0  # of a step before or after, or a probe
 
 
-def found_by(text: str, actor: User) -> tuple[Expression, list[Instance]]:
-    """The instances that `actor` may see of those that an expression selects. Raises UserError."""
+def found_by(
+    text: str, actor: User, narrow: Callable[[InstanceQuerySet], InstanceQuerySet] | None = None
+) -> tuple[Expression, list[Instance]]:
+    """The instances that `actor` may see of those that an expression selects, cut down to what a kind of run is about.
+
+    Raises UserError.
+    """
     try:
         expression = parse(text, words=True)
     except ExpressionError as error:
         error.fields = {"targets": str(error)}
         raise
-    chosen: QuerySet[Instance] = select(expression, Instance.objects.visible_to(actor).present())
+    chosen = select(expression, Instance.objects.visible_to(actor).present())
+    if narrow is not None:
+        chosen = narrow(chosen)
     rows = chosen.prefetch_related("account", "region").order_by("name", "instance_id")[: limits.MOST + 1]
     found = list(rows)
     if len(found) > limits.MOST:

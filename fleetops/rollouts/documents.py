@@ -18,7 +18,7 @@ from . import rules
 from .kinds import Call, Fitness, Proof, Verdict
 
 if TYPE_CHECKING:
-    from fleetops.inventory.models import Instance
+    from fleetops.inventory.models import Instance, InstanceQuerySet
 
     from .models import Run, RunTarget
 
@@ -66,6 +66,9 @@ class DocumentKind:
             "wants_agent": bool(subject.get("wants_agent")),
             "minutes": minutes,
         }
+
+    def narrow(self, subject: Mapping[str, Any], instances: InstanceQuerySet) -> InstanceQuerySet:
+        return instances
 
     def fitness(self, run: Run, instances: Sequence[Instance]) -> list[Fitness]:
         name = run.subject["document"]

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from fleetops.errors import UserError
 
 if TYPE_CHECKING:
-    from fleetops.inventory.models import Instance
+    from fleetops.inventory.models import Instance, InstanceQuerySet
 
     from .models import Run, RunTarget
 
@@ -75,6 +75,10 @@ class RunKind(Protocol):
 
     def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
         """`subject`, what the kind is told of a run, completed and checked. Raises UserError."""
+        ...
+
+    def narrow(self, subject: Mapping[str, Any], instances: "InstanceQuerySet") -> "InstanceQuerySet":
+        """Of the instances that an expression selects those that the run is about; most kinds leave none out."""
         ...
 
     def fitness(self, run: "Run", instances: Sequence["Instance"]) -> list[Fitness]:

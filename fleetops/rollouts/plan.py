@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from django.db import transaction
@@ -78,7 +79,7 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     reason = " ".join("".join(each if each.isprintable() else " " for each in wanted.reason).split())[:256]
     context = policy.context(actor, reason=reason)
     subject = kind.check(wanted.subject)
-    expression, instances = found_by(wanted.targets, actor)
+    expression, instances = found_by(wanted.targets, actor, partial(kind.narrow, subject))
     if not instances:
         raise UserError("No instance matches. Write an expression that selects at least one.")
     run = Run(
@@ -231,7 +232,7 @@ def differences(run: Run, *, context: Context | None = None) -> Drift:
         raise UserError("Whoever made this plan is gone; make one of your own.")
     moment = clock_now()
     context = context or policy.context(actor, reason=run.reason)
-    _, instances = found_by(run.targets_text, actor)
+    _, instances = found_by(run.targets_text, actor, partial(kinds.find(run.kind).narrow, run.subject))
     assessed = {each.key: each for each in assess(run, instances, actor=actor, context=context, now=moment)}
     rows = run.targets.exclude(state=TargetState.SKIPPED).values_list(
         "account__account_id", "region__name", "instance_id", "pk", "instance_name"
