@@ -39,6 +39,7 @@ class Assessed:
     minutes: float = 0.0
     reboots: bool = False
     bindings: tuple[Binding, ...] = field(default=(), compare=False)
+    is_held: bool = False  # skipped for its calendars
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -100,7 +101,8 @@ def assess(run: Run, instances: Sequence[Instance], *, actor: User, context: Con
         else:
             if bindings not in closed:
                 closed[bindings] = _never(run, bindings, now)
-            made.append(Assessed(each, its, closed[bindings], False, found.minutes + extra, found.reboots, bindings))
+            facts_here = (found.minutes + extra, found.reboots, bindings, bool(closed[bindings]))
+            made.append(Assessed(each, its, closed[bindings], False, *facts_here))
     return made
 
 

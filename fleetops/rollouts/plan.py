@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -41,6 +41,14 @@ LIFE: Final = timedelta(hours=1)  # of a plan: after it the fleet is another, an
 KEPT: Final = timedelta(days=7)  # a draft that nobody starts
 
 
+class NoTarget(UserError):
+    """There is nobody to run it on. `cause`: none (nothing is selected), denied (each), held (by calendars), unfit."""
+
+    def __init__(self, text: str, cause: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a person asks for; see the columns of Run. `waves`: see rules.py."""
@@ -65,12 +73,14 @@ class Wanted:
     seed: str = field(default="", compare=False)
 
 
-def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
-    """Write down a run as it would go; nothing is sent.
+def make(
+    wanted: Wanted, *, actor: User, again_of: Run | None = None, and_then: Callable[[Run], None] | None = None
+) -> Run:
+    """Write down a run as it would go; nothing is sent. `and_then` is called with it in the same transaction.
 
-    Raises UserError, in words, for zero targets, waves that overlap, a window that never opens, a document that does
-    not exist and limits that contradict each other; assess.ReasonMissing if the policy wants to know why. Nothing is
-    kept then.
+    Raises UserError, in words, for zero targets (NoTarget), waves that overlap, a window that never opens, a document
+    that does not exist and limits that contradict each other; assess.ReasonMissing if the policy wants to know why.
+    Nothing is kept then.
     """
     moment = clock_now()
     if _has_nul(vars(wanted)):
@@ -81,7 +91,7 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     subject = kind.check(wanted.subject)
     expression, instances = found_by(wanted.targets, actor, partial(kind.narrow, subject))
     if not instances:
-        raise UserError("No instance matches. Write an expression that selects at least one.")
+        raise NoTarget("No instance matches. Write an expression that selects at least one.", "none")
     run = Run(
         kind=kind.name,
         name=" ".join(wanted.name.split())[:128] or f"{subject.get('document', kind.label)} on {expression}"[:128],
@@ -113,7 +123,10 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     if not fit:
         # A denial is of one instance, by its name: of all of them it says the most.
         first = next((each.skipped for each in assessed if each.is_denied), "") or counted(assessed)[0]["reason"]
-        raise UserError(f"There is no instance that it could run on. {first}")
+        is_denied = all(each.is_denied for each in assessed)
+        is_held = any(each.is_held for each in assessed)
+        cause = "denied" if is_denied else "held" if is_held else "unfit"
+        raise NoTarget(f"There is no instance that it could run on. {first}", cause)
     protections = guards()
     clusters = {each.key: clusters_of(each.facts.account_id, each.facts.tags, protections) for each in fit}
     seed = wanted.seed or uuid7().hex
@@ -126,7 +139,7 @@ def make(wanted: Wanted, *, actor: User, again_of: Run | None = None) -> Run:
     rules.check_waves(run, waves, total)
     run.plan = preview.shown(run, waves, assessed, clusters, protections, seed=seed, now=moment)
     run.plan_hash = digest(run, waves, assessed)
-    _write(run, waves, assessed, clusters)
+    _write(run, waves, assessed, clusters, and_then)
     return run
 
 
@@ -136,16 +149,13 @@ def _has_nul(value: Any) -> bool:
     return "\x00" in value if isinstance(value, str) else isinstance(value, list | tuple) and any(map(_has_nul, value))
 
 
-def again(run: Run, *, actor: User) -> Run:
-    """The same planned anew, for the fleet as it is now; a draft of one's own makes way for it.
-
-    Raises Denied for a run whose parameters `actor` may not read: they would have them in a plan of their own.
-    """
+def asked_for(run: Run, *, actor: User) -> Wanted:
+    """What a run was made from. Raises Denied for one whose parameters `actor` may not read: they would have them."""
     given = [run.subject, *run.steps_before, *run.steps_after, *run.probes]
     given += [gate for rule in run.wave_rules for gate in rule.get("gates", ())]
     if any(each.get("parameters") for each in given) and not may_read_parameters(run, actor):
         raise Denied(f"Only {run.actor_name} may plan it again: others may not read what its documents are given.")
-    wanted = Wanted(
+    return Wanted(
         kind=run.kind,
         subject=run.subject,
         targets=run.targets_text,
@@ -165,8 +175,13 @@ def again(run: Run, *, actor: User) -> Run:
         reason=run.reason,
         seed=run.plan.get("seed", ""),
     )
+
+
+def again(run: Run, *, actor: User, and_then: Callable[[Run], None] | None = None) -> Run:
+    """The same planned anew, for the fleet as it is now; a draft of one's own makes way for it. Raises as these do."""
+    wanted = asked_for(run, actor=actor)
     with transaction.atomic():
-        made = make(wanted, actor=actor, again_of=None if run.is_draft else run)
+        made = make(wanted, actor=actor, again_of=None if run.is_draft else run, and_then=and_then)
         if run.is_draft:
             discard(run, actor=actor)
     return made
@@ -287,7 +302,13 @@ _COLUMNS: Final = (
 )
 
 
-def _write(run: Run, waves: Waves, assessed: Sequence[Assessed], clusters: Mapping[Any, Mapping[str, int]]) -> None:
+def _write(
+    run: Run,
+    waves: Waves,
+    assessed: Sequence[Assessed],
+    clusters: Mapping[Any, Mapping[str, int]],
+    and_then: Callable[[Run], None] | None = None,
+) -> None:
     by_key = {each.key: each for each in assessed}
     made, gates = [], []
     for number, each in enumerate(waves.splits, 1):
@@ -318,6 +339,8 @@ def _write(run: Run, waves: Waves, assessed: Sequence[Assessed], clusters: Mappi
             for cluster in clusters.get(each.key, ())
         ]
         insert(TargetCluster, ("target", "cluster"), members)
+        if and_then is not None:
+            and_then(run)
 
 
 def _row(run: Run, one: Assessed, wave: Any, position: int) -> tuple[Any, ...]:
