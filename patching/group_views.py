@@ -16,9 +16,10 @@ from fleetops.inventory.models import Instance, Region
 from fleetops.web.shortcuts import permission_required
 
 from . import groups as grouping
-from . import services
+from . import halfway, services
 from .listing import id_of
-from .models import Mirror, PatchBaseline
+from .models import Mirror, PatchBaseline, Write
+from .states import Deed
 from .views import ROWS, TABS, VIEW
 from .writing import CHANGE_PERMISSION
 
@@ -49,6 +50,7 @@ def groups(request: HttpRequest) -> HttpResponse:
         "nodes_without": sum(each.nodes for each in without),
         "unregistered": sum(not each.is_registered for each in named),
         "failing": list(mirrors.exclude(error="")),
+        "half": halfway.pending(Write.objects.filter(deed=Deed.REGISTER)),
         "may_change": request.user.has_perm(CHANGE_PERMISSION),
     }
     return render(request, "patching/groups.html", context)

@@ -212,6 +212,15 @@ class Write(models.Model):
     def is_open(self) -> bool:
         return self.state == WriteState.OPEN
 
+    @property
+    def part(self) -> str:
+        """What AWS has done of it, where it stopped half way."""
+        return {
+            Deed.CREATE: "AWS has made the baseline, and FleetOps could not read it back.",
+            Deed.UPDATE: "AWS has changed the baseline, and FleetOps could not read it back.",
+            Deed.REGISTER: "The group lost its old baseline and did not get the new one: its nodes have the default.",
+        }.get(Deed(self.deed), "")
+
 
 class LegalValues(models.Model):
     """What AWS takes for one filter key of an operating system [SSM, DescribePatchProperties]; kept with its age."""

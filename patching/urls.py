@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import editor_views, group_views, pinned_views, run_views, views
+from . import editor_views, group_views, halfway_views, pinned_views, run_views, views
 
 app_name = "patching"
 urlpatterns = [
@@ -11,6 +11,8 @@ urlpatterns = [
     path("baselines/create/", editor_views.create, name="create"),
     path("baselines/preview/", editor_views.preview_new, name="preview_new"),
     path("baselines/writes/<uuid:batch>/", views.writes, name="writes"),
+    path("baselines/writes/<uuid:pk>/resume/", halfway_views.resume, name="resume_write"),
+    path("baselines/writes/<uuid:pk>/roll-back/", halfway_views.roll_back, name="roll_back_write"),
     path("baselines/<uuid:pk>/", views.baseline, name="baseline"),
     path("baselines/<uuid:pk>/edit/", editor_views.edit, name="edit"),
     path("baselines/<uuid:pk>/preview/", editor_views.preview, name="preview"),

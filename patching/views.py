@@ -17,7 +17,7 @@ from fleetops.errors import UserError
 from fleetops.inventory.models import Account, Region
 from fleetops.web.shortcuts import permission_required
 
-from . import content, groups, mirror, services
+from . import content, groups, halfway, mirror, services
 from .families import OPERATING_SYSTEMS
 from .listing import FILTERS, filtered
 from .models import BaselineVersion, Mirror, PatchBaseline, Write
@@ -59,6 +59,7 @@ def baselines(request: HttpRequest) -> HttpResponse:
         "accounts": list(Account.objects.values("account_id", "name")),
         "failing": [each for each in mirrors if each.error],
         "is_reading": not mirrors or any(each.read_at is None and not each.error for each in mirrors),
+        "half": halfway.pending(Write.objects.all()),
         "total": visible.count() if any(asked.values()) else page.paginator.count,
         "own": visible.own().count(),
         "drifted": visible.drifted().count(),
@@ -93,6 +94,7 @@ def baseline(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         "groups": list(found.groups.all()),
         "nodes": nodes.count(),
         "by_group": list(by_group.order_by("patch_group")[:50]),
+        "half": halfway.pending(found.writes.all()),
         "open_write": found.writes.filter(state=WriteState.OPEN).first(),
         "elsewhere": list(
             PatchBaseline.objects.visible_to(request.user)
@@ -182,6 +184,7 @@ def writes(request: HttpRequest, batch: uuid.UUID) -> HttpResponse:
         "done": sum(each.state == WriteState.DONE for each in rows),
         "failed": sum(each.state in {WriteState.REFUSED, WriteState.CONFLICT} for each in rows),
         "batch": batch,
+        "half": halfway.pending(Write.objects.filter(batch=batch)),
     }
     is_part = getattr(request, "htmx", False) and not request.htmx.boosted
     return render(request, "patching/_writes.html" if is_part else "patching/writes.html", context)

@@ -195,6 +195,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "patching:preview": deed(PATCH, 200),
     "patching:preview_new": deed(PATCH, 409),  # of what?
     "patching:writes": page(SEE_FLEET),
+    "patching:resume_write": deed(PATCH, 404),  # there is none that stands half way
+    "patching:roll_back_write": deed(PATCH, 404),
     "patching:compare": page(SEE_FLEET, 409),  # without two versions
     "patching:copy": page(PATCH) | deed(PATCH, 400),
     "patching:make_default": deed(PATCH, 409),  # AWS is not there
