@@ -60,7 +60,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A repository that a Linux node uses for the run beside its own [SSM, PatchSource]."""
+    """A repository that a Linux node uses for the run. Its own it then does not: there are no others.
+
+    Source: user guide, "How to specify an alternative patch source repository (Linux)"; SSM, PatchSource.
+    """
 
     name: str
     products: tuple[str, ...]

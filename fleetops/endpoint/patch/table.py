@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from fleetops.endpoint.patch.facts import Baseline, Rule
+from fleetops.endpoint.patch.facts import Baseline, Rule, Source
 
 _NOT_PLAIN: Final = re.compile(rb"[^A-Za-z0-9 ._+:~*?@/,()=^-]")
+_MAIN: Final = re.compile(r"^[ \t]*\[main\][ \t]*$", re.MULTILINE)
+_ADDRESS: Final = re.compile(r"^[ \t]*(baseurl|mirrorlist|metalink)[ \t]*=", re.MULTILINE)
 _FAMILIES: Final = {"apt": "apt", "rpm": "rpm", "suse": "suse"}
 
 
@@ -86,7 +88,7 @@ def render(baseline: Baseline, *, now: datetime, setting: Setting) -> str:
         rows += [("install", one.package, one.version) for one in setting.wanted] or [("install", "", "")]
     for source in baseline.sources:
         if any(product in {setting.product, "*"} for product in source.products):
-            rows.append(("source", base64.b64encode(source.configuration.encode()).decode()))
+            rows.append(("source", base64.b64encode(_configuration(source, setting.family).encode()).decode()))
     rows += [
         (
             *("offer", one.name, one.arch, one.version, one.rank, one.classification, one.severity, one.priority),
@@ -101,6 +103,16 @@ def render(baseline: Baseline, *, now: datetime, setting: Setting) -> str:
     if setting.rendered_at is not None:
         rows.append(("rendered", int(setting.rendered_at.timestamp())))
     return _written(rows)
+
+
+def _configuration(source: Source, family: str) -> str:
+    """A repository's configuration as its package manager reads it: to dnf and zypper `main` names no repository.
+
+    AWS's examples call every one of them that [SSM, PatchSource].
+    """
+    if family in {"rpm", "suse"} and _ADDRESS.search(source.configuration):
+        return _MAIN.sub(f"[{source.name}]", source.configuration)
+    return source.configuration
 
 
 def refused(words: str) -> str:

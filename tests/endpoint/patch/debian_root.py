@@ -79,14 +79,20 @@ class Deb:
         return file
 
 
-def publish(root: Root, directory: Path, repositories: Mapping[str, tuple[str, Sequence[Deb]]]) -> None:
-    """Make signed repositories inside of `root`, and its only sources: by suite, the label and the packages."""
+def publish(
+    root: Root, directory: Path, repositories: Mapping[str, tuple[str, Sequence[Deb]]], *, is_source: bool = True
+) -> str:
+    """Make signed repositories inside of `root`, and its only sources: by suite, the label and the packages.
+
+    Returns the sources' lines; they are written down unless they are not to be the node's own.
+    """
+    keyring = f"/usr/share/keyrings/tests-{'-'.join(repositories)}.gpg"
     keys = Path(tempfile.mkdtemp(prefix="k"))  # short: gpg's sockets lie in there
     gpg = ["gpg", "--homedir", str(keys), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
     try:
         subprocess.run([*gpg, "--quick-gen-key", KEY, "rsa2048", "sign", "1d"], check=True, capture_output=True)
         exported = subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout
-        (root.path / "usr/share/keyrings/tests.gpg").write_bytes(exported)
+        (root.path / keyring[1:]).write_bytes(exported)
         lines = []
         for suite, (label, packages) in repositories.items():
             top = root.path / "repository" / suite
@@ -114,12 +120,14 @@ def publish(root: Root, directory: Path, repositories: Mapping[str, tuple[str, S
             ).stdout
             signed = subprocess.run([*gpg, "--clearsign"], input=release, check=True, capture_output=True).stdout
             (dist / "InRelease").write_bytes(signed)
-            lines.append(f"deb [signed-by=/usr/share/keyrings/tests.gpg] file:/repository/{suite} {suite} main\n")
+            lines.append(f"deb [signed-by={keyring}] file:/repository/{suite} {suite} main\n")
     finally:
         subprocess.run(["gpgconf", "--homedir", str(keys), "--kill", "all"], check=False, capture_output=True)
         shutil.rmtree(keys, ignore_errors=True)
-    shutil.rmtree(root.path / "etc/apt/sources.list.d", ignore_errors=True)
-    (root.path / "etc/apt/sources.list").write_text("".join(lines))
+    if is_source:
+        shutil.rmtree(root.path / "etc/apt/sources.list.d", ignore_errors=True)
+        (root.path / "etc/apt/sources.list").write_text("".join(lines))
+    return "".join(lines)
 
 
 def _os_release() -> dict[str, str]:

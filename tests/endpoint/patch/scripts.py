@@ -18,6 +18,11 @@ AWKS = [
 ] or [["awk"]]
 
 
+def files_of(*names: str) -> list[str]:
+    """awk's arguments for some of the document's files."""
+    return [argument for name in names for argument in ("-f", str(HERE / name))]
+
+
 def awk(words: list[str], *arguments: str, stdin: str = "") -> str:
     """What an awk prints."""
     done = subprocess.run([*words, *arguments], input=stdin, capture_output=True, text=True, check=False)

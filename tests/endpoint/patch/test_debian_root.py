@@ -8,7 +8,7 @@ from tests.endpoint.patch import debian_root
 from tests.endpoint.patch.debian_root import Deb
 from tests.endpoint.patch.machines import held, missing, node_in
 from tests.endpoint.patch.test_demo_nodes import of, run, state
-from tests.support.endpoint import running_endpoint
+from tests.support.endpoint import until
 
 WHY_NOT = missing(*debian_root.PROGRAMS) or ("" if debian_root.mirror()[0] else "apt has no Debian mirror here")
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no Debian root: {WHY_NOT}")
@@ -40,12 +40,6 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
-    with running_endpoint(tmp_path_factory.mktemp("patching") / "home") as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
 def node(endpoint, root, tmp_path_factory):
     with node_in(
         endpoint,
@@ -55,11 +49,6 @@ def node(endpoint, root, tmp_path_factory):
         platform_version="12",
     ) as instance_id:
         yield instance_id
-
-
-@pytest.fixture(scope="module")
-def ssm(endpoint):
-    return endpoint.client("ssm")
 
 
 def versions(root):
@@ -125,7 +114,7 @@ def test_an_installation_installs_exactly_what_is_approved_and_compliance_turns(
     summary = ssm.list_resource_compliance_summaries(
         Filters=[{"Key": "ComplianceType", "Values": ["Patch"]}, {"Key": "Status", "Values": ["COMPLIANT"]}]
     )["ResourceComplianceSummaryItems"]
-    assert [item["ResourceId"] for item in summary] == [node]
+    assert node in {item["ResourceId"] for item in summary}
 
 
 def test_a_patch_that_breaks_stops_no_other_and_what_is_blocked_comes_as_no_dependency(ssm, node, root, tmp_path):
@@ -168,6 +157,34 @@ def test_repositories_that_cannot_be_read_leave_the_node_unreported(ssm, node, r
         root.run("sh", "-c", "mv /hidden /repository")
     assert told["Status"] == "Failed" and "No patch compliance is reported." in told["StandardOutputContent"]
     assert state(ssm, node) == before
+
+
+def test_a_baselines_own_repositories_are_used_alone_and_the_nodes_are_there_after_a_kill(ssm, node, root, tmp_path):
+    before = root.run("sh", "-c", "cat /etc/apt/sources.list; find /etc/apt /var/lib/apt/lists -type f | sort")
+    theirs = Deb("delta", "9.0")
+    lines = debian_root.publish(root, tmp_path, {"vendor": ("Vendor", [theirs])}, is_source=False)
+    source = {"Name": "vendor", "Products": ["Debian12"], "Configuration": lines}
+    baseline(ssm, "vendor", rule={"EnableNonSecurity": True}, Sources=[source])
+    run(ssm, [node], Operation="Scan")
+    titles = {patch["Title"] for patch in state(ssm, node)[1].values() if patch["State"] == "MISSING"}
+    assert titles == {"delta.all:9.0"}  # and nothing of Debian's, of which there is a lot
+
+    # A run that is killed half way leaves the node's own repositories as they were: it never took them away.
+    root.write("/etc/dpkg/dpkg.cfg.d/slow", "pre-invoke=touch /begun; sleep 60\n")
+    sent = ssm.send_command(
+        InstanceIds=[node],
+        DocumentName="AWS-RunPatchBaseline",
+        Parameters={"Operation": ["Install"], "RebootOption": ["NoReboot"]},
+    )["Command"]["CommandId"]
+    until(lambda: root.run("sh", "-c", "ls /begun 2>/dev/null; true"), seconds=60)
+    ssm.cancel_command(CommandId=sent)
+    until(lambda: ssm.list_commands(CommandId=sent)["Commands"][0]["Status"] == "Cancelled", seconds=60)
+    root.run("rm", "/etc/dpkg/dpkg.cfg.d/slow")
+    assert root.run("sh", "-c", "cat /etc/apt/sources.list; find /etc/apt /var/lib/apt/lists -type f | sort") == before
+    told = run(ssm, [node], Operation="Install", RebootOption="NoReboot")[node]
+    assert told["Status"] == "Success", told["StandardErrorContent"]
+    assert versions(root)["delta.all"] == "9.0"
+    assert root.run("sh", "-c", "cat /etc/apt/sources.list; find /etc/apt /var/lib/apt/lists -type f | sort") == before
 
 
 def test_three_thousand_packages_report_whole(ssm, node, root):

@@ -1,12 +1,13 @@
 """AWS-RunPatchBaseline where dnf is: a repository with update notices of the tests' own, our node inside."""
 
+import subprocess
+
 import pytest
 
 from tests.endpoint.patch import dnf_root
 from tests.endpoint.patch.dnf_root import Notice, Rpm
 from tests.endpoint.patch.machines import held, missing, node_in
 from tests.endpoint.patch.test_demo_nodes import of, run, state
-from tests.support.endpoint import running_endpoint
 
 WHY_NOT = missing(*dnf_root.PROGRAMS)
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no root with dnf: {WHY_NOT}")
@@ -41,12 +42,6 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
-    with running_endpoint(tmp_path_factory.mktemp("patching") / "home") as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
 def node(endpoint, root, tmp_path_factory):
     with node_in(
         endpoint,
@@ -56,11 +51,6 @@ def node(endpoint, root, tmp_path_factory):
         platform_version="9.6",
     ) as instance_id:
         yield instance_id
-
-
-@pytest.fixture(scope="module")
-def ssm(endpoint):
-    return endpoint.client("ssm")
 
 
 def versions(root):
@@ -155,3 +145,27 @@ def test_where_it_is_allowed_a_rejected_package_comes_as_a_dependency(ssm, node,
     assert versions(root)["delta.noarch"] == "2.0-1.el9"
     assert patches["delta.noarch"]["State"] == "INSTALLED_OTHER"
     assert "gamma.noarch" in of(patches, "INSTALLED_PENDING_REBOOT")
+
+
+def test_a_baselines_own_repositories_are_used_alone_and_must_be_signed(ssm, node, root, tmp_path):
+    packages = dnf_root.build([Rpm("alpha", "7.0-1.el9"), Rpm("not-here", "1-1")], tmp_path)
+    dnf_root.index(packages, [], tmp_path)
+    signing = dnf_root.sign(packages, tmp_path)
+    # As AWS's example has it, whose repositories are all called main.
+    configuration = (
+        f"[main]\nname=Vendor\nbaseurl=file://{packages}\nenabled=1\ngpgcheck=0\nrepo_gpgcheck=1\n"
+        f"gpgkey=file://{signing}\nmetadata_expire=0\n"
+    )
+    source = {"Name": "vendor", "Products": ["RockyLinux9.6"], "Configuration": configuration}
+    baseline(ssm, "vendor", "*", all=True, Sources=[source])
+    before = root.run("dnf", "-q", "repolist")
+    told = run(ssm, [node], Operation="Install", RebootOption="NoReboot")[node]
+    assert told["Status"] == "Success", told["StandardErrorContent"]
+    _, patches = state(ssm, node)
+    assert versions(root)["alpha.noarch"] == "7.0-1.el9"
+    assert "alpha.noarch" in of(patches, "INSTALLED_PENDING_REBOOT") and not of(patches, "FAILED")
+    assert versions(root)["broken.noarch"] == "1.0-1.el9" and root.run("dnf", "-q", "repolist") == before
+    (packages / "repodata/repomd.xml.asc").write_text("no signature")
+    told = run(ssm, [node], Operation="Scan")[node]
+    assert told["Status"] == "Failed" and "No patch compliance is reported." in told["StandardOutputContent"]
+    subprocess.run(["rm", "-rf", packages], check=True)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.endpoint.patch.scripts import AWKS, HERE, awk
+from tests.endpoint.patch.scripts import AWKS, HERE, awk, files_of
 
 each_awk = pytest.mark.parametrize("words", AWKS, ids=" ".join)
 
@@ -119,7 +119,7 @@ def test_rpm_tells_notices_by_version_and_updates_that_no_notice_lists(words, tm
         (tmp_path / name).write_text(text)
     told = awk(
         words,
-        *("-v", "product=RedhatEnterpriseLinux9.6", "-f", str(HERE / "time.awk"), "-f", str(HERE / "rpm.awk")),
+        *("-v", "product=RedhatEnterpriseLinux9.6", *files_of("time.awk", "notices.awk", "rpm.awk")),
         *("what=info", f"{tmp_path}/info", r"FS=\t", "what=installed", f"{tmp_path}/installed", "FS= "),
         *("what=old", f"{tmp_path}/old", "what=new", f"{tmp_path}/new", "what=updates", f"{tmp_path}/updates"),
     )
@@ -135,6 +135,63 @@ def test_rpm_tells_notices_by_version_and_updates_that_no_notice_lists(words, tm
     ]
 
 
+PATCHES = (
+    """<?xml version='1.0'?><update-list><update kind="patch" name="SUSE-SLE-15-2026-7" status="needed" """
+    """category="security" severity="important"><summary>x &lt; y</summary><issue-date time_t="1" """
+    """text="2026-11-03T10:11:12Z"/><issue-list><issue type="cve" id="CVE-2026-0001"><title>x</title></issue>"""
+    """<issue type="bugzilla" id="1234"><title>x</title></issue></issue-list></update><update kind="patch" """
+    """name="SUSE-SLE-15-2026-8" status="needed" category="recommended" severity="unspecified"><issue-date """
+    """text="2026-11-04T00:00:00Z"/></update></update-list>"""
+)
+CONFLICTS = """
+Information for patch SUSE-SLE-15-2026-7:
+-----------------------------------------
+Name        : SUSE-SLE-15-2026-7
+Summary     : x
+Description :
+    Conflicts : vim < 99-1
+Conflicts   : [3]
+    libfoo.x86_64 < 1:3.0-10.1
+    vim < 9.0-10
+    not-here.x86_64 < 2-1
+
+Information for patch SUSE-SLE-15-2026-8:
+-----------------------------------------
+Name        : SUSE-SLE-15-2026-8
+Conflicts   : libfoo.x86_64 < 0:0.9-1
+"""
+LISTED = (
+    """<update-list><update kind="package" name="libfoo" edition="1:3.0-11.1" arch="x86_64"/>"""
+    """<update kind="package" name="other" edition="1-1" arch="x86_64"/></update-list>"""
+)
+
+
+@each_awk
+def test_zypper_tells_patches_by_the_packages_that_they_mend(words, tmp_path):
+    files = {
+        "installed": "libfoo\tx86_64\t1:3.0-9.1\t1700000000\nvim\tnoarch\t9.0-10\t2\ngpg-pubkey\t(none)\tx-y\t1\n",
+        "patches": PATCHES.replace("<", "\n"),
+        "info": CONFLICTS,
+        "updates": LISTED.replace("<", "\n"),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    told = awk(
+        words,
+        *("-v", "product=Suse15.6", *files_of("time.awk", "notices.awk", "zypper.awk"), r"FS=\t"),
+        *("what=installed", f"{tmp_path}/installed", "FS= ", "what=patches", f"{tmp_path}/patches"),
+        *("what=info", f"{tmp_path}/info", "what=updates", f"{tmp_path}/updates"),
+    )
+    notice = ["Security", "Important", "", "", "Suse15.6", "2026-11-03T10:11:12Z", "CVE-2026-0001", "1"]
+    assert [line.split("\t") for line in told.splitlines()] == [
+        ["I", "libfoo", "x86_64", "1:3.0-9.1", "3", "", "", "", "", "Suse15.6", "", "", "0"]
+        + ["2023-11-14T22:13:20Z", "", ""],
+        ["U", "libfoo", "x86_64", "1:3.0-10.1", "2", *notice, "", "SUSE-SLE-15-2026-7", "1234"],
+        ["U", "libfoo", "x86_64", "1:3.0-11.1", "1", "", "", "", "", "Suse15.6", "", "", "0", "", "", ""],
+        ["I", "vim", "noarch", "9.0-10", "1", *notice, "1970-01-01T00:00:02Z", "SUSE-SLE-15-2026-7", "1234"],
+    ]
+
+
 ORDERED = [
     *("1.0~rc1-1", "1.0~rc2-1", "1.0-1", "1.0-1.el9", "1.0-2", "1.0^git1-1", "1.0a-1", "1.0.1-1", "1.5-1", "1.05.1-1"),
     *("1.10-1", "2-1", "2.0-1", "10-1", "1:0.1-1", "1:0.1-1.2", "2:0-0"),
@@ -143,7 +200,7 @@ ORDERED = [
 
 @each_awk
 def test_versions_are_ordered_as_rpm_orders_them(words):
-    program = (HERE / "time.awk").read_text() + (HERE / "rpm.awk").read_text() + "\n{ print compare($1, $2) }\n"
+    program = (HERE / "notices.awk").read_text() + "\n{ print compare($1, $2) }\n"
     pairs = [(a, b) for a in ORDERED for b in ORDERED]
     told = awk(words, program, stdin="".join(f"{a} {b}\n" for a, b in pairs)).split()
     for (a, b), answer in zip(pairs, told, strict=True):

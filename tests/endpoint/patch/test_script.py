@@ -189,13 +189,13 @@ def test_a_document_that_did_not_come_through_the_endpoint_does_nothing(tmp_path
     assert process.returncode == 1 and machine.packages()["kernel"] == "6-1"
 
 
-@pytest.mark.parametrize("backend", ["apt", "rpm"])
+@pytest.mark.parametrize("backend", ["apt", "rpm", "suse"])
 def test_a_demo_node_never_asks_the_machines_own_package_manager(tmp_path, backend):
     machine = Machine(tmp_path)
     (step, *_) = machine.steps(table(), backend, Operation="Scan")
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("apt-get", "apt-cache", "dpkg-query", "dnf", "yum", "rpm"):
+    for name in ("apt-get", "apt-cache", "dpkg-query", "dnf", "yum", "rpm", "zypper"):
         (programs / name).write_text(f"#!/bin/sh\ntouch '{tmp_path}/asked'\n")
         (programs / name).chmod(0o755)
     path = {"PATH": f"{programs}:{os.environ['PATH']}"}

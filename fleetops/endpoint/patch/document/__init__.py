@@ -17,7 +17,12 @@ PATCH_STEP: Final = "PatchLinux"
 NOT_HERE_CODE: Final = 156  # of AWS's own script for a failure of no other sort
 PARTS: Final = 6  # steps that hand out the report: 22,000 characters each, 3,000 packages take three
 HOOKED_PARTS: Final = 3  # where there are three reports
-BACKENDS: Final = {"apt": ("apt.sh", "apt.awk"), "rpm": ("rpm.sh", "rpm.awk"), "demo": ("demo.sh", "demo.awk")}
+BACKENDS: Final = {  # what goes with a package manager: its script, and what makes facts of its words
+    "apt": ("apt.sh", "apt.awk"),
+    "rpm": ("rpm.sh", "notices.awk", "rpm.awk"),
+    "suse": ("zypper.sh", "notices.awk", "zypper.awk"),
+    "demo": ("demo.sh", "demo.awk"),
+}
 
 _HERE: Final = Path(__file__).parent
 _SLOT: Final = "RUN_ID=none NODE_ID=none; table() { :; } # replaced when the command is sent to a node"
@@ -232,8 +237,8 @@ def for_node(
     """The content of one invocation: `table` and the files of `backend` ("apt", "rpm", "demo") are put in."""
     named = f"RUN_ID={shlex.quote(command_id)} NODE_ID={shlex.quote(instance_id)}"
     heredoc = f"table() {{\ncat <<'END_OF_TABLE'\n{table.rstrip()}\nEND_OF_TABLE\n}}"
-    script, facts = BACKENDS[backend]
-    facts_file = _file("facts.awk", _read(facts))
+    script, *facts = BACKENDS[backend]
+    facts_file = _file("facts.awk", "\n".join(map(_read, facts)))
     tools = f"BACKEND={backend}\n{_read(script).rstrip()}\nunpack_facts() {{\n{facts_file}\n}}"
     steps: list[Any] = []
     for step in content["mainSteps"]:

@@ -3,15 +3,14 @@ APT='-o DPkg::Lock::Timeout=600 -o APT::Update::Error-Mode=any'
 DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l
 export DEBIAN_FRONTEND NEEDRESTART_MODE
 
-sources() { # the baseline's own repositories, for this run
-  rm -f /etc/apt/sources.list.d/fleetops-run-*.list
-  number=0
-  awk -F '\t' '$1 == "source" { print $2 }' "$TABLE" | while read -r text; do
-    number=$((number + 1))
-    say "$text" | base64 -d >"/etc/apt/sources.list.d/fleetops-run-$number.list"
-  done
+# Where a baseline has repositories of its own, these alone are used. The node's are only looked away from, so that
+# nothing has to be put back, whatever ends this run.
+sources() {
+  own_sources "$WORK/sources" list || return 0
+  mkdir -p "$WORK/lists/partial"
+  APT="$APT -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$WORK/sources -o Dir::State::lists=$WORK/lists"
 }
-no_sources() { rm -f /etc/apt/sources.list.d/fleetops-run-*.list; }
+no_sources() { rm -rf "$WORK/sources" "$WORK/lists"; }
 
 facts() {
   quietly apt-get $APT -q update || return 1
@@ -21,11 +20,11 @@ facts() {
       print
     }' >"$WORK/installed"
   find /var/lib/dpkg/info -name '*.list' -printf '%f %T@\n' >"$WORK/times" 2>/dev/null
-  apt-cache policy >"$WORK/releases" || return 1
-  cut -f 1 "$WORK/installed" | xargs apt-cache policy >"$WORK/versions" || return 1
+  apt-cache $APT policy >"$WORK/releases" || return 1
+  cut -f 1 "$WORK/installed" | xargs apt-cache $APT policy >"$WORK/versions" || return 1
   : >"$WORK/shown"
   apt_facts >"$WORK/first" || return 1
-  awk -F '\t' '$1 == "U" { print $2 ":" $3 "=" $4 }' "$WORK/first" | sed 's/:all=/=/' | xargs apt-cache show >"$WORK/shown" 2>/dev/null
+  awk -F '\t' '$1 == "U" { print $2 ":" $3 "=" $4 }' "$WORK/first" | sed 's/:all=/=/' | xargs apt-cache $APT show >"$WORK/shown" 2>/dev/null
   say >>"$WORK/shown"
   apt_facts
 }
@@ -42,7 +41,7 @@ blocked() { # packages that may come as no dependency either: as they are, or no
   [ "$T_rejected_action" = BLOCK ] || return 0
   awk -F '\t' '$1 == "rejected" { print $2 }' "$TABLE" | while read -r name; do
     here=$(dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$name" 2>/dev/null | awk '$1 ~ /^.i/ { print $2; exit }')
-    if [ -n "$here" ]; then say "$name=$here"; elif apt-cache show "$name" >/dev/null 2>&1; then say "$name-"; fi
+    if [ -n "$here" ]; then say "$name=$here"; elif apt-cache $APT show "$name" >/dev/null 2>&1; then say "$name-"; fi
   done
 }
 install() { # install FILE: name, architecture, version

@@ -63,6 +63,17 @@ lock() { # one run at a time; what a run starts does not inherit the lock (9>&-)
   done
 }
 
+own_sources() { # own_sources DIRECTORY SUFFIX: the baseline's own repositories as files; fails if it has none
+  rm -rf "$1"
+  awk -F '\t' '$1 == "source" { found = 1 } END { exit !found }' "$TABLE" || return 1
+  mkdir -p "$1" || give_up "$1 cannot be made."
+  number=0
+  awk -F '\t' '$1 == "source" { print $2 }' "$TABLE" | while read -r text; do
+    number=$((number + 1))
+    say "$text" | base64 -d >"$1/own-$number.$2"
+  done
+}
+
 quietly() { # quietly COMMAND...: its output is shown only if it fails
   "$@" >"$WORK/output" 2>&1 9>&-
   code=$?

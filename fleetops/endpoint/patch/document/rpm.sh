@@ -1,22 +1,20 @@
 # Amazon Linux, Red Hat and their kin.
-if command -v dnf >/dev/null 2>&1; then TOOL=dnf; else TOOL=yum; fi
+if command -v dnf >/dev/null 2>&1; then PROGRAM=dnf; else PROGRAM=yum; fi
+TOOL=$PROGRAM
 
+# A baseline's own repositories are used alone; the node's are only looked away from, and need not be put back. One that
+# cannot be read is no reason to call a node compliant.
 sources() {
-  no_sources
-  number=0
-  awk -F '\t' '$1 == "source" { print $2 }' "$TABLE" | while read -r text; do
-    number=$((number + 1))
-    say "$text" | base64 -d >"/etc/yum.repos.d/fleetops-run-$number.repo"
-  done
+  ! own_sources "$WORK/sources" repo || TOOL="$TOOL --setopt=reposdir=$WORK/sources --setopt=skip_if_unavailable=0"
 }
-no_sources() { rm -f /etc/yum.repos.d/fleetops-run-*.repo; }
+no_sources() { rm -rf "$WORK/sources"; }
 
 tool() { $TOOL -q -C "$@" 9>&-; } # what makecache has fetched
 facts() {
-  command -v "$TOOL" >/dev/null 2>&1 || give_up "This node has neither dnf nor yum."
-  quietly $TOOL -q makecache || return 1
+  command -v "$PROGRAM" >/dev/null 2>&1 || give_up "This node has neither dnf nor yum."
+  quietly $TOOL -q -y makecache || return 1
   rpm -qa --qf '%{NAME}\t%{ARCH}\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\t%{INSTALLTIME}\n' | sed 's/\t0:/\t/' >"$WORK/installed"
-  if [ "$TOOL" = dnf ]; then all=--all old=--installed new=--available; else all=all old=installed new=available; fi
+  if [ "$PROGRAM" = dnf ]; then all=--all old=--installed new=--available; else all=all old=installed new=available; fi
   tool updateinfo info $all >"$WORK/info" || return 1
   tool updateinfo list $old >"$WORK/old" || return 1
   tool updateinfo list $new >"$WORK/new" || return 1
@@ -32,7 +30,7 @@ install() {
     excluded=$(awk -F '\t' '$1 == "rejected" && $2 !~ /^CVE-/ { print "--exclude=" $2 }' "$TABLE")
   fi
   verb=upgrade
-  [ "$TOOL" = dnf ] || verb=update
+  [ "$PROGRAM" = dnf ] || verb=update
   set -f
   awk -F '\t' '{
     epoch = ""
