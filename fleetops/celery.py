@@ -73,6 +73,16 @@ app.conf.beat_schedule = {
         "schedule": 2.0,
         "options": {"expires": 4},
     },
+    "scheduling.wake": {
+        "task": "fleetops.rollouts.scheduling.tasks.wake",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
+    "scheduling.drop_old": {
+        "task": "fleetops.rollouts.scheduling.tasks.drop_old",
+        "schedule": 86400.0,
+        "options": {"expires": 3600},
+    },
     "rollouts.drop_old_drafts": {
         "task": "fleetops.rollouts.tasks.drop_old_drafts",
         "schedule": 3600.0,

@@ -25,6 +25,7 @@ FIRST_YEAR, LAST_YEAR = 1970, 2199  # AWS's
 MOST_OFFSET_DAYS: Final = 6  # AWS's ScheduleOffset
 MOST_CHARACTERS: Final = 256
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+INSTANT: Final = timedelta(microseconds=1)  # the least by which two moments differ
 _MINUTE: Final = timedelta(minutes=1)
 _UNITS: Final = {"minute": _MINUTE, "hour": timedelta(hours=1), "day": timedelta(days=1)}
 _LONGEST: Final = timedelta(days=3660)

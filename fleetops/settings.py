@@ -89,6 +89,7 @@ INSTALLED_APPS = [
     "fleetops.library",
     "fleetops.runcommand",
     "fleetops.rollouts",
+    "fleetops.rollouts.scheduling",
     "sessions_app",
     "patching",
     "patching.compliance",
@@ -297,6 +298,8 @@ SPECTACULAR_SETTINGS = {
         "GrantState": "sessions_app.states.GrantState",
         "CommandSource": "sessions_app.states.CommandSource",
         "RunState": "fleetops.rollouts.states.RunState",
+        "OccurrenceState": "fleetops.rollouts.scheduling.states.OccurrenceState",
+        "PatchState": "patching.compliance.verdict.PatchState",
         "PatchWriteState": "patching.states.WriteState",
         "PatchDeed": "patching.states.Deed",
         "CommandState": "fleetops.runcommand.states.CommandState",
@@ -345,6 +348,11 @@ if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
 LIBRARY_SECONDS = env_int("FLEETOPS_LIBRARY_SECONDS", 300, low=10)  # between two readings of a region's documents
 BASELINES_SECONDS = env_int("FLEETOPS_BASELINES_SECONDS", 300, low=10)  # between two readings of a region's baselines
+# A target expression for nodes that hold data: an emergency patches them in place, and never first.
+EMERGENCY_DATA = env_str(
+    "FLEETOPS_EMERGENCY_DATA",
+    "role in (db, *database*, cache, queue, search, storage) or cluster in (pg-*, mysql-*, mongo-*, redis-*, kafka-*)",
+)
 COMPLIANCE_SECONDS = env_int("FLEETOPS_COMPLIANCE_SECONDS", 120, low=2)  # between two readings of reports of patches
 FINDINGS_SECONDS = env_int("FLEETOPS_FINDINGS_SECONDS", 900, low=5)  # between two readings of SSM's own findings
 # Ping older than this reads "Connection lost", as AWS does after about five minutes without one.

@@ -13,6 +13,8 @@ TOPICS: Final = {
     "rollouts.stopped": "A run has stopped by itself",
     "rollouts.approval": "A run waits for an approval",
     "rollouts.ended": "A run has failed",
+    "rollouts.waiting": "A scheduled run waits for its owner to start it",
+    "rollouts.schedule": "A scheduled run was missed or refused",
     "patching.compliance": "Instances fall out of patch compliance",
     "patching.sla": "Missing patches are past their SLA",
     "patching.findings": "Findings cannot be sent to Security Hub",
