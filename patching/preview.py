@@ -261,6 +261,19 @@ class Difference:
     fall_out: list[str] = field(default_factory=list)  # ids of those that comply, and would come to miss something
 
 
+def older_on(patch: Patch, nodes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Which of `nodes` (see `compare`) lack a patch, or have its package since before it was released."""
+    found = []
+    for node, held in nodes.items():
+        if (value := held.get(patch.key)) is not None:
+            found += [node] if _state(value) in _NEEDED else []
+            continue
+        since = held.get(patch.name, "").partition("@")[2]
+        if since and patch.released_at is not None and datetime.fromisoformat(since) < patch.released_at:
+            found.append(node)
+    return found
+
+
 # States as DescribeInstancePatches spells them.
 _INSTALLED = {"INSTALLED", "INSTALLED_OTHER", "INSTALLED_PENDING_REBOOT"}
 _NEEDED = {"MISSING", "FAILED", "AVAILABLE_SECURITY_UPDATE"}

@@ -11,6 +11,7 @@ Over the REST API, of this machine's FleetOps or another:
     fleetops login, logout, whoami
     fleetops connect NAME [--command LINE | --forward [LOCAL:][HOST:]PORT]
     fleetops access request|list|approve|deny|revoke
+    fleetops compliance list|show|cve|export
     fleetops fleet list|show, session list, audit list, api get
     fleetops completion bash|zsh|fish
 
@@ -26,7 +27,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fleetops.cli import access, completion, connect, installation, remote, runs, status
+from fleetops.cli import access, completion, compliance, connect, emergency, installation, remote, runs, status
 from fleetops.cli.errors import DONE, REFUSED, UNREACHABLE, Refused
 from fleetops.errors import UserError
 
@@ -100,6 +101,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--user", default="", help="whose alone")
     access.add_arguments(_group(verbs, "access", "access for a while, by approval"), _verb, _list_verb)
     runs.add_arguments(_group(verbs, "run", "documents in waves"), _verb, _list_verb)
+    emergency.add_arguments(_group(verbs, "patch", "one CVE or package, mended everywhere"), _verb, _list_verb)
+    compliance.add_arguments(_group(verbs, "compliance", "who has which patches"), _verb, _list_verb)
     audit = _group(verbs, "audit", "the audit log")
     listing = _list_verb(audit, "list", remote.audit_list, remote.EVENT_COLUMNS, "at,who,action,target,outcome,reason")
     listing.add_argument(

@@ -61,6 +61,7 @@ class Machine:
     account_id: str = ACCOUNT_ID
     region: str = REGION
     own_id: str = ""  # instead of the one that follows from the name
+    asg: str = ""  # the Auto Scaling group that it is a member of, by the tag that EC2 gives it
 
     @property
     def instance_id(self) -> str:
@@ -79,12 +80,14 @@ class Machine:
             "cluster": self.cluster,
             "service": self.service,
             "team": self.team,
-        }
+        } | ({"aws:autoscaling:groupName": self.asg} if self.asg else {})
 
 
+# Two of them could be replaced instead of patched.
+_GROUP = "pay-api-prod"
 MACHINES = (
-    Machine("pay-api-eu1a-01", "al2023", "a", "prod", "pay-api", "payments", "payments", "c6i.large", 41),
-    Machine("pay-api-eu1b-02", "al2023", "b", "prod", "pay-api", "payments", "payments", "c6i.large", 41),
+    Machine("pay-api-eu1a-01", "al2023", "a", "prod", "pay-api", "payments", "payments", "c6i.large", 41, asg=_GROUP),
+    Machine("pay-api-eu1b-02", "al2023", "b", "prod", "pay-api", "payments", "payments", "c6i.large", 41, asg=_GROUP),
     Machine("pay-worker-eu1a-01", "noble", "a", "prod", "pay-worker", "payments", "payments", "c6i.large", 23),
     Machine("web-checkout-eu1a-07", "jammy", "a", "prod", "web-checkout", "checkout", "storefront", "t3.medium", 12),
     Machine("web-checkout-eu1b-08", "jammy", "b", "prod", "web-checkout", "checkout", "storefront", "t3.medium", 12),

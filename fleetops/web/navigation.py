@@ -25,6 +25,7 @@ NAVIGATION = (
         (
             ("Runs", "rollouts:runs", "rows", ("rollouts.view_run", "rollouts.start_run", "rollouts.steer_run")),
             ("Patching", "patching:baselines", "layers", ("patching.view_patchbaseline",)),
+            ("Emergency", "emergency:choose", "alert-triangle", ("rollouts.start_run",)),
             ("Compliance", "compliance:overview", "shield-check", ("inventory.view_instance",)),
             ("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),
         ),
