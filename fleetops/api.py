@@ -19,6 +19,7 @@ import fleetops.review.api
 import fleetops.rollouts.api
 import fleetops.runcommand.api
 import patching.api
+import patching.compliance.api
 import sessions_app.api
 import sessions_app.command_api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
@@ -38,6 +39,7 @@ ROOMS = {
     "Commands": fleetops.runcommand.api.urlpatterns,
     "Runs": fleetops.rollouts.api.urlpatterns,
     "Patching": patching.api.urlpatterns,
+    "Compliance": patching.compliance.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }
 

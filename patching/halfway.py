@@ -1,4 +1,4 @@
-"""Changes of which AWS took a part before it refused the rest for an hour: a person has them gone on with or taken back.
+"""Changes of which AWS took a part and refused the rest for an hour: a person goes on with them, or takes them back.
 
 Either is a change like any other, with its own row, audit event and healing; the old row stays as it ended.
 """

@@ -248,6 +248,10 @@ LISTS = {
     # A report is of a row of the inventory, and so of its account: tests/compliance/test_pages.py has two.
     *("compliance:overview", "compliance:instances", "compliance:instance", "compliance:cves", "compliance:cve"),
     *("compliance:patches", "compliance:report", "compliance:export", "compliance:hub"),
+    *("api:compliance", "api:compliance_instances", "api:compliance_instance", "api:compliance_reports"),
+    *("api:compliance_instance_patches", "api:compliance_cves", "api:compliance_cve", "api:compliance_cve_instances"),
+    *("api:compliance_patches", "api:compliance_trend", "api:compliance_heat", "api:compliance_export"),
+    *("api:compliance_findings", "api:compliance_aws_findings"),
     "api:runs",
     "review:audit",
     "api:instances",
@@ -282,6 +286,7 @@ NO_NODE_PREFIXES = (
 )
 NO_NODE = {
     *("compliance:deadlines", "compliance:switch_hub"),
+    *("api:compliance_deadlines", "api:compliance_hubs", "api:compliance_hub"),
     "sessions:tokens",  # roles of accounts
     "sessions:restricted_shells",
     "api:restricted_shells",

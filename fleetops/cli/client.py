@@ -9,8 +9,9 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from fleetops.cli.errors import NotLoggedIn, Refused, Unreachable, WrongUsage
 
@@ -98,7 +99,13 @@ class Client:
             yield rows, bool(page["next"])
             if not page["next"] or not rows:
                 return
-            following["after"] = urlsplit(page["next"]).query.rpartition("after=")[2]
+            following["after"] = dict(parse_qsl(urlsplit(page["next"]).query)).get("after", "")
+
+    def blocks(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
+        """What a path answers, as it comes, however long it is."""
+        with self._answer("GET", self._address(path, query)) as answer:
+            while block := answer.read(1 << 16):
+                yield block
 
     def _address(self, path: str, query: Mapping[str, str] | None = None) -> str:
         if path.startswith(("http:", "https:", "//")):
@@ -109,6 +116,14 @@ class Client:
         return f"{self.url}/api/v1/{path}" + (f"?{asked}" if asked else "")
 
     def _ask(self, method: str, address: str, body: Mapping[str, Any] | None = None) -> Any:
+        with self._answer(method, address, body) as answer:
+            return self._read(answer)
+
+    @contextmanager
+    def _answer(
+        self, method: str, address: str, body: Mapping[str, Any] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A good answer, to be read; all else is raised in words."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Accept": "application/json", "User-Agent": "fleetops-cli"}
         if data is not None:
@@ -118,7 +133,7 @@ class Client:
         try:
             request = urllib.request.Request(address, data, headers, method=method)
             with self.opener.open(request, timeout=self.timeout) as answer:
-                return self._read(answer)
+                yield answer
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refusal(error) from None

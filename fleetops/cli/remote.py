@@ -134,7 +134,7 @@ def login(chosen: argparse.Namespace) -> int:
     made = who["token"]
     kept = Profile(url=url, token=token, username=who["username"], expires_at=made["expires_at"], ca_file=ca_file)
     profiles.keep(chosen.profile, kept)
-    print(f"Logged in to {url} as {tables.safe(who['username'])} until {_shown(made['expires_at'])} UTC.")
+    print(f"Logged in to {url} as {tables.safe(who['username'])} until {shown(made['expires_at'])} UTC.")
     print(f"The token may: {tables.safe(', '.join(made['scopes']))}. It is kept in {profiles.path()}.")
     return DONE
 
@@ -193,7 +193,7 @@ def whoami(chosen: argparse.Namespace) -> int:
     client = client_of(chosen)
     who = client.get("users/me/")
     if chosen.json:
-        return _print_json(who)
+        return print_json(who)
     token = who["token"]
     facts = [
         ("Server", client.url),
@@ -202,7 +202,7 @@ def whoami(chosen: argparse.Namespace) -> int:
         ("Second factor", "set up" if who["has_second_factor"] else "none"),
         ("Token", f"{token['name']} ({token['prefix']}…)"),
         ("Scopes", token["scopes"]),
-        ("Ends", f"{_shown(token['expires_at'])} UTC"),
+        ("Ends", f"{shown(token['expires_at'])} UTC"),
     ]
     _print_facts(facts)
     return DONE
@@ -243,7 +243,7 @@ def list_rows(
         if not chosen.all:
             break
     if chosen.json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         tables.show(
             [name.upper() for name in names],
@@ -278,7 +278,7 @@ def fleet_show(chosen: argparse.Namespace) -> int:
     client = client_of(chosen)
     found = client.get(f"instances/{instance_pk(client, chosen.name)}/")
     if chosen.json:
-        return _print_json(found)
+        return print_json(found)
     ready = found["readiness"]
     facts: list[tuple[str, object]] = [
         ("Name", found["name"]),
@@ -318,13 +318,20 @@ def instance_pk(client: Client, name: str) -> str:
     return str(rows[0]["id"])
 
 
-def complete_instance(typed: str) -> list[str]:
-    """Names of instances that begin so, asked of the server; nothing where that fails or takes long."""
+def completing_client() -> Client | None:
+    """For completion, which must not wait; None where nobody is logged in."""
     where = argparse.Namespace(profile=os.environ.get("FLEETOPS_CLI_PROFILE") or profiles.DEFAULT, url="", ca_file="")
     profile = _profile(where)
     if not profile.url or not profile.token:
+        return None
+    return Client(profile.url, profile.token, ca_file=profile.ca_file, timeout=COMPLETION_SECONDS)
+
+
+def complete_instance(typed: str) -> list[str]:
+    """Names of instances that begin so, asked of the server; nothing where that fails or takes long."""
+    client = completing_client()
+    if client is None:
         return []
-    client = Client(profile.url, profile.token, ca_file=profile.ca_file, timeout=COMPLETION_SECONDS)
     quoted = '"' + re.sub(r'([\\"*])', r"\\\1", typed) + '*"' if typed else ""
     query = {"q": f"name={quoted} or id={quoted}"} if quoted else {}
     rows = client.get("instances/", {**query, "page_size": str(MOST_COMPLETIONS)})["results"]
@@ -344,7 +351,7 @@ def api_get(chosen: argparse.Namespace) -> int:
     if isinstance(found, str):
         sys.stdout.write(found)
         return DONE
-    return _print_json(found)
+    return print_json(found)
 
 
 def api_send(chosen: argparse.Namespace) -> int:
@@ -356,7 +363,7 @@ def api_send(chosen: argparse.Namespace) -> int:
         raise WrongUsage(f"The body is no JSON: {error}.") from None
     if not isinstance(body, dict):
         raise WrongUsage('The body is an object: {"name": "value"}.')
-    return _print_json(client_of(chosen).send(chosen.method, chosen.path, body))
+    return print_json(client_of(chosen).send(chosen.method, chosen.path, body))
 
 
 def api_delete(chosen: argparse.Namespace) -> int:
@@ -367,7 +374,7 @@ def api_delete(chosen: argparse.Namespace) -> int:
 # --- Print -----------------------------------------------------------------------------------------------------------
 
 
-def _print_json(value: Any) -> int:
+def print_json(value: Any) -> int:
     print(json.dumps(value, indent=2, ensure_ascii=True))
     return DONE
 
@@ -379,10 +386,10 @@ def _print_facts(facts: Sequence[tuple[str, object]]) -> None:
 
 
 def _cell(value: object) -> object:
-    return _shown(value) if isinstance(value, str) else value
+    return shown(value) if isinstance(value, str) else value
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A moment as people read it; anything else as it is."""
     found = _MOMENT.fullmatch(text)
     return f"{found[1]} {found[2]}" if found else text

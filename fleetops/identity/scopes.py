@@ -77,6 +77,12 @@ SCOPES: dict[str, Scope] = {
         (_CHANGE_BASELINES, _SEE_BASELINES, _SEE),
         (_CHANGE_BASELINES,),
     ),
+    "compliance:read": Scope("Read patch compliance, its deadlines, findings and files", (_SEE,), (_SEE,)),
+    "compliance:write": Scope(
+        "Change patch deadlines, and whether findings go to Security Hub",
+        ("compliance.change_sla", "compliance.change_hub", _SEE),
+        ("compliance.change_sla", "compliance.change_hub"),
+    ),
     "commands:read": Scope(
         "Read commands and their output: one's own, or everybody's with the permission to review",
         (_RUN, _REVIEW_COMMANDS),

@@ -24,6 +24,7 @@ from .verdict import LACKING, NON_COMPLIANT
 
 OLD: Final = timedelta(days=7)  # a report older than this says little of today
 SOON: Final = timedelta(hours=48)
+MOST_NAMES: Final = 50  # of the patches of one CVE
 FIRST: Final = datetime(2016, 1, 1, tzinfo=UTC)  # before Patch Manager was there
 # What a list can be cut down to: key → words.
 STATES: Final = {
@@ -52,11 +53,12 @@ class Scope:
     def instances(self) -> Any:
         """Managed instances that are there; at a past moment those that were: with those that have gone since, and
         without those that have come since."""
+        found = self.ever()
+        return found.present() if self.moment is None else found.filter(there_at(self.moment))
+
+    def ever(self) -> Any:
+        """All managed instances that the user may see and the expression selects, whenever they were there."""
         visible = Instance.objects.visible_to(self.user).exclude(ssm_read_at=None)
-        if self.moment is None:
-            visible = visible.present()
-        else:
-            visible = visible.filter(there_at(self.moment))
         return select(parse(self.text, words=True), visible) if self.text else visible
 
     def reports(self) -> QuerySet[Report]:
@@ -291,25 +293,3 @@ GROUPINGS: Final = {
     "group": ("Patch group", "patch_group"),
     "baseline": ("Baseline", "baseline_id"),
 }
-
-
-def grouped(scope: Scope, by: str) -> list[dict[str, Any]]:
-    """Figures for each account, region, …, or each value of a tag (`tag:env`). One query; by how many do not comply."""
-    counted: dict[str, list[int]] = {}
-    if by.startswith("tag:"):
-        key = by.removeprefix("tag:")
-        rows = scope.reports().values_list("instance__tags", "is_compliant")
-        for tags, is_compliant in rows.iterator(chunk_size=2000):
-            entry = counted.setdefault(str((tags or {}).get(key, "")), [0, 0])
-            entry[0] += 1
-            entry[1] += not is_compliant
-    else:
-        _, column = GROUPINGS[by]
-        rows = scope.reports().order_by().values(column)
-        rows = rows.annotate(all=Count("pk"), bad=Count("pk", filter=Q(is_compliant=False)))
-        counted = {str(each[column] or ""): [each["all"], each["bad"]] for each in rows}
-    found = [
-        {"name": name, "scanned": scanned, "bad": bad, "share": 100.0 * bad / scanned}
-        for name, (scanned, bad) in counted.items()
-    ]
-    return sorted(found, key=lambda each: (-each["share"], each["name"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +16,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from fleetops.inventory.models import Instance
 from fleetops.web.shortcuts import permission_required
+from patching import groups
 
-from . import asking, charts, export, services
+from . import asking, charts, export, heat, services
 from .asking import STATES, Scope
 from .models import Finding, Hub, PatchSpan, Reader, Report, Sla, SpanCve, SsmFinding, Trend
 from .verdict import LACKING, PatchState
@@ -26,6 +28,7 @@ CHANGE_SLA = "compliance.change_sla"
 CHANGE_HUB = "compliance.change_hub"
 ROWS = 100
 DAYS = 90
+TAGS_READ, MOST_TAGS = 500, 30
 MOST_CVES = 12  # on the overview
 MOST_SPANS = 500
 MOST_REPORTS = 50
@@ -66,46 +69,66 @@ def _is_part(request: HttpRequest) -> bool:
 @require_safe
 @permission_required(SEE)
 def overview(request: HttpRequest) -> HttpResponse:
-    """How the fleet stands: figures, trend, deadlines, the most widespread CVEs, shares by account, group, tag.
+    """How the fleet stands: figures, trend, deadlines, the most widespread CVEs, weeks by group, account, tag.
 
-    Query: `q` (a target expression), `at` (a moment), `by` (asking.GROUPINGS, or tag:KEY).
+    Query: `q` (a target expression), `at` (a moment), `by` (asking.GROUPINGS, tag:KEY, or tag with `tag`, the key).
     """
     scope = asking.scope_of(request.user, request.GET)
-    by = request.GET.get("by", "account")
-    if by not in asking.GROUPINGS and not by.startswith("tag:"):
-        by = "account"
+    by = _axis(request.GET.get("by", ""), request.GET.get("tag", ""))
+    points = _points(request, scope)
     rows = list(asking.open_cves(scope)[:MOST_CVES])
     clocks = asking.deadlines(scope)
     context = {
         **_shared(request, scope),
         "figures": asking.figures(scope),
         "deadlines": clocks,
-        "cves": _with_details(scope, rows),
+        "cves": with_details(scope, rows),
         "most": max((each["instances"] for each in rows), default=0),
         "cve_count": asking.open_cves(scope).count(),
-        "chart": _chart(request, scope),
+        "chart": charts.draw(points, until=scope.at, days=DAYS),
+        "first_hour": points[0] if points else None,
+        "second_hour": points[0].at + timedelta(hours=1) if points else None,
+        "heat": heat.heat(scope, by),
         "by": by,
-        "groups": asking.grouped(scope, by)[:50],
+        "tag": by.removeprefix("tag:") if by.startswith("tag:") else "",
+        "tags": _tags_of(scope),
         "groupings": [(key, label) for key, (label, _) in asking.GROUPINGS.items()],
         "overdue": sum(each.past for each in clocks),
+        "days": DAYS,
     }
     return render(request, "compliance/overview.html", context)
 
 
-def _chart(request: HttpRequest, scope: Scope) -> charts.Chart | None:
-    """Of all that the user may see; an expression has no trend of its own."""
+def _axis(by: str, tag: str) -> str:
+    """What the heat is grouped by: patch groups where nothing else is meant."""
+    if by == "tag":
+        by = f"tag:{tag.strip()}"
+    if by.startswith("tag:") and len(by) > 4:
+        return by.replace("\x00", "")[:132]  # AWS's longest key, and ours before it
+    return by if by in asking.GROUPINGS else "group"
+
+
+def _tags_of(scope: Scope) -> list[str]:
+    """Keys of tags to choose among: the commonest of some instances."""
+    some = scope.instances().order_by().values_list("tags", flat=True)[:TAGS_READ]
+    counts = Counter(key for tags in some for key in tags or {} if key not in groups.TAGS and key != "Name")
+    return [key for key, _ in counts.most_common(MOST_TAGS)]
+
+
+def _points(request: HttpRequest, scope: Scope) -> list[charts.Point]:
+    """The trend of all that the user may see; an expression has none of its own."""
     if scope.text:
-        return None
+        return []
     regions = Instance.objects.visible_to(request.user).order_by().values("region").distinct()
     rows = Trend.objects.filter(region__in=regions, hour__gt=scope.at - timedelta(days=DAYS), hour__lte=scope.at)
     told = (
         (hour, instances - never, instances - never - compliant)
         for hour, instances, never, compliant in rows.values_list("hour", "instances", "never_scanned", "compliant")
     )
-    return charts.draw(charts.summed(told), until=scope.at, days=DAYS)
+    return charts.summed(told)
 
 
-def _with_details(scope: Scope, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_details(scope: Scope, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     details = asking.details_of(scope, [each["cve"] for each in rows])
     days = asking.slas()
     for each in rows:
@@ -182,7 +205,7 @@ def cves(request: HttpRequest) -> HttpResponse:
     scope = asking.scope_of(request.user, request.GET)
     words = request.GET.get("find", "").replace("\x00", "").strip()[:200]
     page = Paginator(asking.open_cves(scope, words), ROWS).get_page(request.GET.get("page"))
-    rows = _with_details(scope, list(page))
+    rows = with_details(scope, list(page))
     context = {
         **_shared(request, scope),
         "page": page,
@@ -270,7 +293,7 @@ def report(request: HttpRequest) -> HttpResponse:
         **_shared(request, scope),
         "figures": asking.figures(scope),
         "deadlines": asking.deadlines(scope),
-        "cves": _with_details(scope, list(asking.open_cves(scope)[:ROWS])),
+        "cves": with_details(scope, list(asking.open_cves(scope)[:ROWS])),
         "rows": list(found[: export.MOST_PRINTED]),
         "most": export.MOST_PRINTED,
         "count": found.count(),

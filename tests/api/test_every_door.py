@@ -24,6 +24,7 @@ from fleetops.identity.scopes import SCOPES, may_have
 from fleetops.inventory import ceilings
 from fleetops.notify import services as notify
 from fleetops.policy.models import Rule as PolicyRule
+from patching.compliance.models import Hub
 from tests.api.conftest import Bearer, make_token
 from tests.factories import (
     make_baseline,
@@ -199,6 +200,26 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:patch_sets": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
     "api:patch_set": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:patch_set_list": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:compliance": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_instances": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_instance": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_reports": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_instance_patches": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_cves": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_cve": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_cve_instances": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_patches": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_trend": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_heat": {"GET": Rule("compliance:read", SEE_FLEET, 400)},  # by what?
+    "api:compliance_export": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_deadlines": {
+        "GET": Rule("compliance:read", SEE_FLEET),
+        "PUT": Rule("compliance:write", PATCH, 400),
+    },
+    "api:compliance_hubs": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_hub": {"PUT": Rule("compliance:write", PATCH, 400)},
+    "api:compliance_findings": {"GET": Rule("compliance:read", SEE_FLEET)},
+    "api:compliance_aws_findings": {"GET": Rule("compliance:read", SEE_FLEET)},
     "api:documents": {"GET": Rule("documents:read", SEE_FLEET), "POST": Rule("documents:write", ADMINISTER, 400)},
     "api:document": {
         "GET": Rule("documents:read", SEE_FLEET),
@@ -331,6 +352,12 @@ def things(module_roles, valkey):
         "api:patch_deregister": (baseline.pk, "web"),
         "api:patch_writes": make_write(baseline).batch,
         **dict.fromkeys(("api:patch_set", "api:patch_set_list"), pinned.pk),
+        **dict.fromkeys(
+            (f"api:compliance_{name}" for name in ("instance", "reports", "instance_patches")), instance.pk
+        ),
+        **dict.fromkeys(("api:compliance_cve", "api:compliance_cve_instances"), "CVE-2026-1111"),
+        "api:compliance_export": ("instances", "csv"),
+        "api:compliance_hub": Hub.objects.create(region=instance.region).pk,
         "api:document": document.pk,
         "api:document_versions": document.pk,
         "api:document_version": (document.pk, 1),

@@ -331,6 +331,7 @@ def test_words_are_completed(shell):
             "whoami",
             "fleet",
             "run",
+            "compliance",
             "session",
             "audit",
             "api",
