@@ -19,10 +19,12 @@ urlpatterns = [
     path("machines/", include("fleetops.inventory.activation_urls")),
     path("documents/", include("fleetops.library.urls")),
     path("commands/", include("fleetops.runcommand.urls")),
+    path("runs/schedules/", include("fleetops.rollouts.scheduling.urls")),
     path("runs/", include("fleetops.rollouts.urls")),
     path("sessions/", include("sessions_app.urls")),
     path("patching/", include("patching.urls")),
     path("compliance/", include("patching.compliance.urls")),
+    path("emergency/", include("patching.emergency.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]
 

@@ -20,6 +20,7 @@ from .models import (
     RunEvent,
     RunTarget,
 )
+from .scheduling.services import instead_of
 from .serializers import (
     ClusterRuleSerializer,
     OneRolloutSerializer,
@@ -127,7 +128,7 @@ class Again(ApiView):
     @extend_schema(operation_id="runs_again", request=None, responses={201: OneRolloutSerializer})
     def post(self, request, pk):
         """Plan the same for the fleet as it is now; a draft of your own makes way for it."""
-        return Response(_shown(plan.again(_visible(request, pk), actor=request.user), request), status=201)
+        return Response(_shown(_again(_visible(request, pk), request.user), request), status=201)
 
 
 class Steer(ApiView):
@@ -315,6 +316,10 @@ class OneClusterRule(ApiView):
         """Delete a rule."""
         protection.delete(get_object_or_404(ClusterRule, pk=pk), actor=request.user)
         return Response(status=204)
+
+
+def _again(run: Run, user) -> Run:
+    return plan.again(run, actor=user, and_then=instead_of(run))
 
 
 def _visible(request, pk) -> Run:

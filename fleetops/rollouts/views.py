@@ -24,6 +24,7 @@ from . import cells as cell_letters
 from . import listing, plan, rules, steering
 from .leave import is_other as is_other_than
 from .models import SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION, Run, RunTarget
+from .scheduling.services import instead_of
 from .states import GateState, RunState, TargetState, WaveState
 
 PAGE_SIZES = (25, 50, 100)
@@ -456,7 +457,7 @@ def _moment(text: str | None) -> Any:
 def again(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """Plan the same for the fleet as it is now; a draft of one's own makes way for it."""
     found = visible_run(request, pk)
-    made = plan.again(found, actor=request.user)
+    made = plan.again(found, actor=request.user, and_then=instead_of(found))
     return redirect(made)
 
 
