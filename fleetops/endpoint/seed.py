@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.keys import key, write_private
 from fleetops.endpoint.moto_client import MotoClient
-from fleetops.endpoint.patch import catalogue
+from fleetops.endpoint.patch import catalogue, windows
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ _PLATFORMS = {  # platform: (PlatformName and PlatformVersion as the agent repor
     "noble": ("Ubuntu", "24.04", "ubuntu/images/hvm-ssd-gp3/ubuntu-noble"),
     "bookworm": ("Debian GNU/Linux", "12", "debian-12"),
     "rhel9": ("Red Hat Enterprise Linux", "9.6", "RHEL-9.6"),
+    "sles15": ("SLES", "15.6", "suse-sles-15-sp6"),
+    "windows2022": ("Microsoft Windows Server 2022 Datacenter", "10.0.20348", "Windows_Server-2022-English-Full"),
 }
 
 
@@ -106,6 +108,8 @@ MACHINES = (
 _MACHINES_US = (
     Machine("pay-api-ue1a-01", "al2023", "a", "prod", "pay-api", "payments", "payments", "c6i.large", 19),
     Machine("edge-cache-ue1b-01", "noble", "b", "prod", "edge-cache", "edge", "platform", "t3.medium", 52),
+    Machine("sap-erp-ue1a-01", "sles15", "a", "prod", "sap-erp", "erp", "finance", "r6i.large", 77),
+    Machine("win-reports-ue1b-01", "windows2022", "b", "prod", "win-reports", "reporting", "finance", "m6i.large", 64),
 )  # fmt: skip
 # A hybrid node's id is given out by each account and region on its own, so that one id may stand for two machines.
 # That never happens to most people; here it does, for whoever takes the id alone for a name to trip over it at once.
@@ -156,6 +160,15 @@ _AGENT = "3.3.2299.0"
 FLAKY = "web-checkout-eu1b-08"  # its first patch of each month fails once
 
 
+# Demo nodes that simulate Windows: the product that patches of the system are for, and the applications on all of them.
+_WINDOWS = {"windows2022": "WindowsServer2022"}
+_WINDOWS_APPLICATIONS = {"Microsoft SQL Server 2019": "15.0.4430.1", "MicrosoftDefenderAntivirus": "4.18.26070.5"}
+
+
+def platform_type_of(machine: Machine) -> str:
+    return "Windows" if machine.platform in _WINDOWS else "Linux"
+
+
 def platform_of(machine: Machine) -> tuple[str, str]:
     """PlatformName and PlatformVersion, as the agent reports them."""
     name, version, _ = _PLATFORMS[machine.platform]
@@ -168,6 +181,9 @@ def agent_version_of(machine: Machine) -> str:
 
 def packages_of(machine: Machine, now: datetime) -> dict[str, str]:
     """What a machine's node starts out with: as old as its last patching, some weeks ago."""
+    if machine.platform in _WINDOWS:
+        found = windows.installed(_WINDOWS[machine.platform], machine.name, now) | _WINDOWS_APPLICATIONS
+        return found | {"Amazon SSM Agent": agent_version_of(machine)}
     found = catalogue.installed(catalogue.PLATFORMS[machine.platform], machine.name, now)
     return found | {"amazon-ssm-agent": agent_version_of(machine)}
 

@@ -23,7 +23,7 @@ from .calls import CallFailed, Endpoint
 from .output import MOST_STDERR, MOST_STDOUT, Output, prefix
 from .sandbox import Place, StartFailed
 from .script import run_program, script_argv, write_script
-from .spec import Directory
+from .spec import Directory, NodeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ DEEPEST: Final = 3  # of documents that run documents. rundocument.go
 SMALL_SECONDS: Final = 60.0  # for the node's own small programs
 MAX_DOWNLOAD: Final = 64 * 1024 * 1024  # bytes of one object
 MAX_DOCUMENT: Final = 64 * 1024  # bytes
+SIMULATED: Final = "#!/bin/sh"  # the first line of what a demo node that simulates Windows runs
+NO_POWERSHELL: Final = (
+    "This demo node simulates a Windows node for AWS-RunPatchBaseline. It has no PowerShell, and runs nothing else."
+)
 INVENTORY_DONE: Final = (
     "Inventory policy has been successfully applied and collected inventory data has been uploaded to SSM"
 )
@@ -124,6 +128,20 @@ async def run_shell_script(run: Run, name: str, inputs: Mapping[str, Any], outpu
         output.fail(f"failed to run commands: exit status {ending.code}")
 
 
+async def run_powershell_script(run: Run, name: str, inputs: Mapping[str, Any], output: Output) -> None:
+    """aws:runPowerShellScript on a demo node that simulates Windows: what the endpoint has written for such nodes."""
+    lines = _lines(inputs.get("runCommand")) or [""]
+    if lines[0] == SIMULATED:
+        await run_shell_script(run, name, inputs, output)
+    else:
+        output.fail(NO_POWERSHELL)
+
+
+def plugins_of(spec: NodeSpec) -> frozenset[str]:
+    """The plugins that a node has; where there is no PowerShell its plugin is not supported."""
+    return frozenset(PLUGINS) if spec.platform_type == "Windows" else frozenset(PLUGINS) - {"aws:runPowerShellScript"}
+
+
 def _lines(value: Any) -> list[str] | None:
     """A script as a text or as a list of lines, however deep; None for anything else. pluginutil.go, ParseRunCommand"""
     if isinstance(value, str):
@@ -177,9 +195,17 @@ async def gather_inventory(run: Run, name: str, inputs: Mapping[str, Any], outpu
         "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\n' 2>/dev/null"
     )
     rows = [line.split("\t") for line in listed.decode(errors="replace").splitlines() if line.count("\t") == 1]
+    is_windows = spec.platform_type == "Windows"
     found: dict[str, tuple[str, list[dict[str, str]]]] = {}
     if _is_enabled(inputs, "applications"):
-        found["AWS:Application"] = ("1.1", [{"Name": name, "Version": version} for name, version in sorted(rows)])
+        applications = [row for row in rows if not (is_windows and row[0].startswith("KB"))]
+        found["AWS:Application"] = (
+            "1.1",
+            [{"Name": name, "Version": version} for name, version in sorted(applications)],
+        )
+    if is_windows and _is_enabled(inputs, "windowsUpdates"):
+        updates = sorted(row for row in rows if row[0].startswith("KB"))
+        found["AWS:WindowsUpdate"] = ("1.0", [{"HotFixId": name, "InstalledTime": day} for name, day in updates])
     if _is_enabled(inputs, "awsComponents"):
         agent = {"Name": "amazon-ssm-agent", "Version": spec.agent_version, "Publisher": "FleetOps"}
         found["AWS:AWSComponent"] = ("1.0", [agent])
@@ -325,6 +351,7 @@ PLUGINS: Final[Mapping[str, Plugin]] = {
     "aws:configurePackage": configure_package,
     "aws:downloadContent": download_content,
     "aws:runDocument": run_document,
+    "aws:runPowerShellScript": run_powershell_script,
     "aws:runShellScript": run_shell_script,
     "aws:softwareInventory": gather_inventory,
     "aws:updateSsmAgent": update_agent,
@@ -351,7 +378,7 @@ async def run_step(
         document,
         parameters=parameters,
         platform_type=run.place.spec.platform_type,
-        known=frozenset(PLUGINS),
+        known=plugins_of(run.place.spec),
     )
     if verdict is not command_document.Verdict.RUN:
         output.status = "Skipped" if verdict is command_document.Verdict.SKIP else "Failed"

@@ -27,6 +27,7 @@ FIRST_SIZE_SECONDS: Final = 0.25  # how long the shell waits for the client's si
 DEFAULT_SIZE: Final = (80, 24)
 MAX_HELD: Final = 16 * 1024 * 1024  # bytes of a command's output that wait for its end, where streams are not separate
 START_FAILED: Final = "Unable to start command: "
+NO_SHELL: Final = "this demo node simulates a Windows node for AWS-RunPatchBaseline; it has no PowerShell and no shell"
 _PREFIX: Final = re.compile(r"[0-9a-zA-Z\r\n_:-]{0,30}")  # shell.go, separateOutputStreamPrefixRegex
 _SIGNALS: Final = {0x03: signal.SIGINT, 0x1C: signal.SIGQUIT}
 
@@ -39,6 +40,8 @@ class ProgramSession(Session):
 
         Source: amazon-ssm-agent, agent/session/shell/shell_unix.go.
         """
+        if self._spec.platform_type == "Windows":
+            raise StartFailed(f"{START_FAILED}{NO_SHELL}")
         inputs = self._inputs()
         if properties.get("runAsElevated") is True or not _is_true(inputs.get("runAsEnabled")):
             return self._place

@@ -27,7 +27,7 @@ def fleet(tmp_path_factory):
     """An endpoint with its demo nodes, those of the second account and the second region online."""
     with running_endpoint(tmp_path_factory.mktemp("accounts") / "home", nodes="demo") as endpoint:
         elsewhere = (endpoint.client("ssm", region="us-east-1"), endpoint.staging_client("ssm"))
-        until(lambda: [len(online(each)) for each in elsewhere] == [2, 3], seconds=30, what="all nodes are online")
+        until(lambda: [len(online(each)) for each in elsewhere] == [4, 3], seconds=30, what="all nodes are online")
         until(lambda: SHARED_ID in online(endpoint.client("ssm")), seconds=30, what="the first of the two is online")
         yield endpoint
 

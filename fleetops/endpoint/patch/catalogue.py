@@ -129,6 +129,10 @@ PLATFORMS: Final[Mapping[str, Platform]] = {
         *("x86_64", "RedhatEnterpriseLinux9.6", "REDHAT_ENTERPRISE_LINUX", "RHSA-{year}:{number}", "Moderate"),
         (Package("kernel", "5.14.0-570.{n}.1.el9_6", 12, 23), *_rpm(".el9")),
     ),
+    "sles15": Platform(
+        *("x86_64", "Suse15.6", "SUSE", "SUSE-SLE-Module-Basesystem-15-SP6-{year}-{number}", "Moderate"),
+        (Package("kernel-default", "6.4.0-150600.23.{n}.1", 25, 24), *_rpm(".150600.3")),
+    ),
     "bookworm": Platform(
         *("amd64", "Debian12", "DEBIAN", "", ""),
         (

@@ -71,6 +71,8 @@ def selects(rule: Rule, patch: Candidate, family: Family) -> bool:
     """Whether a rule is about a patch, whenever it approves it."""
     if not patch.is_security and not rule.enable_non_security and family in _WITH_NON_SECURITY:
         return False
+    if patch.patch_set != "OS" and all(wanted.key != "PATCH_SET" for wanted in rule.filters):
+        return False  # who says nothing of Windows' applications means the operating system alone
     return all(holds(wanted, patch) for wanted in rule.filters)
 
 

@@ -26,6 +26,7 @@ _PART: Final = re.compile(
     re.MULTILINE,
 )
 _LONGEST: Final = 512  # of a name, a version, a word
+_ARTICLE: Final = re.compile(r"KB\d{1,10}")  # no name on Linux: there the architecture stands behind it
 _CVE: Final = re.compile(r"CVE-\d{4}-\d{4,10}")
 
 
@@ -133,7 +134,7 @@ def _patch(line: list[str]) -> PatchFact:
     try:
         _, state, package, version, classification, severity, installed, level, cves = line
         return PatchFact(
-            title=f"{package}:{version}"[:_LONGEST],
+            title=(version if _ARTICLE.fullmatch(package) else f"{package}:{version}")[:_LONGEST],
             kb_id=package[:_LONGEST],
             classification=classification[:64],
             severity=severity[:64],

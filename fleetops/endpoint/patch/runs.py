@@ -17,10 +17,10 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.models import Command, Invocation
 from fleetops.endpoint.nodes import Nodes
-from fleetops.endpoint.patch import document, report, table
+from fleetops.endpoint.patch import document, report, table, windows
 from fleetops.endpoint.patch.baselines import patch_group_of
 from fleetops.endpoint.patch.facts import Report
-from fleetops.endpoint.patch.operating_systems import FAMILIES, of_platform, product_of
+from fleetops.endpoint.patch.operating_systems import FAMILIES, WINDOWS, of_platform, product_of
 from fleetops.endpoint.patch.overrides import Lists, Unusable
 from fleetops.endpoint.patch.records import PatchRecords
 from fleetops.endpoint.patch.snapshots import Snapshot, Snapshots
@@ -64,6 +64,8 @@ class PatchRuns:
         system = of_platform(node.information) if node is not None else ""
         family = str(FAMILIES.get(system, ""))
         backend = "demo" if demo is not None else family
+        if demo is not None and system == WINDOWS:
+            backend = "demo-windows"
         try:
             if backend not in document.BACKENDS:
                 raise Unusable(f"FleetOps's {_name(row)} has no package manager for {system or 'this platform'} yet.")
@@ -105,6 +107,7 @@ class PatchRuns:
             install_list=install_list,
             wanted=wanted,
             offers=demo.offers if demo is not None else (),
+            updates=windows.updates(taken.baseline, taken_at=taken.taken_at, now=now) if system == WINDOWS else (),
             machine=demo.machine if demo is not None else "",
             flaky=demo.flaky if demo is not None else "",
             rendered_at=now if demo is not None else None,

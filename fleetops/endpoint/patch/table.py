@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from fleetops.endpoint.patch.facts import Baseline, Rule, Source
+from fleetops.endpoint.patch.facts import Baseline, Candidate, Rule, Source
 
 _NOT_PLAIN: Final = re.compile(rb"[^A-Za-z0-9 ._+:~*?@/,()=^-]")
 _MAIN: Final = re.compile(r"^[ \t]*\[main\][ \t]*$", re.MULTILINE)
@@ -46,6 +46,16 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """One update of Windows or of an application on it, and what the baseline says of it."""
+
+    patch: Candidate
+    chain: str  # what it has in common with those that it stands for, or that stand for it
+    status: str  # "approved", "rejected"; "available" for a security update that is neither; "" for any other
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What a run is told beside the baseline."""
 
@@ -57,6 +67,7 @@ class Setting:
     install_list: str = ""  # its address
     wanted: Sequence[Wanted] | None = None  # the entries of the list; None where there is none
     offers: Iterable[Offer] = field(default=())
+    updates: Iterable[Update] = field(default=())  # of a Windows node
     machine: str = "x86_64"  # architecture of a demo node's packages
     flaky: str = ""  # on a demo node: its first patch fails once for each such word
     rendered_at: datetime | None = None  # a demo node's time
@@ -96,6 +107,12 @@ def render(baseline: Baseline, *, now: datetime, setting: Setting) -> str:
         )
         for one in setting.offers
     ]
+    for one in setting.updates:
+        patch = one.patch
+        released = f"{patch.released_at:%Y-%m-%d}" if patch.released_at is not None else ""
+        named = patch.title if patch.title.endswith(f"({patch.name})") else f"{patch.title} ({patch.name})"
+        row = ("update", patch.name, one.chain, released, patch.product, named, patch.classification, patch.severity)
+        rows.append((*row, one.status, one.level))
     if setting.offers:
         rows.append(("machine", setting.machine))
     if setting.flaky:

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from fleetops import clock
+from fleetops.endpoint.patch import windows
 from fleetops.endpoint.seed import FLAKY
 from tests.support.endpoint import running_endpoint, until
 
@@ -240,3 +242,99 @@ def test_hooks_run_around_the_installation_and_only_where_there_is_something_to_
     assert ran() == ["Pre", "Post", "Exit"]
     run(ssm, [node], document, "PatchLinuxScan", Operation="Install", **hooks)
     assert ran() == ["Exit"]
+
+
+WINDOWS = "win-reports-ue1b-01"
+
+
+def test_a_node_that_simulates_windows_is_patched_by_article_and_severity_as_its_service_decides(fleet):
+    """Shown with a demo node alone: no real Windows node has run anything of this."""
+    ssm, node = fleet.client("ssm", region="us-east-1"), fleet.instance_id(WINDOWS)
+    until(lambda: node in online(ssm), seconds=60)
+    step, sql_server, office = {"step": "PatchWindows"}, "KB5065222", "KB5002794"
+    before = windows.installed("WindowsServer2022", WINDOWS, clock.now())
+    cumulative = [patch for patch in windows.patches(clock.now()) if "for Windows Server 2022" in patch.title]
+    *older, newest = sorted(cumulative, key=lambda patch: patch.released_at)
+
+    def rules(until):
+        return [
+            {
+                "PatchFilterGroup": {"PatchFilters": [{"Key": key, "Values": one} for key, one in filters.items()]},
+                "ComplianceLevel": level,
+                "ApproveUntilDate": until if level == "CRITICAL" else "2199-01-01",
+            }
+            for level, filters in (
+                (
+                    "CRITICAL",
+                    {"MSRC_SEVERITY": ["Critical", "Important"]},
+                ),  # and PATCH_SET OS, as nothing is said of it
+                ("LOW", {"PATCH_SET": ["APPLICATION"], "PRODUCT_FAMILY": ["SQL Server", "Office"]}),
+            )
+        ]
+
+    def obey(until):
+        made = ssm.create_patch_baseline(
+            Name=f"windows-until-{until}",
+            OperatingSystem="WINDOWS",
+            ApprovalRules={"PatchRules": rules(until)},
+            AvailableSecurityUpdatesComplianceStatus="NON_COMPLIANT",
+        )
+        ssm.register_default_patch_baseline(BaselineId=made["BaselineId"])
+
+    obey("2020-01-01")
+    told = run(ssm, [node], **step, Operation="Scan")[node]
+    assert told["Status"] == "Success", told["StandardErrorContent"]
+    row, patches = state(ssm, node)
+    # SQL Server is on the node, and Office is not.
+    assert of(patches, "MISSING") == {sql_server} and office in of(patches, "NOT_APPLICABLE")
+    assert newest.name in of(patches, "AVAILABLE_SECURITY_UPDATE")  # but not approved
+    assert of(patches, "INSTALLED_OTHER") == before.keys()
+
+    obey("2199-01-01")
+    run(ssm, [node], **step, Operation="Scan")
+    row, patches = state(ssm, node)
+    missing = of(patches, "MISSING")
+    # Of the cumulative updates the newest alone: it holds what the others do.
+    assert {sql_server, newest.name} <= missing and not missing & {patch.name for patch in older}
+    assert of(patches, "INSTALLED") >= before.keys() and row["MissingCount"] == len(missing)
+    told = patches[newest.name]
+    assert (told["Classification"], told["Severity"]) == ("SecurityUpdates", "Critical")
+    assert told["Title"].startswith(newest.title) and told["Title"].endswith(f"({newest.name})")
+
+    s3 = fleet.client("s3", region="us-east-1")
+    s3.create_bucket(Bucket="windows-lists")
+    # On Windows a list installs what the baseline approves as well, and nothing else.
+    s3.put_object(
+        Bucket="windows-lists", Key="one.yaml", Body=f"patches:\n- id: {sql_server}\n- id: {office}\n".encode()
+    )
+    one = {"Operation": "Install", "RebootOption": "NoReboot", "InstallOverrideList": "s3://windows-lists/one.yaml"}
+    told = run(ssm, [node], **step, **one)[node]
+    assert told["Status"] == "Success", told["StandardErrorContent"]
+    assert of(state(ssm, node)[1], "INSTALLED_PENDING_REBOOT") == {sql_server}
+
+    told = run(ssm, [node], **step, Operation="Install")[node]
+    assert "Going on after the restart of this node." in told["StandardOutputContent"]
+    row, patches = state(ssm, node)
+    assert of(patches, "INSTALLED") >= missing
+    assert row["InstalledPendingRebootCount"] == row["FailedCount"] == 0
+
+    nothing = {"BaselineId": "pb-0123456789abcdef0", "Name": "Nothing", "OperatingSystem": "WINDOWS"}
+    s3.put_object(Bucket="windows-lists", Key="nothing.json", Body=json.dumps([nothing]).encode())
+    told = run(ssm, [node], **step, Operation="Scan", BaselineOverride="s3://windows-lists/nothing.json")[node]
+    assert "InstalledCount                : 0\n" in told["StandardOutputContent"] and state(ssm, node)[0] == row
+
+    other = ssm.send_command(
+        InstanceIds=[node], DocumentName="AWS-RunPowerShellScript", Parameters={"commands": ["Get-HotFix"]}
+    )["Command"]["CommandId"]
+    until(lambda: ssm.list_commands(CommandId=other)["Commands"][0]["Status"] in OVER)
+    told = ssm.get_command_invocation(CommandId=other, InstanceId=node)
+    assert told["Status"] == "Failed" and "It has no PowerShell" in told["StandardErrorContent"]
+
+
+def test_a_demo_node_of_suse_has_patches_of_its_own(fleet):
+    ssm, node = fleet.client("ssm", region="us-east-1"), fleet.instance_id("sap-erp-ue1a-01")
+    until(lambda: node in online(ssm), seconds=60)
+    assert run(ssm, [node], Operation="Scan")[node]["Status"] == "Success"
+    row, patches = state(ssm, node)
+    assert row["MissingCount"] > 0
+    assert {patches[name]["Classification"] for name in of(patches, "MISSING")} == {"Security"}

@@ -6,6 +6,7 @@ do, is put in when the command is dispatched to it; then the content is that of 
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +18,31 @@ PATCH_STEP: Final = "PatchLinux"
 NOT_HERE_CODE: Final = 156  # of AWS's own script for a failure of no other sort
 PARTS: Final = 6  # steps that hand out the report: 22,000 characters each, 3,000 packages take three
 HOOKED_PARTS: Final = 3  # where there are three reports
-BACKENDS: Final = {  # what goes with a package manager: its script, and what makes facts of its words
-    "apt": ("apt.sh", "apt.awk"),
-    "rpm": ("rpm.sh", "notices.awk", "rpm.awk"),
-    "suse": ("zypper.sh", "notices.awk", "zypper.awk"),
-    "demo": ("demo.sh", "demo.awk"),
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What goes with a node's package manager."""
+
+    scripts: tuple[str, ...]
+    facts: tuple[str, ...]  # awk that makes facts of its words
+    decide: str = "decide.awk"
+    name: str = ""  # as the script knows it, if that is another
+
+
+BACKENDS: Final = {
+    "apt": Backend(("apt.sh",), ("apt.awk",)),
+    "rpm": Backend(("rpm.sh",), ("notices.awk", "rpm.awk")),
+    "suse": Backend(("zypper.sh",), ("notices.awk", "zypper.awk")),
+    "demo": Backend(("demo.sh",), ("demo.awk",)),
+    "demo-windows": Backend(("demo.sh", "windows.sh"), ("windows.awk",), "decide-windows.awk", "demo"),
 }
 
 _HERE: Final = Path(__file__).parent
 _SLOT: Final = "RUN_ID=none NODE_ID=none; table() { :; } # replaced when the command is sent to a node"
 _BACKEND_SLOT: Final = "BACKEND=none; unpack_facts() { :; } # replaced by what goes with the node's package manager"
 _NOT_HERE: Final = (
-    "FleetOps's AWS-RunPatchBaseline patches Linux nodes. It has been run on no real {system} node, so it does nothing "
+    "FleetOps's own document patches Linux nodes. It has been run on no real {system} node, so it does nothing "
     "here: nothing is scanned, nothing is installed, and no patch compliance is reported."
 )
 
@@ -123,7 +137,7 @@ def _file(name: str, text: str) -> str:
 
 def _lines(parts: int) -> list[str]:
     """The script, whole but for what a node's dispatch puts in."""
-    unpack = "\n".join(_file(name, _read(name)) for name in ("time.awk", "now.awk", "decide.awk", "part.sh"))
+    unpack = "\n".join(_file(name, _read(name)) for name in ("time.awk", "now.awk", "part.sh"))
     return [
         "OPERATION='{{ Operation }}' REBOOT_OPTION='{{ RebootOption }}' PHASE=${PHASE:-whole} PARTS=" + str(parts),
         _SLOT,
@@ -231,17 +245,42 @@ def _documents() -> dict[str, dict[str, Any]]:
 DOCUMENTS: Final = _documents()
 
 
+def _as_windows(steps: list[Any]) -> list[Any]:
+    """The steps for a demo node that simulates Windows: Windows' own step does there what Linux's does elsewhere.
+
+    Such a node runs what begins so, and no PowerShell.
+    """
+    scripts = {step["name"]: step for step in steps}
+    if "PatchLinuxScan" in scripts:
+        return steps  # of AWS-RunPatchBaselineWithHooks: there are no hooks for Windows yet
+    made: list[Any] = []
+    for step in steps:
+        source = scripts[PATCH_STEP] if step["name"] == "PatchWindows" else step
+        if step["name"] == "PatchWindows" or step["name"].startswith("PatchReport"):
+            lines = ["#!/bin/sh", *source["inputs"]["runCommand"]]
+            step = {
+                **step,
+                "precondition": {"StringEquals": ["platformType", "Windows"]},
+                "action": "aws:runPowerShellScript",
+                "inputs": {**source["inputs"], "runCommand": lines},
+            }
+        made.append(step)
+    return made
+
+
 def for_node(
     content: Mapping[str, Any], *, command_id: str, instance_id: str, table: str, backend: str
 ) -> dict[str, Any]:
     """The content of one invocation: `table` and the files of `backend` ("apt", "rpm", "demo") are put in."""
     named = f"RUN_ID={shlex.quote(command_id)} NODE_ID={shlex.quote(instance_id)}"
     heredoc = f"table() {{\ncat <<'END_OF_TABLE'\n{table.rstrip()}\nEND_OF_TABLE\n}}"
-    script, *facts = BACKENDS[backend]
-    facts_file = _file("facts.awk", "\n".join(map(_read, facts)))
-    tools = f"BACKEND={backend}\n{_read(script).rstrip()}\nunpack_facts() {{\n{facts_file}\n}}"
+    with_it = BACKENDS[backend]
+    files = _file("facts.awk", "\n".join(map(_read, with_it.facts))) + "\n" + _file("decide.awk", _read(with_it.decide))
+    scripts = "\n".join(_read(script).rstrip() for script in with_it.scripts)
+    tools = f"BACKEND={with_it.name or backend}\n{scripts}\nunpack_facts() {{\n{files}\n}}"
+    given_steps = content["mainSteps"] if backend != "demo-windows" else _as_windows(content["mainSteps"])
     steps: list[Any] = []
-    for step in content["mainSteps"]:
+    for step in given_steps:
         lines = step["inputs"].get("runCommand")
         if isinstance(lines, list) and _SLOT in lines:
             given = {_SLOT: f"{named}\n{heredoc}" if _BACKEND_SLOT in lines else named, _BACKEND_SLOT: tools}
