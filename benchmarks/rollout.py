@@ -11,8 +11,12 @@ or FLEETOPS_DATABASE_URL) are the product's, carried on by one thread as beat an
 The least number of calls that any programme could make: a SendCommand for each 50 targets, and one page of
 ListCommandInvocations for each of them, at its end.
 
-Beside it stands the same work as one plain task a target, as Celery's examples show it: SendCommand for one instance,
-then GetCommandInvocation every 2 s until its end, sixteen at a time, tried again when AWS throttles.
+Meanwhile a process of its own asks for the dashboard's cells as an open page does. Its lag is the time from the moment
+that the engine writes down as a target's end to the answer that tells it.
+
+Beside it stands the same work as one plain Celery task a target, as Celery's examples show it: SendCommand for one
+instance, then GetCommandInvocation every 2 s until its end, sixteen at a time, tried again when AWS throttles
+(plain_tasks.py, on a worker of its own over the same Valkey).
 """
 
 from __future__ import annotations
@@ -22,25 +26,29 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.terminal import percentile
+from tests.support.valkey import running_valkey
+
+ROOT = Path(__file__).resolve().parent.parent
 ACCOUNT, REGION = "111122223333", "eu-west-1"
 RATES = {"SendCommand": 5.0, "ListCommandInvocations": 10.0, "GetCommandInvocation": 10.0, "ListCommands": 5.0}
 SECONDS = (3.0, 8.0)  # of a command on a node
 FAILS = 200  # one in so many
-NAIVE_AT_ONCE, NAIVE_PAUSE = 16, 2.0
+PAGE_EVERY = 0.5  # seconds between two answers that a page asks for: POLL_MS of static/src/js/cells.js
+NAIVE_AT_ONCE = 16
 
 
 # --- a loopback AWS --------------------------------------------------------------------------------------------------
@@ -206,6 +214,9 @@ def measure(targets: int, naive: int, port: int) -> dict[str, Any]:
     }
     steering.release(run, actor=actor, plan_hash=run.plan_hash)
     told()
+    page = subprocess.Popen([sys.executable, __file__, "--page", str(run.pk)], stdout=subprocess.PIPE, text=True)
+    assert page.stdout is not None
+    page.stdout.readline()  # it has all cells
     before, began, used, looks = memory_mb(), time.perf_counter(), time.process_time(), 0
     while run.is_open:
         made = [key for run_id in advancing.claim_due(now=now()) for key in advancing.advance(run_id)]
@@ -215,6 +226,9 @@ def measure(targets: int, naive: int, port: int) -> dict[str, Any]:
         looks += 1
         time.sleep(0.2)
     spent, seconds, calls = time.process_time() - used, time.perf_counter() - began, told()
+    seen = json.loads(page.communicate(timeout=60)[0])
+    ended = dict(run.targets.exclude(ended_at=None).values_list("position", "ended_at"))
+    lags = [at - ended[int(position)].timestamp() for position, at in seen["ends"].items()]
     least = 2 * -(-targets // 50)
     figures |= {
         "state": run.state,
@@ -230,46 +244,40 @@ def measure(targets: int, naive: int, port: int) -> dict[str, Any]:
         "calls / least": sum(calls["calls"].values()) / least,
         "SendCommands": Dispatch.objects.count(),
         "looks": looks,
+        "dashboard": {
+            "ends seen": len(lags),
+            "lag s, median": statistics.median(lags),
+            "lag s, p99": percentile(lags, 0.99),
+            "answer ms, median": statistics.median(seen["answers"]) * 1000,
+            "answer ms, p99": percentile(seen["answers"], 0.99) * 1000,
+        },
     }
     figures["one task a target"] = plainly(naive, port, told)
     return figures
 
 
 def plainly(count: int, port: int, told: Any) -> dict[str, Any]:
-    """One plain task a target."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import ClientError
+    """One plain Celery task a target."""
+    from django.conf import settings
 
-    ssm = boto3.client(
-        "ssm",
-        region_name=REGION,
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-        config=Config(retries={"total_max_attempts": 1}, max_pool_connections=NAIVE_AT_ONCE),
-    )
+    os.environ |= {"PLAIN_BROKER": settings.CELERY_BROKER_URL, "PLAIN_AWS": f"http://127.0.0.1:{port}"}
+    from celery import group
 
-    def patiently(call: Any, **parameters: Any) -> Any:
-        while True:
-            try:
-                return call(**parameters)
-            except ClientError:
-                time.sleep(1)
+    from benchmarks import plain_tasks
 
-    def task(number: int) -> None:
-        name = f"i-{number:017x}"
-        sent = patiently(ssm.send_command, DocumentName="say-it", InstanceIds=[name])["Command"]["CommandId"]
-        while True:
-            time.sleep(NAIVE_PAUSE)
-            if patiently(ssm.get_command_invocation, CommandId=sent, InstanceId=name)["Status"] != "InProgress":
-                return
-
-    told()
-    began, used = time.perf_counter(), time.process_time()
-    with ThreadPoolExecutor(NAIVE_AT_ONCE) as pool:
-        list(pool.map(task, range(count)))
-    spent, seconds, calls = time.process_time() - used, time.perf_counter() - began, told()
+    command = [sys.executable, "-m", "celery", "--quiet", "-A", "benchmarks.plain_tasks", "worker"]
+    command += ["--pool", "threads", "--concurrency", str(NAIVE_AT_ONCE), "--loglevel", "ERROR", "--without-mingle"]
+    worker = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        name = f"i-{0:017x}"
+        group(plain_tasks.run.s(name) for _ in range(NAIVE_AT_ONCE))().get()  # it is up, and has its connections
+        told()
+        began, used = time.perf_counter(), cpu_of(worker.pid)
+        group(plain_tasks.run.s(f"i-{number:017x}") for number in range(count))().get()
+        spent, seconds, calls = cpu_of(worker.pid) - used, time.perf_counter() - began, told()
+    finally:
+        worker.terminate()
+        worker.wait(30)
     return {
         "targets": count,
         "seconds": seconds,
@@ -281,6 +289,51 @@ def plainly(count: int, port: int, told: Any) -> dict[str, Any]:
     }
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that a process has had; proc(5)."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    user, system = text[text.rindex(")") + 2 :].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def look_on(run_id: str) -> None:
+    """A page that is open while the run goes; prints {ends: {position: when it was told}, answers: [seconds]}."""
+    import django
+
+    django.setup()
+    from django.test import Client
+    from django.test.utils import setup_test_environment
+
+    from fleetops.identity.models import User
+    from fleetops.rollouts.listing import CODE_OF
+    from fleetops.rollouts.states import TargetState
+
+    over = {CODE_OF[TargetState.SUCCEEDED], CODE_OF[TargetState.FAILED]}
+    setup_test_environment()
+    client = Client()
+    client.force_login(User.objects.get(username="bench"))
+    cursor, letters, ends, answers = "", [], {}, []
+    while True:
+        began = time.perf_counter()
+        told = client.get(f"/runs/{run_id}/cells/?since={cursor}").json()
+        answers.append(time.perf_counter() - began)
+        at = time.time()
+        before, letters = letters, [*told["all"]] if "all" in told else letters[:]
+        for place, letter in told.get("changed", ()):
+            letters[place] = letter
+        cursor = told["cursor"]
+        if before:
+            for place, (old, new) in enumerate(zip(before, letters, strict=True)):
+                if old != new and new in over:
+                    ends[place + 1] = at
+        else:
+            print("looking", flush=True)
+        if not told["open"]:
+            break
+        time.sleep(PAGE_EVERY)
+    print(json.dumps({"ends": ends, "answers": answers}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", type=int, default=10_000)
@@ -288,13 +341,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="few targets, to see that it runs")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--page", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve()
         return
+    if options.page:
+        look_on(options.page)
+        return
     if options.quick:
         options.targets, options.naive = 300, 32
-    with tempfile.TemporaryDirectory(prefix="fo-bench-") as home:
+    with tempfile.TemporaryDirectory(prefix="fo-bench-") as home, running_valkey(Path(home) / "run"):
         os.environ |= {
             "DJANGO_SETTINGS_MODULE": "fleetops.settings",
             "FLEETOPS_HOME": home,

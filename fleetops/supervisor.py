@@ -49,7 +49,7 @@ RESTART_DELAYS = (0.5, 1, 2, 4, 8, 10)
 STEADY_SECONDS = 60  # a part that has been up this long begins again at the first delay
 DEATHS_AT_START = 5  # a part that dies this often before all was ready once is given up
 READY_SECONDS = 60  # a slow machine's endpoint takes some 10 s at its first start
-NICE = 10  # of what carries out tasks: a tenth of the processor time of a terminal, where both want all of it; sched(7)
+NICE = 5  # of what carries out tasks: a third of a terminal's processor time, where both want all of it; sched(7)
 LINES_KEPT = 30  # of each part, to show when it is given up
 LINE_BYTES = 16 * 1024  # longer lines are shown in pieces
 
@@ -77,6 +77,7 @@ class Plan:
     ports: dict[str, int]
     environment: dict[str, str]
     broker_socket: Path | None  # None: FLEETOPS_VALKEY_URL names a Valkey that somebody else runs
+    nice: int = 0  # of the parts that give way
     trusted_proxies: str = ""  # addresses whose X-Forwarded-For and -Proto are believed, with commas
 
     @property
@@ -156,7 +157,15 @@ def make_plan(home: Path) -> Plan:
             "AWS_CONFIG_FILE": str(home / "aws" / "config"),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-    return Plan(home, profile, ports, environment, broker_socket, trusted_proxies)
+    return Plan(home, profile, ports, environment, broker_socket, nice_setting(), trusted_proxies)
+
+
+def nice_setting() -> int:
+    """FLEETOPS_TASK_NICE. UserError if it is no number from 0 to 19."""
+    text = os.environ.get("FLEETOPS_TASK_NICE") or str(NICE)
+    if not re.fullmatch(r"1?[0-9]", text):
+        raise UserError(f"FLEETOPS_TASK_NICE={text!r} is no number from 0 to 19; unset it to use {NICE}.")
+    return int(text)
 
 
 def choose_ports(embedded: bool) -> dict[str, int]:
@@ -427,12 +436,6 @@ def parts_of(plan: Plan) -> dict[str, Part]:
     return {part.name: part for part in parts}
 
 
-def begin_standing_back() -> None:
-    """What runs in the child before its program, of a part that gives way."""
-    processes.end_with_parent()
-    processes.stand_back(NICE)
-
-
 async def valkey_answers(path: Path | None) -> bool:
     """True once Valkey has loaded its data and answers PING."""
     return (await ask(lambda: asyncio.open_unix_connection(path), b"PING\r\n")).startswith(b"+PONG")
@@ -618,6 +621,12 @@ class Supervisor:
         gives_way: bool = False,
     ) -> tuple[int, asyncio.Future[int]]:
         """Start a process whose lines go to the log and to `heard`; returns its pid and its exit code to come."""
+
+        def begin() -> None:  # in the child, before its program
+            processes.end_with_parent()
+            if gives_way and self.plan.nice:
+                processes.stand_back(self.plan.nice)
+
         process = subprocess.Popen(
             [str(word) for word in command],
             cwd=ROOT,
@@ -626,7 +635,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=begin_standing_back if gives_way else processes.end_with_parent,
+            preexec_fn=begin,
         )
         process.returncode = 0  # `reap` asks for it, for orphans and our own alike; Popen must not
 

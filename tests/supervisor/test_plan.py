@@ -87,6 +87,15 @@ def test_what_is_no_port_is_refused(variables, tmp_path, value):
         supervisor.make_plan(tmp_path)
 
 
+def test_how_far_tasks_stand_back_is_a_number_from_0_to_19(variables, tmp_path):
+    assert supervisor.make_plan(tmp_path).nice == 5
+    variables(FLEETOPS_TASK_NICE="19")
+    assert supervisor.make_plan(tmp_path).nice == 19
+    variables(FLEETOPS_TASK_NICE="20")
+    with pytest.raises(UserError, match="from 0 to 19"):
+        supervisor.make_plan(tmp_path)
+
+
 def test_an_unknown_profile_is_refused(variables, tmp_path):
     variables(FLEETOPS_PROFILE="staging")
     with pytest.raises(UserError, match="neither embedded nor production"):

@@ -172,7 +172,9 @@ def running_stack(home: Path, *, migrated: bool = True, **settings: str) -> Iter
     }
     home.mkdir(parents=True, exist_ok=True)
     database = home / "fleetops.sqlite3"
-    is_test = "FLEETOPS_HOME" in os.environ  # not a benchmark, which shares no database with others
+    is_test = "FLEETOPS_HOME" in os.environ  # not a benchmark, which shares neither database nor machine with others
+    if is_test:  # a worker that stands back would wait for other tests
+        environment.setdefault("FLEETOPS_TASK_NICE", "0")
     if migrated and is_test and not database.exists() and "FLEETOPS_DATABASE_URL" not in settings:
         migrated_sqlite(database)
     log = home / "supervisor.log"

@@ -6,7 +6,7 @@ import { announce, icon, make } from "./dom.js";
 import { onKey } from "./keys.js";
 import { gotNews } from "./live.js";
 
-const POLL_MS = 1000;
+const POLL_MS = 500; // what has ended shows within a second, the engine's own look included
 const SLOW_MS = 5000; // after an answer that failed
 const PAINT_MS = 250;
 const LOOK_MS = 120; // until the line below asks for what the cursor rests on
