@@ -17,9 +17,12 @@ import fleetops.notify.api
 import fleetops.policy.api
 import fleetops.review.api
 import fleetops.rollouts.api
+import fleetops.rollouts.scheduling.api
 import fleetops.runcommand.api
 import patching.api
 import patching.compliance.api
+import patching.emergency.api
+import patching.list_views
 import sessions_app.api
 import sessions_app.command_api
 from fleetops.identity.rest import ANY_SCOPE, ApiView
@@ -37,8 +40,9 @@ ROOMS = {
     "Policy": fleetops.policy.api.urlpatterns,
     "Documents": fleetops.library.api.urlpatterns,
     "Commands": fleetops.runcommand.api.urlpatterns,
-    "Runs": fleetops.rollouts.api.urlpatterns,
-    "Patching": patching.api.urlpatterns,
+    "Runs": fleetops.rollouts.api.urlpatterns + fleetops.rollouts.scheduling.api.urlpatterns,
+    "Patching": [*patching.api.urlpatterns, *patching.list_views.api_patterns],
+    "Emergencies": patching.emergency.api.urlpatterns,
     "Compliance": patching.compliance.api.urlpatterns,
     "Audit": fleetops.review.api.urlpatterns,
 }

@@ -14,10 +14,10 @@ from fleetops.errors import FieldError, UserError
 from fleetops.inventory.models import Instance, InstanceQuerySet
 from fleetops.inventory.readiness import Status, status_of
 from fleetops.policy.decide import Deed
-from fleetops.rollouts.kinds import Call, Fitness, Proof, Verdict
-from fleetops.rollouts.models import Run, RunTarget
+from fleetops.rollouts.kinds import Call, Fitness, Preparation, Proof, Verdict
+from fleetops.rollouts.models import Run, RunTarget, Wave
 
-from . import verdict
+from . import pinning, verdict
 from .compliance import reading
 from .compliance.models import Standing
 from .emergency.models import EmergencyTarget
@@ -40,10 +40,11 @@ _PROOFS: Final = {
 
 
 class PatchKind:
-    """See kinds.RunKind. The subject: {operation, reboot_option, snapshot_id, override_list, lists, emergency, fix}.
+    """See kinds.RunKind. The subject: {operation, reboot_option, snapshot_id, override_list, lists, pin, emergency,
+    fix}.
 
     `lists` has the address of a list by account and region ("111122223333/eu-west-1"). A run that is a part of an
-    emergency is about the nodes that were chosen there for one of its lists, `fix`.
+    emergency is about the nodes that were chosen there for one of its lists, `fix`. For `pin` see pinning.py.
     """
 
     name = NAME
@@ -61,12 +62,19 @@ class PatchKind:
         address = _address(subject.get("override_list"))
         if address and operation == SCAN:
             raise FieldError("override_list", "A scan takes no list: AWS ignores it. Leave it empty, or install.")
+        listed = _lists(subject.get("lists") or {}, operation)
+        pin = subject.get("pin") in (True, "1", "on", "true")
+        if pin and operation == SCAN:
+            raise FieldError("pin", "A scan installs nothing that could be pinned; leave it out, or install.")
+        if pin and (address or listed):
+            raise FieldError("pin", "All waves install the list that you name; there is nothing to pin. Choose one.")
         return {
             "document": DOCUMENT,
             "operation": operation,
             "reboot_option": option if operation == INSTALL else "",
             "override_list": address,
-            "lists": _lists(subject.get("lists") or {}, operation),
+            "lists": listed,
+            "pin": pin,
             **_emergency(subject),
             # Outside a maintenance window, or each node would have a snapshot of its own. Always a new one: what a run
             # that is planned again has reported would prove this one, too.
@@ -96,6 +104,15 @@ class PatchKind:
             found.append(Fitness(minutes=minutes, reboots=reboots))
         return found
 
+    def check_waves(self, run: Run, waves: Sequence[Sequence[Instance]]) -> list[str]:
+        return pinning.check_waves(run, waves) if pinning.is_wanted(run) else []
+
+    def prepares(self, run: Run, position: int) -> bool:
+        return pinning.is_wanted(run) and position > 1
+
+    def prepare(self, run: Run, wave: Wave) -> Preparation:
+        return pinning.prepare(run, wave)
+
     def call_for(self, run: Run, target: RunTarget) -> Call:
         subject = run.subject
         parameters: dict[str, tuple[str, ...]] = {
@@ -104,7 +121,10 @@ class PatchKind:
         }
         if subject["operation"] == INSTALL:
             parameters["RebootOption"] = (subject["reboot_option"],)
-            if address := subject.get("lists", {}).get(_place(target)) or subject["override_list"]:
+            if pinning.is_wanted(run):
+                if address := pinning.list_for(run, target):
+                    parameters["InstallOverrideList"] = (address,)
+            elif address := subject.get("lists", {}).get(_place(target)) or subject["override_list"]:
                 parameters["InstallOverrideList"] = (address,)
             elif subject.get("lists"):
                 raise UserError("No list of patches lies where this node could read it; it would install everything.")
@@ -152,7 +172,7 @@ class PatchKind:
             subject["snapshot_id"],
             sent_at,
             is_again=target.attempt > 1,
-            has_list=bool(subject["override_list"] or subject.get("lists")),
+            has_list=bool(subject["override_list"] or subject.get("lists") or _is_pinned(run, target)),
         )
         told = None
         facts: dict[str, Any] = {}
@@ -181,6 +201,13 @@ class PatchKind:
 
     def finished(self, run: Run) -> None:
         """What its nodes report is read as everybody's is."""
+
+
+def _is_pinned(run: Run, target: RunTarget) -> bool:
+    try:
+        return pinning.is_wanted(run) and bool(pinning.list_for(run, target))
+    except UserError:
+        return False
 
 
 def _place(target: RunTarget) -> str:

@@ -25,6 +25,7 @@ from fleetops.clock import now as clock_now
 from fleetops.errors import UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Instance
+from fleetops.rollouts.models import Run
 
 from .families import OPERATING_SYSTEMS, Family, family_of
 from .groups import system_of
@@ -81,6 +82,11 @@ def entries_of(pinned: PinnedSet) -> list[Entry]:
     return found
 
 
+def takes_list(system: str) -> bool:
+    """Whether AWS-RunPatchBaseline takes a list of patches on this operating system."""
+    return bool(system) and family_of(system) in _WITH_LIST
+
+
 def override_list(pinned: PinnedSet) -> str:
     """The InstallOverrideList of a set. Raises UserError if the row is not what was frozen."""
     return render(entries_of(pinned))
@@ -100,8 +106,8 @@ def freeze(
 ) -> PinnedSet:
     """Freeze what `instances` have installed since a moment (None: all that their baseline calls installed).
 
-    The nodes are asked of AWS, not of our rows. The same run gives the same set, once. Raises UserError if they
-    differ, have installed nothing, or have no operating system in common; AwsError if AWS cannot be asked.
+    The nodes are asked of AWS, not of our rows. A run gives one set for each operating system, once. Raises UserError
+    if they differ, have installed nothing, or have no operating system in common; AwsError if AWS cannot be asked.
     """
     instances = sorted(instances, key=lambda each: each.instance_id)
     if not instances:
@@ -113,7 +119,7 @@ def freeze(
         names = " and ".join(sorted(OPERATING_SYSTEMS.get(each, "an unknown system") for each in systems))
         raise UserError(f"These nodes run {names}. A set is of one operating system: freeze one for each.")
     system = systems.pop()
-    if not system or family_of(system) not in _WITH_LIST:
+    if not takes_list(system):
         what = OPERATING_SYSTEMS.get(system, "what these nodes run")
         raise UserError(f"AWS-RunPatchBaseline takes no list of patches for {what}, so that nothing can be pinned.")
     session_name = actor if isinstance(actor, str) else actor.username
@@ -174,7 +180,9 @@ def _keep(
     digest = digest_of(entries)
     with transaction.atomic():
         if run_id is not None:
-            before = PinnedSet.objects.filter(run_id=run_id, operating_system=system, digest=digest).first()
+            # Of two who freeze for one run at once the second waits here, and takes what the first has frozen.
+            Run.objects.select_for_update().filter(pk=run_id).first()
+            before = PinnedSet.objects.filter(run_id=run_id, operating_system=system).first()
             if before is not None:
                 return before
         pinned = PinnedSet.objects.create(

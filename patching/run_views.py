@@ -16,7 +16,7 @@ from fleetops.web.shortcuts import permission_required
 from .kind import NAME
 from .verdict import IF_NEEDED, INSTALL, NO_REBOOT, SCAN
 
-FIELDS = ("operation", "reboot_option", "override_list")
+FIELDS = ("operation", "reboot_option", "override_list", "pin")
 OPERATIONS = (
     (INSTALL, "Install", "what each node's baseline approves, and restarts by the rule below"),
     (SCAN, "Scan", "looks what is missing, and changes nothing"),

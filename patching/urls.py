@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import editor_views, group_views, halfway_views, pinned_views, run_views, views
+from . import editor_views, group_views, halfway_views, list_views, pinned_views, run_views, views
 
 app_name = "patching"
 urlpatterns = [
@@ -28,5 +28,6 @@ urlpatterns = [
     path("sets/", pinned_views.sets, name="sets"),
     path("sets/freeze/", pinned_views.freeze, name="freeze"),
     path("sets/<uuid:pk>/", pinned_views.pinned_set, name="pinned_set"),
+    path("lists/", list_views.lists_page, name="lists"),
     path("sets/<uuid:pk>/list/", pinned_views.override_list, name="override_list"),
 ]

@@ -26,7 +26,12 @@ from .writing import CHANGE_PERMISSION
 
 VIEW = "patching.view_patchbaseline"
 ROWS = 100
-TABS = (("patching:baselines", "Baselines"), ("patching:groups", "Patch groups"), ("patching:sets", "Pinned sets"))
+TABS = (
+    ("patching:baselines", "Baselines"),
+    ("patching:groups", "Patch groups"),
+    ("patching:sets", "Pinned sets"),
+    ("patching:lists", "Lists"),
+)
 
 
 @require_safe

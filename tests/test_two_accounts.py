@@ -220,14 +220,14 @@ DEEDS |= {
     f"rollouts:{name}"
     for name in (
         *("new", "again", "discard", "start", "pause", "resume", "abort", "retry", "forward", "override"),
-        *("skip_wave", "skip_target", "overrule"),
+        *("skip_wave", "skip_target", "retry_target", "waive", "overrule"),
     )
 }
 DEEDS |= {
     f"api:run_{name}"
     for name in (
         *("drift", "release", "again", "pause", "resume", "abort", "retry", "forward", "override"),
-        *("skip_target", "skip_wave", "overrule"),
+        *("skip_target", "skip_wave", "retry_target", "waive", "overrule"),
     )
 }
 # Lists of many, which are filtered; likewise.
@@ -252,6 +252,9 @@ LISTS = {
     *("api:compliance_instance_patches", "api:compliance_cves", "api:compliance_cve", "api:compliance_cve_instances"),
     *("api:compliance_patches", "api:compliance_trend", "api:compliance_heat", "api:compliance_export"),
     *("api:compliance_findings", "api:compliance_aws_findings"),
+    # Nodes of two accounts: tests/emergency/test_pages.py.
+    *("emergency:choose", "emergency:nodes", "emergency:page", "emergency:start", "emergency:discard"),
+    *("api:emergencies", "api:emergency", "api:emergency_offers", "api:emergency_affected", "api:emergency_release"),
     "api:runs",
     "review:audit",
     "api:instances",

@@ -103,6 +103,7 @@ ACTIONS = (
     "rollouts.resume",
     "rollouts.abort",
     "rollouts.retry",
+    "rollouts.waive",
     "rollouts.roll_forward",
     "rollouts.target.skip",
     "rollouts.wave.skip",

@@ -12,6 +12,7 @@ from fleetops.cli import remote, tables
 from fleetops.cli.errors import DONE, Refused
 
 LOOK_SECONDS = 2.0  # between two looks of `watch`
+_READINESS = {"open": "to be prepared", "failed": "could not be prepared", "waived": "goes unprepared"}
 ENDS = {"succeeded": DONE, "failed": 1, "aborted": 1}
 RUN_COLUMNS: dict[str, str] = {
     "id": "id",
@@ -60,7 +61,10 @@ def show(chosen: argparse.Namespace) -> int:
     print(_counts(found))
     for wave in found["waves"]:
         gates = "".join(f", {gate['kind']} {gate['state']}" for gate in wave["gates"])
-        print(f"  wave {wave['position']}, {tables.safe(wave['name'])}: {wave['state']}{gates}")
+        ready = "" if wave["readiness"] == "ready" else f", {_READINESS[wave['readiness']]}"
+        print(f"  wave {wave['position']}, {tables.safe(wave['name'])}: {wave['state']}{ready}{gates}")
+    for each in found["prepared"]:
+        print(f"  pinned: {tables.safe(each['label'])}, {tables.safe(each['text'])}")
     if found["state"] == "draft":
         for each in found["plan"]["skipped"]:
             print(f"  {each['count']} skipped: {tables.safe(each['reason'])}")
@@ -77,11 +81,14 @@ def start(chosen: argparse.Namespace) -> int:
 
 
 def steer(chosen: argparse.Namespace) -> int:
-    """Pause, resume, abort, try again what failed."""
+    """Pause, resume, abort, try again what failed, let waves go unprepared."""
     body: dict[str, Any] = {"reason": chosen.reason}
     if getattr(chosen, "cancel", False):
         body["cancel"] = True
-    return _told(chosen, _post(chosen, chosen.deed, body))
+    if getattr(chosen, "wave", None) is not None:
+        body["wave"] = chosen.wave
+    deed = f"targets/{chosen.target}/retry" if getattr(chosen, "target", "") else chosen.deed
+    return _told(chosen, _post(chosen, deed, body))
 
 
 def watch(chosen: argparse.Namespace) -> int:
@@ -150,7 +157,8 @@ def add_arguments(group: Any, verb: Any, list_verb: Any) -> None:
     deeds = (
         ("pause", "pause", "send nothing more until it is resumed"),
         ("resume", "resume", "go on after a pause, or after a stop"),
-        ("retry", "retry", "try again all that failed"),
+        ("retry", "retry", "try again all that failed, or one target"),
+        ("waive", "waive", "let waves go without what could not be made for them: unpinned"),
         ("abort", "abort", "send nothing more, for good"),
     )
     for name, deed, about in deeds:
@@ -158,6 +166,10 @@ def add_arguments(group: Any, verb: Any, list_verb: Any) -> None:
         made.set_defaults(deed=deed)
         made.add_argument("--reason", default="", help="for the audit log")
         made.add_argument("--json", action="store_true", help="for programs")
+        if deed == "retry":
+            which = made.add_mutually_exclusive_group()
+            which.add_argument("--target", metavar="ID", default="", help="one, as `fleetops run targets` shows its id")
+            which.add_argument("--wave", metavar="N", type=int, help="those of one wave")
         if deed == "abort":
             made.add_argument("--cancel", action="store_true", help="ask AWS to cancel what runs already")
     follow = _one(verb, group, "watch", watch, "follow a run until it ends; exit code 1 if not all went well")

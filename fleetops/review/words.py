@@ -89,6 +89,7 @@ VERBS = {
     "rollouts.resume": "resumed the run",
     "rollouts.abort": "aborted the run",
     "rollouts.retry": "tried the failed targets again of",
+    "rollouts.waive": "let waves go unprepared in",
     "rollouts.roll_forward": "rolled forward over the failures of",
     "rollouts.target.skip": "left a target out of",
     "rollouts.wave.skip": "left a wave out of",

@@ -2,7 +2,7 @@
 
 What is left to do stands in the rows, and nowhere else. One look at a run has two parts:
 
-  1. Ask what takes time, and change nothing: the kind about proofs, CloudWatch about alarms.
+  1. Ask what takes time: the kind about proofs, CloudWatch about alarms; have the kind prepare the next wave.
   2. In one transaction, under the lock of the run: write down what commands, kinds and gates have told; ask the planner
      for one step after the other; make the commands of whoever goes. All of it stands, or none of it.
 
@@ -17,6 +17,7 @@ from where they were.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -24,8 +25,6 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import Count, F, Q
 
-from fleetops.approvals import services as approvals
-from fleetops.approvals.states import ApprovalState
 from fleetops.audit.record import record
 from fleetops.clock import during
 from fleetops.clock import now as clock_now
@@ -35,7 +34,7 @@ from fleetops.runcommand import orders
 from fleetops.runcommand.states import InvocationState
 from fleetops.transitions import move, move_all
 
-from . import evidence, gates, limits, planner, sending
+from . import evidence, gates, limits, overrides, planner, preparing, sending
 from .kinds import RunKind, find
 from .models import GateCheck, Run, RunEvent, Wave
 from .planner import Decision, RunFacts, WaveFacts
@@ -47,11 +46,11 @@ logger = logging.getLogger(__name__)
 CLAIM: Final = timedelta(seconds=30)  # of a run by the task that beat asks for
 GATHER: Final = timedelta(seconds=3)  # freed places are gathered for so long into one call (decision 13)
 SOON: Final = timedelta(seconds=2)  # between two looks while something is under way
+REST: Final = timedelta(seconds=60)  # after all of a large wave that is held was looked at in turns
 LATER: Final = timedelta(seconds=15)  # while it waits for a time, a calendar, a gate
 UNWATCHED: Final = timedelta(minutes=2)  # longer than that between two looks, and the time does not count
 MOST_MOVES: Final = 300  # of one look: a hundred waves, each skipped
 STOPPED, ENDED = "rollouts.stopped", "rollouts.ended"
-OVERRIDE_DEED: Final = "override_freeze"
 
 
 def claim_due(*, now: datetime) -> list[Any]:
@@ -83,19 +82,22 @@ def _look(run_id: Any) -> tuple[list[Any], bool]:
         return [], False
     judged = evidence.judge(run, kind, now=clock_now())
     sights = gates.look(run) if run.state == RunState.RUNNING else {}
+    prepared = preparing.ask(run, kind)
     with transaction.atomic():
         held = _locked(run_id)
         if held is None:
             return [], False
         now = clock_now()
         _note_time(held, now=now)
-        _take_override(held)
+        overrides.take(held)
         if held.ends_by is not None and now >= held.ends_by:
             call_back(held, "The run's end came before it was sent.", now=now)
         sent = Sent()
         due = evidence.take(held, judged, now=now)
         if held.state == RunState.RUNNING:
             gates.take(held, sights, now=now)
+            preparing.take(held, prepared, now=now)
+        sent.is_more = due.is_more
         decision = _move(held, kind, due, sent, now=now)
         _set_due(held, decision, sent, now=now)
     return sent.commands, due.ran > 0
@@ -116,22 +118,6 @@ def _note_time(run: Run, *, now: datetime) -> None:
             run.sends_at = None
         logger.warning("run not watched run=%s seconds=%d", run.pk, passed.total_seconds())
     run.seen_at = now
-
-
-def _take_override(run: Run) -> None:
-    """Use the leave to go through freezes as soon as it is given."""
-    request = run.override
-    if request is None or request.state != ApprovalState.APPROVED or run.actor is None:
-        return
-    try:
-        run.override = approvals.take(request.pk, deed=OVERRIDE_DEED, details=override_details(run), actor=run.actor)
-    except UserError as error:
-        logger.warning("override not taken run=%s error=%s", run.pk, error)
-
-
-def override_details(run: Run) -> dict[str, str]:
-    """What others let a run do: just that, and for the plan that they saw."""
-    return {"run": str(run.pk), "plan": run.plan_hash}
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
@@ -160,9 +146,11 @@ def facts_of(run: Run) -> RunFacts:
                 concurrency=limits.concurrency(wave.concurrency, size) if wave.concurrency else None,
                 budget=limits.budget(wave.budget, size) if wave.budget else None,
                 accepted=wave.accepted_failures,
-                soak_seconds=wave.soak_seconds,
+                soak_seconds=wave.soak_seconds if wave.soak_left is None else wave.soak_left,
                 soak_until=wave.soak_until,
                 gates=tuple(asked[wave.pk]),
+                readiness=wave.readiness,
+                readiness_words=wave.readiness_words,
             )
         )
     return RunFacts(
@@ -184,6 +172,7 @@ def facts_of(run: Run) -> RunFacts:
 def _move(run: Run, kind: RunKind, due: evidence.Due, sent: Sent, *, now: datetime) -> Decision:
     """One step after the other, until nothing moves."""
     decision = Decision()
+    has_all = not due.is_more  # else there may be failures that nobody has counted
     for _ in range(MOST_MOVES):
         decision = planner.next_step(facts_of(run), now)
         if decision.moves:
@@ -194,7 +183,7 @@ def _move(run: Run, kind: RunKind, due: evidence.Due, sent: Sent, *, now: dateti
             mine, due = due, evidence.Due()
             sending.carry_on(run, kind, mine, sent, may_send=decision.may_send, now=now)
             continue
-        if decision.room and decision.wave is not None:
+        if decision.room and decision.wave is not None and has_all:
             before, sent.is_more = sent.gone, False
             wave = run.waves.get(position=decision.wave)
             sending.send(run, kind, wave, decision.room, sent, now=now)
@@ -216,12 +205,12 @@ def _apply(run: Run, kind: RunKind, decision: Decision, sent: Sent, *, now: date
     elif wave is not None and decision.start is not None:
         began = {} if wave.started_at else {"started_at": now}
         is_first = wave.state == WaveState.PENDING
-        move(wave, WaveState.RUNNING, WAVE_MOVES, soak_until=None, **began)
+        move(wave, WaveState.RUNNING, WAVE_MOVES, soak_until=None, soak_left=None, **began)
         if is_first:
             tell(run, f"Wave {wave.position}, {wave.name}, has started.", wave=wave, now=now)
             record("rollouts.wave.start", actor=run.actor or run.actor_name, target=run, wave=wave.position)
     elif wave is not None and decision.soak is not None:
-        until = now + timedelta(seconds=wave.soak_seconds)
+        until = now + timedelta(seconds=wave.soak_seconds if wave.soak_left is None else wave.soak_left)
         move(wave, WaveState.SOAKING, WAVE_MOVES, soak_until=until)
         tell(run, f"Wave {wave.position} soaks until {until:%H:%M:%S} UTC.", wave=wave, tone="wait", now=now)
     elif wave is not None and decision.ask is not None:
@@ -237,7 +226,12 @@ def _apply(run: Run, kind: RunKind, decision: Decision, sent: Sent, *, now: date
 def _stop(run: Run, wave: Wave | None, words: str, *, now: datetime) -> None:
     """Nothing more is sent, nor what was made and has not gone."""
     if wave is not None and WaveState.FAILED in WAVE_MOVES.get(WaveState(wave.state), ()):
-        move(wave, WaveState.FAILED, WAVE_MOVES, reason=words[:512], soak_until=None)
+        left: int | None = None
+        if wave.state == WaveState.SOAKING and wave.soak_until is not None:
+            left = max(0, math.ceil((wave.soak_until - now).total_seconds()))
+        elif wave.state == WaveState.GATED:
+            left = 0  # it has soaked
+        move(wave, WaveState.FAILED, WAVE_MOVES, reason=words[:512], soak_until=None, soak_left=left)
     move(run, RunState.STOPPED, RUN_MOVES, end_reason=words[:512])
     call_back(run, f"The run stopped before it was sent. {words}", now=now)
     tell(run, f"Stopped: {words}", wave=wave, tone="bad", now=now)
@@ -325,7 +319,9 @@ def _set_due(run: Run, decision: Decision, sent: Sent, *, now: datetime) -> None
     else:
         is_out = bool(run.targets.filter(state__in=list(evidence.IN_FLIGHT)).exists())
         moments = [each for each in (decision.at, sent.at) if each is not None and each > now]
-        soonest = SOON if is_out or sent.is_more else LATER
+        soonest = SOON if is_out or sent.is_more or (sent.is_in_turns and run.looked_through) else LATER
+        if sent.is_in_turns and not is_out and not run.looked_through:
+            soonest = REST
         at: datetime | None = min([now + during(soonest), *(max(each, now + during(SOON)) for each in moments)])
         if run.state in {RunState.PAUSED, RunState.STOPPED} and not is_out:
             at = None  # until a person does something

@@ -36,6 +36,7 @@ from .serializers import (
     RunTargetSerializer,
 )
 from .states import RunState, TargetState
+from .waves import MOST_WAVES
 
 SEE = (SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION)
 START, STEER = (START_PERMISSION,), (START_PERMISSION, STEER_PERMISSION)
@@ -183,6 +184,29 @@ class Retry(Steer):
         return _went(run, request)
 
 
+class RetryTarget(Steer):
+    """Another try of one target."""
+
+    @extend_schema(operation_id="runs_retry_target", request=RunReasonSerializer, responses=OneRolloutSerializer)
+    def post(self, request, pk, target_pk):
+        """Try one target again that failed."""
+        run, asked = _asked(request, pk, RunReasonSerializer)
+        target = get_object_or_404(run.targets, pk=target_pk)
+        steering.retry_failed(run, actor=request.user, target=target, reason=asked["reason"])
+        return _went(run, request)
+
+
+class Waive(Steer):
+    """On, unprepared."""
+
+    @extend_schema(operation_id="runs_waive", request=RunReasonNeededSerializer, responses=OneRolloutSerializer)
+    def post(self, request, pk):
+        """Let waves go without what could not be made for them: of a run that pins its canary's patches, unpinned."""
+        run, asked = _asked(request, pk, RunReasonNeededSerializer)
+        steering.waive_preparation(run, actor=request.user, reason=asked["reason"])
+        return _went(run, request)
+
+
 class Forward(Steer):
     """On, over failures."""
 
@@ -224,7 +248,7 @@ class SkipWave(Steer):
     def post(self, request, pk, position):
         """Leave out what a wave has not sent yet, its soak and its gates."""
         run, asked = _asked(request, pk, RunReasonNeededSerializer)
-        wave = get_object_or_404(run.waves, position=position)
+        wave = get_object_or_404(run.waves, position=min(position, MOST_WAVES + 1))
         steering.skip_wave(wave, actor=request.user, reason=asked["reason"])
         return _went(run, request)
 
@@ -354,9 +378,11 @@ urlpatterns = [
     path("runs/<uuid:pk>/abort/", Abort.as_view(), name="run_abort"),
     path("runs/<uuid:pk>/retry/", Retry.as_view(), name="run_retry"),
     path("runs/<uuid:pk>/forward/", Forward.as_view(), name="run_forward"),
+    path("runs/<uuid:pk>/waive/", Waive.as_view(), name="run_waive"),
     path("runs/<uuid:pk>/override/", Override.as_view(), name="run_override"),
     path("runs/<uuid:pk>/targets/", Targets.as_view(), name="run_targets"),
     path("runs/<uuid:pk>/targets/<uuid:target_pk>/skip/", SkipTarget.as_view(), name="run_skip_target"),
+    path("runs/<uuid:pk>/targets/<uuid:target_pk>/retry/", RetryTarget.as_view(), name="run_retry_target"),
     path("runs/<uuid:pk>/waves/<int:position>/skip/", SkipWave.as_view(), name="run_skip_wave"),
     path("runs/<uuid:pk>/gates/<uuid:gate_pk>/overrule/", Overrule.as_view(), name="run_overrule"),
     path("runs/<uuid:pk>/events/", Events.as_view(), name="run_events"),

@@ -15,12 +15,13 @@ from fleetops.policy.decide import Deed
 from fleetops.runcommand.services import LONGEST_TIMEOUT, MOST_PARAMETER_BYTES, SHORTEST_TIMEOUT
 
 from . import rules
-from .kinds import Call, Fitness, Proof, Verdict
+from .kinds import Call, Fitness, Preparation, Proof, Verdict
+from .states import Readiness
 
 if TYPE_CHECKING:
     from fleetops.inventory.models import Instance, InstanceQuerySet
 
-    from .models import Run, RunTarget
+    from .models import Run, RunTarget, Wave
 
 NAME: Final = "document"
 MINUTES: Final = 2.0  # that a document is expected to take
@@ -86,6 +87,15 @@ class DocumentKind:
         if there and instance.platform_type and instance.platform_type not in there:
             return Fitness(f"It runs {instance.platform_type}; the document is for {' and '.join(there)}.")
         return Fitness(minutes=minutes)
+
+    def check_waves(self, run: Run, waves: Sequence[Sequence[Instance]]) -> list[str]:
+        return []
+
+    def prepares(self, run: Run, position: int) -> bool:
+        return False
+
+    def prepare(self, run: Run, wave: Wave) -> Preparation:
+        return Preparation(Readiness.READY)
 
     def call_for(self, run: Run, target: RunTarget) -> Call:
         subject = run.subject

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db.models import Q
+from django.db.models import Case, Q, When
 
 from fleetops.aws.errors import AwsError
-from fleetops.clock import during
+from fleetops.clock import during, steady
 from fleetops.runcommand import orders
 from fleetops.runcommand.models import Invocation
 from fleetops.runcommand.states import OPEN as COMMAND_OPEN
@@ -33,6 +33,8 @@ from .states import IN_FLIGHT, TARGET_MOVES, Outcome, RunState, TargetState
 logger = logging.getLogger(__name__)
 
 MOST_JUDGED: Final = 500  # targets that one look asks their kind about
+LONGEST_JUDGED: Final = 20.0  # seconds after which one look asks no further region: some may be long in not answering
+MOST_TAKEN: Final = 1000  # ends of commands that one look writes down
 FIRST_PAUSE: Final = timedelta(seconds=5)  # between two looks at a proof that is not there
 LONGEST_PAUSE: Final = timedelta(seconds=30)
 BEFORE, MAIN, PROBE, AFTER = "before", "", "probe", "after"
@@ -56,6 +58,7 @@ class Due:
     steps: dict[tuple[str, int], list[RunTarget]] = field(default_factory=lambda: defaultdict(list))
     ran: int = 0  # targets whose document has just ended well
     ended: list[Any] = field(default_factory=list)  # keys of targets whose places in clusters are free again
+    is_more: bool = False  # ends that are not written down yet: whoever knows not of all failures sends nothing
 
     def add(self, target: RunTarget, kind: str, number: int = 0) -> None:
         self.steps[kind, number].append(target)
@@ -83,7 +86,7 @@ def judge(run: Run, kind: RunKind, *, now: datetime) -> dict[Any, Judged]:
     waiting = waiting.filter(Q(due_at__lte=now) | Q(due_at__gt=now + during(timedelta(minutes=10))) | Q(due_at=None))
     rows = list(
         waiting.select_related(
-            "invocation", "instance_row__account", "instance_row__region", "account", "region"
+            *("invocation", "instance_row__account", "instance_row__region", "account", "region", "wave")
         ).order_by("due_at", "position")[:MOST_JUDGED]
     )
     if not rows:
@@ -92,13 +95,23 @@ def judge(run: Run, kind: RunKind, *, now: datetime) -> dict[Any, Judged]:
     run.targets.filter(pk__in=[each.pk for each in rows], state__in=[TargetState.RAN, TargetState.REBOOTED]).update(
         due_at=claimed
     )
-    try:
-        verdicts = kind.judge(run, rows)
-    except AwsError as error:  # asked again later; the time that is left for a proof goes on
-        logger.warning("targets not judged run=%s code=%s", run.pk, error.code)
-        words = f"AWS did not tell: {error}"[:512]
-        verdicts = [Verdict(Proof.WAITING, words)] * len(rows)
-    return {each.pk: Judged(each.attempt, verdict) for each, verdict in zip(rows, verdicts, strict=True)}
+    places: dict[Any, list[RunTarget]] = defaultdict(list)
+    for each in rows:
+        places[each.account_id, each.region_id].append(each)
+    found: dict[Any, Judged] = {}
+    began = steady()
+    for number, mine in enumerate(places.values()):
+        if number and steady() - began > LONGEST_JUDGED:
+            # Their turn comes first at the next look: those that were asked about come later.
+            run.targets.filter(pk__in=[each.pk for each in mine], due_at=claimed).update(due_at=now)
+            continue
+        try:
+            verdicts = kind.judge(run, mine)
+        except AwsError as error:  # asked again later; the time that is left for a proof goes on
+            logger.warning("targets not judged run=%s code=%s", run.pk, error.code)
+            verdicts = [Verdict(Proof.WAITING, f"AWS did not tell: {error}"[:512])] * len(mine)
+        found |= {each.pk: Judged(each.attempt, verdict) for each, verdict in zip(mine, verdicts, strict=True)}
+    return found
 
 
 # --- under the lock of the run ---------------------------------------------------------------------------------------
@@ -108,17 +121,24 @@ def take(run: Run, judged: Mapping[Any, Judged], *, now: datetime) -> Due:
     """Write down what commands and kinds have told, and collect who is to go on with which step."""
     due = Due()
     rows = run.targets.filter(state__in=list(IN_FLIGHT))
-    rows = rows.select_related("invocation__dispatch", "invocation__command", "instance_row").order_by("position")
+    rows = rows.select_related("invocation__dispatch", "invocation__command", "instance_row", "wave")
+    rows = rows.order_by("position")
     rows = rows.defer(
         "invocation__head", "invocation__outputs", "invocation__command__parameters", "instance_row__tags"
     )
     gone = Q(instance_row=None) | Q(instance_row__gone_at__isnull=False)
     told = ~Q(step="") | Q(state__in=[TargetState.PREPARING, TargetState.SENT])
     ended = Q(invocation__isnull=False) & ~Q(invocation__state__in=list(COMMAND_OPEN))
-    for target in _of(run, rows.filter(gone)):
+    vanished = list(_of(run, rows.filter(gone)[: MOST_TAKEN + 1]))
+    for target in vanished[:MOST_TAKEN]:
         finish(target, Outcome.BAD, "The instance is gone.", due, now=now)
-    for target in _of(run, rows.filter(told, ended).exclude(gone)):
+    # Failures first: they count before anybody else goes.
+    is_well = Case(When(invocation__state=InvocationState.SUCCEEDED, then=1), default=0)
+    over = rows.filter(told, ended).exclude(gone).order_by(is_well, "position")
+    done = list(_of(run, over[: MOST_TAKEN + 1]))
+    for target in done[:MOST_TAKEN]:
         _take_end(run, target, due, now=now)
+    due.is_more = max(len(vanished), len(done)) > MOST_TAKEN
     for target in _of(run, rows.filter(pk__in=list(judged)).exclude(gone)) if judged else ():
         mine = judged[target.pk]
         is_meant = target.attempt == mine.attempt and not target.outcome and not target.step
@@ -141,9 +161,9 @@ def _take_end(run: Run, target: RunTarget, due: Due, *, now: datetime) -> None:
     step, number = step_of(target)
     is_well = invocation.state == InvocationState.SUCCEEDED
     if step == AFTER:
-        if not is_well and target.outcome == Outcome.GOOD:
-            words = f"It is well, but was not brought back: step after {number}, {_document(run.steps_after, number)}."
-            target.outcome, target.reason = Outcome.BAD, f"{words} {words_of(invocation)}"[:512]
+        if not is_well:
+            step_words = f"step after {number}, {_document(run.steps_after, number)}. {words_of(invocation)}"
+            not_brought_back(target, step_words)
         bring_back(run, target, number + 1, due, now=now)
     elif (
         step != PROBE  # what was done before a probe is done: it cannot be called off
@@ -179,6 +199,15 @@ def _take_end(run: Run, target: RunTarget, due: Due, *, now: datetime) -> None:
             reason="",
         )
         due.ran += 1
+
+
+def not_brought_back(target: RunTarget, words: str) -> None:
+    """A step after could not be done: whoever would count as well, or go again, has failed."""
+    if target.outcome == Outcome.GOOD:
+        target.outcome, target.reason = Outcome.BAD, f"It is well, but was not brought back: {words}"[:512]
+    elif target.outcome == Outcome.AGAIN:
+        said = f"It was called back before the document was sent, and was not brought back: {words}"
+        target.outcome, target.reason = Outcome.BAD, said[:512]
 
 
 def _take_verdict(run: Run, target: RunTarget, verdict: Verdict, due: Due, *, now: datetime) -> None:
@@ -226,7 +255,9 @@ def _was_touched(target: RunTarget) -> bool:
     is_first = number == 1 if step == BEFORE else step == MAIN and not target.run.steps_before
     if target.state not in {TargetState.PREPARING, TargetState.SENT} or not is_first:
         return True
-    return invocation is not None and not orders.was_never_sent(invocation)
+    if invocation is None or invocation.state == InvocationState.SKIPPED:  # AWS never had it
+        return False
+    return not orders.was_never_sent(invocation)
 
 
 def bring_back(run: Run, target: RunTarget, number: int, due: Due, *, now: datetime) -> None:

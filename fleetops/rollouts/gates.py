@@ -26,17 +26,16 @@ from fleetops.errors import UserError
 from fleetops.fetch import fetch
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance
-from fleetops.inventory.selection import select
 from fleetops.notify import services as notify
 from fleetops.policy.decide import Deed
 from fleetops.runcommand import orders
 from fleetops.runcommand.models import Bound, Command
 from fleetops.runcommand.states import InvocationState
-from fleetops.targets import parse
 from fleetops.transitions import move
 
+from . import health, versions
 from .models import START_PERMISSION, GateCheck, Run, RunEvent, RunTarget, Wave
-from .sending import STEP_SECONDS, is_overridden, origin_of
+from .sending import STEP_SECONDS, bound_of, origin_of
 from .states import GATE_MOVES, GateState, TargetState, WaveState
 
 logger = logging.getLogger(__name__)
@@ -226,14 +225,14 @@ def _run_document(run: Run, wave: Wave, gate: GateCheck, *, now: datetime) -> An
         raise UserError("There is no instance to run the health document on.")
     name, version = str(gate.settings["document"]), str(gate.settings.get("version") or "")
     places = {(each.account_id, each.region_id) for each in instances}
-    found = orders.versions(name, version, places)
+    found = versions.resolved(run, name, version, places)
     if len(found) < len(places):
         raise UserError(f"There is no document {name} in the account and region of each of its targets.")
     if len(set(found.values())) > 1:
         raise UserError(f"The default version of {name} is not the same everywhere; name one.")
     bound = Bound.NOTHING  # its own targets were let out of service, and it looks whether they are well
     if gate.settings.get("targets"):  # of others nobody has asked the calendars
-        bound = Bound.WINDOWS if is_overridden(run) else Bound.CALENDARS
+        bound = bound_of(run, now=now)
     order = orders.Order(
         document_name=name,
         document_version=version,
@@ -257,13 +256,12 @@ def _run_document(run: Run, wave: Wave, gate: GateCheck, *, now: datetime) -> An
 
 
 def _instances(run: Run, wave: Wave, gate: GateCheck) -> list[Instance]:
-    text = str(gate.settings.get("targets") or "").strip()
+    """Raises UserError if it names too many."""
+    if str(gate.settings.get("targets") or "").strip():
+        return health.elsewhere(gate.settings, run.actor)
+    well = RunTarget.objects.filter(wave=wave, state=TargetState.SUCCEEDED)
     present = Instance.objects.present().select_related("account", "region")
-    if not text:
-        well = RunTarget.objects.filter(wave=wave, state=TargetState.SUCCEEDED)
-        return list(present.filter(pk__in=well.values("instance_row")).order_by("name", "instance_id"))
-    seen = present.visible_to(run.actor) if run.actor else present.none()
-    return list(select(parse(text, words=True), seen).order_by("name", "instance_id")[:1000])
+    return list(present.filter(pk__in=well.values("instance_row")).order_by("name", "instance_id"))
 
 
 def _take_command(run: Run, gate: GateCheck, *, now: datetime) -> None:

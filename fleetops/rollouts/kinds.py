@@ -13,10 +13,12 @@ from django.utils.module_loading import import_string
 
 from fleetops.errors import UserError
 
+from .states import Readiness
+
 if TYPE_CHECKING:
     from fleetops.inventory.models import Instance, InstanceQuerySet
 
-    from .models import Run, RunTarget
+    from .models import Run, RunTarget, Wave
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,21 @@ class Verdict:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A kind's word on a wave before its turn.
+
+    `facts` (JSON) are kept in `run.preparation`, over those of the same name. What they say under `shown` the run's
+    page shows: [{label, text, url}].
+    """
+
+    readiness: Readiness  # READY; OPEN: asked again later; FAILED
+    words: str = ""  # what it waits for, or why it failed
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 class RunKind(Protocol):
-    """All methods may read the database; `judge` may call AWS, in batches. None sends or changes anything there."""
+    """All methods may read the database; `judge` and `prepare` may call AWS. Only `prepare` changes anything there."""
 
     name: str  # stored in runs
     label: str  # as people read it
@@ -83,6 +98,21 @@ class RunKind(Protocol):
 
     def fitness(self, run: "Run", instances: Sequence["Instance"]) -> list[Fitness]:
         """Of each instance, in the order given."""
+        ...
+
+    def check_waves(self, run: "Run", waves: Sequence[Sequence["Instance"]]) -> list[str]:
+        """Notes on who would go in which wave, for the plan. Raises UserError for waves that the run cannot have."""
+        ...
+
+    def prepares(self, run: "Run", position: int) -> bool:
+        """Whether the wave with that position is prepared before it starts."""
+        ...
+
+    def prepare(self, run: "Run", wave: "Wave") -> Preparation:
+        """Make what a wave needs, once all waves before it have come through their soak.
+
+        Outside of any transaction, by any number of workers, any number of times: what was made is found again.
+        """
         ...
 
     def call_for(self, run: "Run", target: "RunTarget") -> Call:

@@ -14,11 +14,12 @@ from fleetops.policy.decide import Deed
 from fleetops.runcommand import plan as commands
 from fleetops.runcommand.models import REVIEW_PERMISSION
 
-from . import kinds
-from .models import START_PERMISSION, STEER_PERMISSION, Run
-from .states import OPEN, TargetState
+from . import health, kinds
+from .models import START_PERMISSION, STEER_PERMISSION, GateCheck, Run
+from .states import OPEN, GateState, TargetState
 
 _NAMED: Final = 50  # instances that one audit event names
+_SET_ASIDE: Final = (GateState.PASSED, GateState.OVERRULED)
 
 
 def may_steer(run: Run, user: User) -> bool:
@@ -98,4 +99,16 @@ def refusals(run: Run, instances: Collection[Instance], *, actor: User) -> list[
         for each, answer in zip(rows, answers, strict=True):
             if not answer.allowed:
                 found.setdefault(each.pk, (each, answer.text))
+    for gate in GateCheck.objects.filter(wave__run=run, kind="document").exclude(state__in=_SET_ASIDE):
+        document = str(gate.settings.get("document", ""))
+        if gate.settings.get("targets"):
+            looked_at = health.elsewhere(gate.settings, run.actor)
+        else:
+            own_rows = run.targets.filter(wave=gate.wave_id).values_list("instance_row", flat=True)
+            members = set(own_rows)
+            looked_at = [each for each in rows if each.pk in members]
+        answers = commands.decisions(actor, looked_at, document, context=context)
+        for each, answer in zip(looked_at, answers, strict=True):
+            if not answer.allowed:
+                found.setdefault(each.pk, (each, f"The health document {document}: {answer.text}"))
     return list(found.values())

@@ -4,9 +4,9 @@
 
     seed, made_at, targets, matched, reboots, notes [text], skipped [{reason, count, denied}],
     waves [{position, name, targets, reboots, at_once, budget, minutes, starts_at, ends_at, soak_minutes, gates [text],
-    slowed_by}], calendars [{name, is_freeze, targets, is_open, opens_at, closes_at, holds}], clusters [{rule, most_out,
-    clusters, targets, largest, out, full, full_count, slows}], starts_at, ends_at (none: not in sight), spare_minutes,
-    calls
+    slowed_by}], versions [{document, version}], calendars [{name, is_freeze, targets, is_open, opens_at, closes_at,
+    holds}], clusters [{rule, most_out, clusters, targets, largest, out, full, full_count, slows}], starts_at,
+    ends_at (none: not in sight), spare_minutes, calls
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fleetops.identity.models import User
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Context
 
-from . import kinds, limits, preview, rules
+from . import health, kinds, limits, preview, rules, versions
 from .assess import Assessed, assess, counted, found_by
 from .clusters import clusters_of, guards
 from .leave import may_read_parameters
 from .models import GateCheck, Run, RunTarget, TargetCluster, Wave
 from .rows import insert
-from .states import RunState, TargetState
+from .states import Readiness, RunState, TargetState
 from .waves import Member, Waves, split
 
 LIFE: Final = timedelta(hours=1)  # of a plan: after it the fleet is another, and it is to be made anew
@@ -137,7 +137,15 @@ def make(
     )
     total = len(fit)
     rules.check_waves(run, waves, total)
+    by_key = {each.key: each.instance for each in fit}
+    members = [[by_key[key] for key in each.keys] for each in waves.splits]
+    notes = kind.check_waves(run, members)
+    asked = [rules.of(run.wave_rules, each.rule).get("gates", ()) for each in waves.splits]
+    elsewhere = health.check(run, list(zip(asked, members, strict=True)), actor=actor, context=context)
+    run.versions = versions.planned(run, [*by_key.values(), *elsewhere])
     run.plan = preview.shown(run, waves, assessed, clusters, protections, seed=seed, now=moment)
+    run.plan["notes"] += notes
+    run.plan["versions"] = versions.shown(run.versions)
     run.plan_hash = digest(run, waves, assessed)
     _write(run, waves, assessed, clusters, and_then)
     return run
@@ -286,6 +294,7 @@ def digest(run: Run, waves: Waves, assessed: Sequence[Assessed]) -> str:
         "evidence": run.evidence_minutes,
         "tolerance": run.tolerance,
         "rules": run.wave_rules,
+        "versions": run.versions,
         "waves": [[each.name, each.keys] for each in waves.splits],
         "skipped": [[each.key, each.skipped] for each in assessed if each.skipped],
     }
@@ -311,6 +320,7 @@ def _write(
 ) -> None:
     by_key = {each.key: each for each in assessed}
     made, gates = [], []
+    kind = kinds.find(run.kind)
     for number, each in enumerate(waves.splits, 1):
         rule = rules.of(run.wave_rules, each.rule)
         wave = Wave(
@@ -320,6 +330,7 @@ def _write(
             concurrency=rule.get("concurrency", ""),
             budget=rule.get("budget", ""),
             soak_seconds=60 * int(rule.get("soak_minutes", 0)),
+            readiness=Readiness.OPEN if kind.prepares(run, number) else Readiness.READY,
         )
         made.append(wave)
         for at, gate in enumerate(rule.get("gates", []), 1):

@@ -14,6 +14,8 @@ What the settings mean, all of it:
 - Failures that a person **accepted** (rolled forward over) count no more, as long as they stand.
 - Nothing is sent before the run's start, from its end on, or in the minutes of its cut-off before that end; calendars
   say the same of each target, with the same cut-off. Who is held waits, and others go.
+- A wave that its run's kind **prepares** starts once it is, or a person lets it go without; if it cannot be prepared,
+  the run stops.
 - Of a **cluster** no more go than it has free places; who finds none waits, and others go.
 - **Paused** or **stopped**, nothing is sent and no wave moves; what was sent goes on to its end. **Aborting**, the run
   ends as soon as that is so.
@@ -26,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from .states import GateState, RunState, WaveState
+from .states import GateState, Readiness, RunState, WaveState
 
 _DONE: Final = frozenset({WaveState.SUCCEEDED, WaveState.SKIPPED, WaveState.CANCELLED})
 _LET_PASS: Final = frozenset({GateState.PASSED, GateState.OVERRULED})
@@ -50,6 +52,8 @@ class WaveFacts:
     soak_seconds: int = 0
     soak_until: datetime | None = None
     gates: tuple[tuple[str, str], ...] = ()  # state and words of each
+    readiness: str = Readiness.READY
+    readiness_words: str = ""
 
     @property
     def out(self) -> int:
@@ -143,6 +147,8 @@ def _stop(run: RunFacts) -> Decision | None:
     if run.counted > run.budget:
         return Decision(stop=f"{_failed(run.counted)}, and the run's budget bears {run.budget:,}.", fail=current)
     for wave in run.waves:
+        if wave.state == WaveState.PENDING and wave.readiness == Readiness.FAILED:
+            return Decision(stop=f"Wave {wave.position} could not be prepared: {wave.readiness_words}")
         if wave.state in _DONE or wave.state == WaveState.PENDING:
             continue
         if wave.budget is not None and wave.counted > wave.budget:
@@ -163,6 +169,9 @@ def _in_wave(run: RunFacts, wave: WaveFacts, now: datetime) -> Decision:
         case WaveState.PENDING:
             if run.starts_at is not None and now < run.starts_at:
                 return Decision(waits_for=f"its start at {run.starts_at:%Y-%m-%d %H:%M} UTC", at=run.starts_at)
+            if wave.readiness == Readiness.OPEN:
+                words = f"wave {wave.position} to be prepared. {wave.readiness_words}".strip()
+                return Decision(waits_for=words, at=now + timedelta(seconds=2))
             return Decision(start=wave.position)
         case WaveState.RUNNING:
             if wave.queued:

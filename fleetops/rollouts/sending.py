@@ -25,8 +25,8 @@ from fleetops.runcommand.models import Bound, Command, Invocation
 from fleetops.runcommand.states import OPEN as COMMAND_OPEN
 from fleetops.transitions import LostRace, move_all
 
-from . import clusters, planner
-from .evidence import AFTER, BEFORE, MAIN, PROBE, Due, bring_back, decide
+from . import clusters, overrides, planner, versions
+from .evidence import AFTER, BEFORE, MAIN, PROBE, Due, bring_back, decide, not_brought_back
 from .kinds import Call, RunKind
 from .models import START_PERMISSION, Run, RunTarget, Wave
 from .states import TARGET_MOVES, Outcome, TargetState
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 MOST_AT_ONCE: Final = 500  # targets that go in one step; the others go in the next, at once
 STEP_SECONDS: Final = 600  # until a step's document that no agent has taken is given up
+MOST_LOOKED_AT: Final = 2000  # candidates that one step looks at; the next goes on where it came to
 _LOOKED_AT: Final = 500  # candidates that are read at a time
 _CHUNK: Final = 400
 
@@ -49,6 +50,7 @@ class Sent:
     waits_for: str = ""
     at: datetime | None = None  # when a calendar lets somebody go
     is_more: bool = False
+    is_in_turns: bool = False  # the wave has more targets that are held than one look reads
 
 
 def origin_of(run: Run) -> str:
@@ -60,9 +62,9 @@ def commands_of(run: Run) -> QuerySet[Command]:
     return Command.objects.filter(origin=origin_of(run))
 
 
-def is_overridden(run: Run) -> bool:
-    """Whether others have let the run go through freezes."""
-    return run.override is not None and run.override.used_at is not None
+def bound_of(run: Run, *, now: datetime) -> str:
+    """Which calendars a command of the run waits for: `send` has asked them of each target."""
+    return Bound.WINDOWS if overrides.opened(run, now=now) else Bound.CALENDARS
 
 
 # --- who goes --------------------------------------------------------------------------------------------------------
@@ -71,7 +73,8 @@ def is_overridden(run: Run) -> bool:
 def send(run: Run, kind: RunKind, wave: Wave, room: int, sent: Sent, *, now: datetime) -> None:
     """Let up to `room` targets of the wave go, in their order, but for those that something holds."""
     room_now = min(room, MOST_AT_ONCE)
-    standing = [each for each in calendars.standing() if not (each.is_freeze and is_overridden(run))]
+    opened = overrides.opened(run, now=now)
+    standing = [each for each in calendars.standing() if not (each.is_freeze and str(each.pk) in opened)]
     rules = clusters.guards()
     waiting = (
         run.targets.filter(wave=wave, state=TargetState.QUEUED)
@@ -83,16 +86,18 @@ def send(run: Run, kind: RunKind, wave: Wave, room: int, sent: Sent, *, now: dat
     going: dict[RunTarget, dict[str, int]] = {}
     used: dict[str, set[int]] = defaultdict(set)
     words: dict[Any, str] = {}
-    last, moments = -1, [sent.at] if sent.at else []
+    last, moments = run.looked_through or -1, [sent.at] if sent.at else []
     due = Due()
+    looked_at = 0
     while len(going) < room_now:
-        rows = list(waiting.filter(position__gt=last)[:_LOOKED_AT])
+        rows = list(waiting.filter(position__gt=last)[:_LOOKED_AT]) if looked_at < MOST_LOOKED_AT else []
         if not rows:
             break
+        looked_at += len(rows)
         last = rows[-1].position
         by_key = {each.pk: each for each in rows}
         for each in rows:
-            each.run = run
+            each.run, each.wave = run, wave
         gone = [each for each in rows if each.instance_row is None or each.instance_row.gone_at is not None]
         if gone and not going:
             # They fail, as if they had gone; nobody goes beside them, since the budget may be spent by it.
@@ -119,8 +124,19 @@ def send(run: Run, kind: RunKind, wave: Wave, room: int, sent: Sent, *, now: dat
             sent.waits_for = next(iter(picked.waiting.values()))
         moments += [picked.at] if picked.at else []
     sent.at = min(moments, default=None)
+    # Thousands that are held are looked at in turns.
+    was_cut = run.looked_through
+    if len(going) >= room_now:  # whoever stands behind the last one that goes has not been looked at
+        last = max((target.position for target in going), default=last)
+    is_cut = (bool(was_cut) or looked_at >= MOST_LOOKED_AT) and waiting.filter(position__gt=last).exists()
+    run.looked_through = last if is_cut else 0
+    if was_cut != run.looked_through:
+        Run.objects.filter(pk=run.pk).update(looked_through=run.looked_through)
+    sent.is_in_turns = is_cut or bool(was_cut)
+    sent.is_more = sent.is_more or bool(was_cut and not looked_at)  # what is left stands before
     if sent.held > 1:
-        sent.waits_for = f"{sent.waits_for} {sent.held:,} targets are held."
+        some = " of those that were looked at" if sent.is_in_turns else ""
+        sent.waits_for = f"{sent.waits_for} {sent.held:,} targets{some} are held."
     _tell(words)
     sent.is_more = sent.is_more or (len(going) == MOST_AT_ONCE and room > MOST_AT_ONCE)
     missed = clusters.take({target: slots for target, slots in going.items() if slots})
@@ -246,14 +262,15 @@ def _order(
         groups[target.account_id, target.region_id, call.key].append(target)
     for (account, region, key), members in groups.items():
         call = calls[key]
-        version = orders.versions(call.document_name, call.document_version, [(account, region)]).get((account, region))
+        there = versions.resolved(run, call.document_name, call.document_version, [(account, region)])
+        version = there.get((account, region))
         if version is None:
             words = f"There is no document {call.document_name} in its account and region."
             for target in members:
                 _without(run, target, step, number, words, later, now=now)
             continue
         instances = [target.instance_row for target in members]
-        made = orders.place(_the_order(run, kind, call, step, number), instances, version, now=now)
+        made = orders.place(_the_order(run, kind, call, step, number, now=now), instances, version, now=now)
         for target in members:
             target.invocation = made[target.instance_row_id]
             target.due_at = None
@@ -280,8 +297,7 @@ def _without(run: Run, target: RunTarget, step: str, number: int, words: str, la
     if step != AFTER:
         decide(run, target, Outcome.BAD, words, later, now=now)
         return
-    if target.outcome == Outcome.GOOD:
-        target.outcome, target.reason = Outcome.BAD, f"It is well, but was not brought back: {words}"[:512]
+    not_brought_back(target, words)
     bring_back(run, target, number + 1, later, now=now)
 
 
@@ -300,9 +316,8 @@ def _call_of(step: Mapping[str, Any]) -> Call:
     )
 
 
-def _the_order(run: Run, kind: RunKind, call: Call, step: str, number: int) -> orders.Order:
+def _the_order(run: Run, kind: RunKind, call: Call, step: str, number: int, *, now: datetime) -> orders.Order:
     """A step before or the document itself waits for calendars; what proves or brings back a target waits for none."""
-    bound = Bound.WINDOWS if is_overridden(run) else Bound.CALENDARS
     return orders.Order(
         document_name=call.document_name,
         document_version=call.document_version,
@@ -314,7 +329,7 @@ def _the_order(run: Run, kind: RunKind, call: Call, step: str, number: int) -> o
         actor_name=run.actor_name,
         deed=kind.deed if step == MAIN else Deed.RUN_DOCUMENT.value,
         permission=START_PERMISSION,
-        bound_by=bound if step in {BEFORE, MAIN} else Bound.NOTHING,
+        bound_by=bound_of(run, now=now) if step in {BEFORE, MAIN} else Bound.NOTHING,
         reason=run.reason,
         source_address=run.source_address,
         mfa_at=run.mfa_at,

@@ -11,7 +11,8 @@ from fleetops.targets import MOST_CHARACTERS
 
 from .leave import may_read_parameters
 from .models import ClusterRule, GateCheck, Run, RunEvent, RunTarget, Wave
-from .states import GateState, RunState, TargetState, WaveState
+from .states import GateState, Readiness, RunState, TargetState, WaveState
+from .waves import MOST_WAVES
 
 
 class RolloutSerializer(serializers.ModelSerializer):
@@ -71,13 +72,16 @@ class RunWaveSerializer(serializers.ModelSerializer):
     """Targets that go together."""
 
     state = serializers.ChoiceField(choices=WaveState.choices, read_only=True)
+    readiness = serializers.ChoiceField(
+        choices=Readiness.choices, read_only=True, help_text="whether what it needs was made: pinned patches"
+    )
     gates = RunGateSerializer(many=True, read_only=True)
 
     class Meta:
         model = Wave
         fields = (
             *("position", "name", "state", "concurrency", "budget", "soak_seconds", "started_at", "soak_until"),
-            *("ended_at", "reason", "gates"),
+            *("ended_at", "reason", "readiness", "readiness_words", "gates"),
         )
         read_only_fields = fields
 
@@ -88,10 +92,15 @@ class OneRolloutSerializer(RolloutSerializer):
     waves = RunWaveSerializer(many=True, read_only=True)
     plan = serializers.DictField(read_only=True, help_text="what the page of the plan shows")
     counts = serializers.SerializerMethodField()
+    prepared = serializers.SerializerMethodField(help_text="what was made for its later waves: pinned patches")
 
     class Meta(RolloutSerializer.Meta):
-        fields = (*RolloutSerializer.Meta.fields, "waves", "plan", "counts")
+        fields = (*RolloutSerializer.Meta.fields, "waves", "plan", "counts", "prepared")
         read_only_fields = fields
+
+    @extend_schema_field(serializers.ListField(child=serializers.DictField(child=serializers.CharField())))
+    def get_prepared(self, run: Run) -> list[dict[str, str]]:
+        return list(run.preparation.get("shown", []))
 
     def get_counts(self, run: Run) -> dict[str, int]:
         return {state.value: count for state, count in run.targets.counts().items()}
@@ -220,7 +229,7 @@ class RunAbortSerializer(RunReasonSerializer):
 class RunRetrySerializer(RunReasonSerializer):
     """Of which wave; none: of all."""
 
-    wave = serializers.IntegerField(required=False, allow_null=True, default=None)
+    wave = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=1, max_value=MOST_WAVES)
 
 
 class ClusterRuleSerializer(serializers.ModelSerializer):

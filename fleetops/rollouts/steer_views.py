@@ -14,7 +14,7 @@ from fleetops.web.shortcuts import permission_required
 from . import listing, steering, tasks
 from .models import START_PERMISSION, GateCheck, Run
 from .states import TargetState
-from .views import STEER, visible_run
+from .views import STEER, position_of, visible_run
 
 
 def _reason(request: HttpRequest) -> str:
@@ -78,9 +78,27 @@ def retry(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """All targets that failed, or those of `wave`, a position."""
     found = visible_run(request, pk)
     position = request.POST.get("wave", "")
-    wave = get_object_or_404(found.waves, position=int(position)) if position.isascii() and position.isdigit() else None
+    wave = get_object_or_404(found.waves, position=position_of(position)) if position else None
     count = steering.retry_failed(found, actor=request.user, wave=wave, reason=_reason(request))
     return _done(found, request, f"{count:,} {'target is' if count == 1 else 'targets are'} tried again.")
+
+
+@require_POST
+@permission_required(*STEER)
+def retry_target(request: HttpRequest, pk: uuid.UUID, target_pk: uuid.UUID) -> HttpResponse:
+    found = visible_run(request, pk)
+    target = get_object_or_404(found.targets, pk=target_pk)
+    steering.retry_failed(found, actor=request.user, target=target, reason=_reason(request))
+    return _done(found, request, f"{target} is tried again.")
+
+
+@require_POST
+@permission_required(*STEER)
+def waive(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+    """Let waves go without what could not be made for them."""
+    found = visible_run(request, pk)
+    steering.waive_preparation(found, actor=request.user, reason=_reason(request))
+    return _done(found, request, "The waves that are not prepared go without.")
 
 
 @require_POST
@@ -104,7 +122,7 @@ def skip_target(request: HttpRequest, pk: uuid.UUID, target_pk: uuid.UUID) -> Ht
 @permission_required(*STEER)
 def skip_wave(request: HttpRequest, pk: uuid.UUID, position: int) -> HttpResponse:
     found = visible_run(request, pk)
-    wave = get_object_or_404(found.waves, position=position)
+    wave = get_object_or_404(found.waves, position=position_of(str(position)))
     steering.skip_wave(wave, actor=request.user, reason=_reason(request))
     return _done(found, request, f"What {wave} had not sent is left out.")
 

@@ -8,27 +8,26 @@ first has done.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
-from typing import Any, Final
-
-from django.db import transaction
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Final
 
 from fleetops.approvals import services as approvals
 from fleetops.approvals.states import ApprovalState
 from fleetops.audit.record import deny, record
 from fleetops.clock import now as clock_now
-from fleetops.errors import Denied, FieldError, UserError
+from fleetops.errors import Denied, UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Instance
 from fleetops.notify import services as notify
+from fleetops.policy.decide import Deed
 from fleetops.runcommand import orders
 from fleetops.runcommand.states import OPEN as COMMAND_OPEN
-from fleetops.transitions import IllegalMove, LostRace, move, move_all
+from fleetops.transitions import move, move_all
 
-from . import gates, plan
-from .advancing import ENDED, OVERRIDE_DEED, STOPPED, call_back, facts_of, override_details, tell
+from . import gates, kinds, overrides, plan, preparing
+from .advancing import STOPPED, call_back, facts_of, tell
+from .holding import go_on, hold, not_now, note, one_line, why_line
 from .leave import may_steer, refusals, require, require_other, require_policy
 from .models import START_PERMISSION, GateCheck, Run, RunTarget, Wave
 from .sending import commands_of
@@ -58,49 +57,13 @@ __all__ = [
     "roll_forward",
     "skip_target",
     "skip_wave",
+    "waive_preparation",
 ]
 
 # What a person has seen is what is started; after so long they look again.
 PLAN_LIFE: Final = timedelta(hours=1)
 OVERRIDE_HOURS: Final = 72
 _NAMED: Final = 50  # instances that one audit event names
-
-
-# --- under the lock --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _held(run: Run) -> Iterator[tuple[Run, datetime]]:
-    """The run under its lock, to be changed. It is looked at again at once afterwards."""
-    with transaction.atomic():
-        held = Run.objects.select_for_update().filter(pk=run.pk).first()
-        if held is None:
-            raise UserError("This run is no longer there.")
-        moment = clock_now()
-        try:
-            yield held, moment
-        except (LostRace, IllegalMove):
-            raise UserError("Somebody else was quicker; look at the run again.") from None
-        if held.is_open:
-            Run.objects.filter(pk=held.pk).update(due_at=moment, waits_for="")
-            held.due_at, held.waits_for = moment, ""
-    for field in held._meta.concrete_fields:
-        setattr(run, field.attname, getattr(held, field.attname))
-
-
-def _line(reason: str) -> str:
-    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:256]
-
-
-def _why(reason: str) -> str:
-    """Raises UserError if nobody could read later why it was done."""
-    if not (line := _line(reason)):
-        raise FieldError("reason", "Say why in a few words: who reads the log later will want to know.")
-    return line
-
-
-def _not_now(run: Run, what: str) -> UserError:
-    return UserError(f"This run is {run.get_state_display().lower()}; it cannot be {what} now.")
 
 
 # --- release ---------------------------------------------------------------------------------------------------------
@@ -134,7 +97,7 @@ def release(run: Run, *, actor: User, plan_hash: str) -> None:
     left_out = {each.pk: each.reason for each in drift.gone}
     if len(left_out) >= targets.count():
         raise UserError(f"None of the targets could be reached now. {drift.words}")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if not held.is_draft or held.plan_hash != plan_hash:
             raise UserError("This run has been started already, or planned anew.")
         for pk, reason in left_out.items():
@@ -163,27 +126,27 @@ def release(run: Run, *, actor: User, plan_hash: str) -> None:
 def pause(run: Run, *, actor: User, reason: str = "") -> None:
     """Send nothing more until it is resumed; what was sent goes on to its end. Raises Denied, UserError."""
     require(run, actor, "pause")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if held.state != RunState.RUNNING:
-            raise _not_now(held, "paused")
+            raise not_now(held, "paused")
         move(held, RunState.PAUSED, RUN_MOVES)
         call_back(held, f"Paused by {actor.username} before it was sent.", now=moment)
-        _note(held, "pause", f"Paused by {actor.username}.", actor=actor, reason=reason, now=moment)
+        note(held, "pause", f"Paused by {actor.username}.", actor=actor, reason=reason, now=moment)
 
 
 def resume(run: Run, *, actor: User, reason: str = "") -> None:
     """Go on after a pause, or after a stop with what the budget has left. Raises Denied, UserError."""
     require(run, actor, "resume")
     require_policy(run, actor, "resume")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if held.state not in {RunState.PAUSED, RunState.STOPPED}:
-            raise _not_now(held, "resumed")
+            raise not_now(held, "resumed")
         if held.state == RunState.STOPPED:
             if spent := _spent(held):
                 raise UserError(f"{spent} Try the failed targets again, leave them out, or roll forward over them.")
             _revive(held, actor=actor)
-        _go_on(held, now=moment)
-        _note(held, "resume", f"Resumed by {actor.username}.", actor=actor, reason=reason, now=moment)
+        go_on(held, now=moment)
+        note(held, "resume", f"Resumed by {actor.username}.", actor=actor, reason=reason, now=moment)
 
 
 def abort(run: Run, *, actor: User, reason: str = "", cancel: bool = False) -> None:
@@ -192,10 +155,10 @@ def abort(run: Run, *, actor: User, reason: str = "", cancel: bool = False) -> N
     The steps after run in any case: what is out of service is brought back.
     """
     require(run, actor, "abort")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if not held.may_become(RunState.ABORTING):
-            raise _not_now(held, "aborted")
-        line = _line(reason)
+            raise not_now(held, "aborted")
+        line = one_line(reason)
         words = f"Aborted by {actor.username}. {line}".strip()
         move(held, RunState.ABORTING, RUN_MOVES, end_reason=words[:512])
         waiting = held.targets.filter(state=TargetState.QUEUED)
@@ -209,29 +172,35 @@ def abort(run: Run, *, actor: User, reason: str = "", cancel: bool = False) -> N
         for gate in GateCheck.objects.filter(wave__run=held, state=GateState.WAITING).select_related("approval"):
             gates.withdraw(gate, actor=actor)
         notify.resolve(STOPPED, dedup_key=str(held.pk))
-        _note(held, "abort", f"Aborted by {actor.username}.", actor=actor, reason=line, now=moment, cancelled=cancelled)
+        note(held, "abort", f"Aborted by {actor.username}.", actor=actor, reason=line, now=moment, cancelled=cancelled)
 
 
 # --- after failures --------------------------------------------------------------------------------------------------
 
 
-def retry_failed(run: Run, *, actor: User, wave: Wave | None = None, reason: str = "") -> int:
-    """Queue the targets that failed anew, of one wave or of all; how many there are. Raises Denied, UserError."""
+def retry_failed(
+    run: Run, *, actor: User, wave: Wave | None = None, target: RunTarget | None = None, reason: str = ""
+) -> int:
+    """Queue targets that failed anew: one, those of a wave, or all; how many there are. Raises Denied, UserError."""
     require(run, actor, "retry")
     require_policy(run, actor, "retry")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if held.state not in {RunState.RUNNING, RunState.STOPPED, RunState.PAUSED, RunState.FAILED}:
-            raise _not_now(held, "tried again")
+            raise not_now(held, "tried again")
         failed = held.targets.filter(state=TargetState.FAILED, wave__isnull=False)
         failed = failed.exclude(wave__state__in=[WaveState.SKIPPED, WaveState.CANCELLED])
         if wave is not None:
             failed = failed.filter(wave=wave)
+        if target is not None:
+            failed = failed.filter(pk=target.pk)
         # While AWS still has the last attempt it might run twice.
         busy = failed.filter(invocation__state__in=list(COMMAND_OPEN)).count()
         keys = list(failed.exclude(invocation__state__in=list(COMMAND_OPEN)).values_list("pk", "wave"))
         if not keys:
             if busy:
                 raise UserError("AWS still shows the commands of the targets that failed; wait for their end.")
+            if target is not None:
+                raise UserError(f"{target} has not failed; there is nothing to try again.")
             raise UserError("No target has failed; there is nothing to try again.")
         if held.ends_by is not None and moment >= held.ends_by:
             raise UserError("The run's end has passed, and nothing is sent after it. Plan a run of the failed ones.")
@@ -244,22 +213,36 @@ def retry_failed(run: Run, *, actor: User, wave: Wave | None = None, reason: str
         _recount(held)
         if held.state == RunState.STOPPED:
             _revive(held, actor=actor)
+        if held.state == RunState.FAILED:
+            overrides.drop(held)
         if held.state in {RunState.STOPPED, RunState.FAILED}:
-            _go_on(held, now=moment)
-        told = f"{len(again):,} targets are tried again by {actor.username}."
+            go_on(held, now=moment)
+        told = f"{target or f'{len(again):,} targets'} {'is' if target else 'are'} tried again by {actor.username}."
         scope = {"position": wave.position} if wave is not None else {}
-        _note(held, "retry", told, actor=actor, reason=reason, now=moment, wave=wave, targets=len(again), **scope)
+        scope |= {"instance": target.instance_id} if target is not None else {}
+        note(
+            held,
+            "retry",
+            told,
+            actor=actor,
+            reason=reason,
+            now=moment,
+            wave=wave,
+            row=target,
+            targets=len(again),
+            **scope,
+        )
     return len(again)
 
 
 def roll_forward(run: Run, *, actor: User, reason: str) -> None:
     """Accept the failures so far: they count against no budget any more, and it goes on. Raises Denied, UserError."""
-    why = _why(reason)
+    why = why_line(reason)
     require(run, actor, "roll forward")
     require_policy(run, actor, "roll forward")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if held.state != RunState.STOPPED:
-            raise _not_now(held, "rolled forward")
+            raise not_now(held, "rolled forward")
         facts = facts_of(held)
         count = 0
         for each in held.waves.all():
@@ -268,26 +251,47 @@ def roll_forward(run: Run, *, actor: User, reason: str) -> None:
             count += failed
         Run.objects.filter(pk=held.pk).update(accepted_failures=count)
         _revive(held, actor=actor)
-        _go_on(held, now=moment)
+        go_on(held, now=moment)
         told = f"Rolled forward over {count:,} failures by {actor.username}."
-        _note(held, "roll_forward", told, actor=actor, reason=why, now=moment, failures=count)
+        note(held, "roll_forward", told, actor=actor, reason=why, now=moment, failures=count)
+
+
+def waive_preparation(run: Run, *, actor: User, reason: str) -> None:
+    """Let the waves that are not prepared go without what was to be made for them. Raises Denied, UserError."""
+    why = why_line(reason)
+    require(run, actor, "go on unprepared with")
+    require_policy(run, actor, "go on unprepared with")
+    with hold(run) as (held, moment):
+        if not held.is_open or held.state == RunState.ABORTING:
+            raise not_now(held, "changed")
+        count = preparing.waive(held, f"Let go without by {actor.username}: {why}")
+        if not count:
+            raise UserError("No wave waits to be prepared; there is nothing to go without.")
+        if (
+            held.state == RunState.STOPPED
+            and not _spent(held)
+            and not held.waves.filter(state=WaveState.FAILED).exists()
+        ):
+            go_on(held, now=moment)
+        told = f"{count} wave{'' if count == 1 else 's'} may go unprepared, says {actor.username}."
+        note(held, "waive", told, actor=actor, reason=why, now=moment, waves=count)
 
 
 def skip_target(target: RunTarget, *, actor: User, reason: str) -> None:
     """Leave out a target that has not been sent, or failed. Raises Denied, UserError."""
-    why = _why(reason)
+    why = why_line(reason)
     run = target.run
     require(run, actor, "leave targets out of")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if not held.is_open:
-            raise _not_now(held, "changed")
+            raise not_now(held, "changed")
         found = held.targets.select_related("wave").get(pk=target.pk)
         if found.state not in {TargetState.QUEUED, TargetState.FAILED}:
             raise UserError(f"{found} is {found.get_state_display().lower()}; only what waits or failed is left out.")
         words = f"Left out by {actor.username}: {why}"[:512]
         move(found, TargetState.SKIPPED, TARGET_MOVES, reason=words, ended_at=moment)
         _recount(held)
-        _note(
+        note(
             held,
             "target.skip",
             f"{found} is left out by {actor.username}.",
@@ -302,15 +306,15 @@ def skip_target(target: RunTarget, *, actor: User, reason: str) -> None:
 
 def skip_wave(wave: Wave, *, actor: User, reason: str) -> None:
     """Leave out what a wave has not sent yet, its soak and its gates. Raises Denied, UserError."""
-    why = _why(reason)
+    why = why_line(reason)
     run = wave.run
     require(run, actor, "leave waves out of")
     if wave.gates.filter(kind="approval").exclude(state__in=[GateState.PASSED, GateState.OVERRULED]).exists():
         require_other(run, actor, "leave waves out of")
     require_policy(run, actor, "go on with")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if not held.is_open or held.state == RunState.ABORTING:
-            raise _not_now(held, "changed")
+            raise not_now(held, "changed")
         found = held.waves.get(pk=wave.pk)
         if WaveState.SKIPPED not in WAVE_MOVES.get(WaveState(found.state), ()):
             raise UserError(f"{found} is {found.get_state_display().lower()}; it cannot be left out any more.")
@@ -323,14 +327,14 @@ def skip_wave(wave: Wave, *, actor: User, reason: str) -> None:
                 move(gate, GateState.OVERRULED, GATE_MOVES, ended_at=moment, words=words)
         if held.targets.filter(wave=found, state__in=list(OPEN)).exists():
             # What is out is awaited; then it is over, without soak and gates.
-            Wave.objects.filter(pk=found.pk).update(soak_seconds=0, reason=words)
+            Wave.objects.filter(pk=found.pk).update(soak_seconds=0, soak_left=None, reason=words)
         else:
             move(found, WaveState.SKIPPED, WAVE_MOVES, ended_at=moment, reason=words, soak_until=None)
         if held.state == RunState.STOPPED and not _spent(held):
             _revive(held, actor=actor)
-            _go_on(held, now=moment)
+            go_on(held, now=moment)
         told = f"Wave {found.position}, {found.name}, is left out by {actor.username}."
-        _note(
+        note(
             held,
             "wave.skip",
             told,
@@ -346,15 +350,15 @@ def skip_wave(wave: Wave, *, actor: User, reason: str) -> None:
 
 def overrule_gate(gate: GateCheck, *, actor: User, reason: str) -> None:
     """Go on in spite of a gate. Raises Denied, UserError."""
-    why = _why(reason)
+    why = why_line(reason)
     run = gate.wave.run
     require(run, actor, "overrule gates of")
     if gate.kind == "approval":
         require_other(run, actor, "overrule gates of")
     require_policy(run, actor, "go on with")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if not held.is_open or held.state == RunState.ABORTING:
-            raise _not_now(held, "changed")
+            raise not_now(held, "changed")
         found = GateCheck.objects.select_related("wave", "approval").get(pk=gate.pk)
         if GateState.OVERRULED not in GATE_MOVES.get(GateState(found.state), ()):
             raise UserError(f"The {found} is {found.get_state_display().lower()}; there is nothing to overrule.")
@@ -364,11 +368,10 @@ def overrule_gate(gate: GateCheck, *, actor: User, reason: str) -> None:
         says_no = GateCheck.objects.filter(wave__run=held, state=GateState.FAILED).exists()
         if held.state == RunState.STOPPED and not says_no and not _spent(held):
             for each in held.waves.filter(state=WaveState.FAILED):
-                move(each, WaveState.RUNNING, WAVE_MOVES, reason="")
-                Wave.objects.filter(pk=each.pk).update(soak_seconds=0)  # it has soaked
-            _go_on(held, now=moment)
+                move(each, WaveState.RUNNING, WAVE_MOVES, reason="")  # what is left of its soak goes on
+            go_on(held, now=moment)
         told = f"The {found} is overruled by {actor.username}."
-        _note(
+        note(
             held,
             "gate.overrule",
             told,
@@ -388,60 +391,42 @@ def overrule_gate(gate: GateCheck, *, actor: User, reason: str) -> None:
 def ask_override(
     run: Run, *, actor: User, reason: str, approvers: Collection[str] = approvals.DEFAULT_APPROVERS
 ) -> None:
-    """Ask others to let the run go through freezes; its windows bind it all the same. Raises Denied, UserError."""
-    why = _why(reason)
+    """Ask others to let the run go through the freezes that hold it now, until they end; its windows bind it all the
+    same. Raises Denied; UserError, also if none holds it.
+    """
+    why = why_line(reason)
     require(run, actor, "ask for")
     if run.actor_id != actor.pk:
         raise Denied(f"It is for {run.actor_name} to ask, as whom the run goes.")
-    with _held(run) as (held, moment):
+    with hold(run) as (held, moment):
         if held.is_over or held.state == RunState.ABORTING:
-            raise _not_now(held, "let through a freeze")
+            raise not_now(held, "let through a freeze")
         standing = held.override
         if standing is not None and standing.state in {ApprovalState.PENDING, ApprovalState.APPROVED}:
             raise UserError("That has been asked already; see the approvals.")
+        deeds = [kinds.find(held.kind).deed, *([Deed.RUN_DOCUMENT.value] if held.steps_before else [])]
+        at = max(moment, held.starts_at) if held.starts_at else moment
+        held.override_freezes = overrides.freezes(held, deeds, at=at)
+        if not held.override_freezes:
+            raise UserError("No freeze holds a target that waits; there is nothing to go through.")
+        names = "”, “".join(each["name"] for each in held.override_freezes)
         request = approvals.ask(
-            deed=OVERRIDE_DEED,
-            summary=f"Let {held} run through freezes",
+            deed=overrides.DEED,
+            summary=f"Let {held} run through “{names}”"[:256],
             requested_by=actor,
             expires_at=moment + timedelta(hours=OVERRIDE_HOURS),
-            details=override_details(held),
+            details=overrides.details(held),
             approvers=approvers,
             subject=approvals.Target(held._meta.label_lower, str(held.pk), str(held)),
             reason=why,
         )
-        Run.objects.filter(pk=held.pk).update(override=request)
+        Run.objects.filter(pk=held.pk).update(override=request, override_freezes=held.override_freezes)
         held.override = request
-        told = f"{actor.username} asks to let it run through freezes."
-        _note(held, "override.ask", told, actor=actor, reason=why, now=moment, request=str(request.pk))
+        told = f"{actor.username} asks to let it run through “{names}”."
+        note(held, "override.ask", told, actor=actor, reason=why, now=moment, request=str(request.pk))
 
 
 # --- within ----------------------------------------------------------------------------------------------------------
-
-
-def _note(
-    run: Run,
-    deed: str,
-    told: str,
-    *,
-    actor: User,
-    reason: str,
-    now: datetime,
-    wave: Wave | None = None,
-    row: RunTarget | None = None,
-    **facts: Any,
-) -> None:
-    """In the timeline and in the audit log."""
-    line = _line(reason)
-    tell(run, f"{told} {line}".strip(), wave=wave, target=row, now=now)
-    record(f"rollouts.{deed}", actor=actor, target=run, reason=line, **facts)
-    logger.info("run steered run=%s deed=%s user=%s", run.pk, deed, actor)
-
-
-def _go_on(run: Run, *, now: datetime) -> None:
-    """Let the run go on; what was told of its stop or its end is over."""
-    move(run, RunState.RUNNING, RUN_MOVES, end_reason="", ended_at=None, due_at=now, counts={})
-    notify.resolve(STOPPED, dedup_key=str(run.pk))
-    notify.resolve(ENDED, dedup_key=str(run.pk))
 
 
 def _spent(run: Run) -> str:
@@ -465,7 +450,7 @@ def _reopen(wave: Wave, *, actor: User) -> None:
     if wave.state == WaveState.RUNNING:
         return
     if WaveState.RUNNING in WAVE_MOVES.get(WaveState(wave.state), ()):
-        move(wave, WaveState.RUNNING, WAVE_MOVES, reason="", ended_at=None, soak_until=None)
+        move(wave, WaveState.RUNNING, WAVE_MOVES, reason="", ended_at=None, soak_until=None, soak_left=None)
         gates.reset(wave, actor=actor)
 
 

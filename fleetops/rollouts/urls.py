@@ -30,8 +30,10 @@ urlpatterns = [
     path("<uuid:pk>/abort/", steer_views.abort, name="abort"),
     path("<uuid:pk>/retry/", steer_views.retry, name="retry"),
     path("<uuid:pk>/forward/", steer_views.forward, name="forward"),
+    path("<uuid:pk>/waive/", steer_views.waive, name="waive"),
     path("<uuid:pk>/override/", steer_views.override, name="override"),
     path("<uuid:pk>/waves/<int:position>/skip/", steer_views.skip_wave, name="skip_wave"),
     path("<uuid:pk>/targets/<uuid:target_pk>/skip/", steer_views.skip_target, name="skip_target"),
+    path("<uuid:pk>/targets/<uuid:target_pk>/retry/", steer_views.retry_target, name="retry_target"),
     path("<uuid:pk>/gates/<uuid:gate_pk>/overrule/", steer_views.overrule, name="overrule"),
 ]

@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from fleetops.approvals.models import ApprovalRequest
@@ -25,7 +26,7 @@ from . import listing, plan, rules, steering
 from .leave import is_other as is_other_than
 from .models import SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION, Run, RunTarget
 from .scheduling.services import instead_of
-from .states import GateState, RunState, TargetState, WaveState
+from .states import GateState, Readiness, RunState, TargetState, WaveState
 
 PAGE_SIZES = (25, 50, 100)
 MOST_WORDS = 8
@@ -34,6 +35,7 @@ EVENTS_A_PAGE = 100
 MOST_NAMES = 800
 SEE = (SEE_PERMISSION, START_PERMISSION, STEER_PERMISSION)
 STEER = (START_PERMISSION, STEER_PERMISSION)
+NOT_READY = (Readiness.OPEN, Readiness.FAILED)
 SET_ASIDE = (GateState.PASSED, GateState.OVERRULED)
 _STATES = (
     ("", "All"),
@@ -149,7 +151,7 @@ def names(request: HttpRequest, pk: uuid.UUID) -> JsonResponse:
 def cell(request: HttpRequest, pk: uuid.UUID, position: int) -> JsonResponse:
     """One target as the line below the cells says it."""
     found = visible_run(request, pk)
-    target = get_object_or_404(found.targets.select_related("run"), position=position)
+    target = get_object_or_404(found.targets.select_related("run"), position=position_of(str(position)))
     listing.target_with_words(target)
     return JsonResponse(
         {
@@ -235,7 +237,7 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         "may_override": found.actor_id == request.user.pk
         and found.is_open
         and any("rozen by" in each["reason"] for each in held)
-        and (found.override is None or found.override.state not in {"pending", "approved", "used"}),
+        and (found.override is None or found.override.state not in {"pending", "approved"}),
         "sees_override": found.override_id in visible_approvals,
         "causes": causes,
         "cause_count": cause_count,
@@ -249,7 +251,13 @@ def dashboard(request: HttpRequest, found: Run) -> dict[str, Any]:
         "may_abort": may_steer and found.state in {RunState.RUNNING, RunState.PAUSED, RunState.STOPPED},
         "must_type": numbers["total"] > listing.SURE_FROM,
         "may_retry": may_steer and numbers["failed"] and found.state != RunState.ABORTING,
-        "may_forward": may_steer and found.state in {RunState.PAUSED, RunState.STOPPED} and numbers["failed"],
+        "may_forward": may_steer and found.state == RunState.STOPPED and numbers["failed"],
+        "prepared": found.preparation.get("shown", []),
+        "unready": [each for each in waves if each.readiness != Readiness.READY and each.state == WaveState.PENDING],
+        "may_waive": may_steer
+        and found.is_open
+        and found.state != RunState.ABORTING
+        and any(each.readiness in NOT_READY and each.state == WaveState.PENDING for each in waves),
     }
 
 
@@ -382,7 +390,7 @@ def target(request: HttpRequest, pk: uuid.UUID, target_pk: uuid.UUID) -> HttpRes
         "may_see_output": may_see_output,
         "others": others,
         "target_events": list(row.events.all()[:10]),
-        "close_url": request.GET.get("from", "") if request.GET.get("from", "").startswith("/") else "",
+        "close_url": _way_back(request.GET.get("from", "")),
         "may_retry": may_steer and row.state == TargetState.FAILED and found.state != RunState.ABORTING,
         "may_skip": may_steer
         and row.state in {TargetState.QUEUED, TargetState.FAILED}
@@ -479,6 +487,19 @@ def visible_run(request: HttpRequest, pk: uuid.UUID) -> Run:
 
 def _target_url(found: Run, target: RunTarget) -> str:
     return reverse("rollouts:target", args=[found.pk, target.pk])
+
+
+def _way_back(address: str) -> str:
+    """`address` if it is one of ours; else nothing: "//example.com" is somebody else's."""
+    is_ours = address.startswith("/") and url_has_allowed_host_and_scheme(address, allowed_hosts=None)
+    return address if is_ours else ""
+
+
+def position_of(text: str) -> int:
+    """A wave's or target's position, as it was sent. Raises Http404 for what no row has."""
+    if not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise Http404
+    return int(text)
 
 
 def _number(text: str, default: int) -> int:

@@ -31,6 +31,7 @@ from tests.factories import (
     make_cluster_rule,
     make_command,
     make_document,
+    make_emergency,
     make_grant,
     make_instance,
     make_pinned_set,
@@ -199,7 +200,14 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:patch_groups": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:patch_sets": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
     "api:patch_set": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_lists": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_list": {"PUT": Rule("baselines:write", PATCH, 400)},
     "api:patch_set_list": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:emergencies": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
+    "api:emergency_offers": {"GET": Rule("runs:read", PATCH)},
+    "api:emergency_affected": {"GET": Rule("runs:read", PATCH, 400)},  # of what?
+    "api:emergency": {"GET": Rule("runs:read", SEE_FLEET), "DELETE": Rule("runs:write", PATCH, 404)},  # another's
+    "api:emergency_release": {"POST": Rule("runs:write", PATCH, 404)},
     "api:compliance": {"GET": Rule("compliance:read", SEE_FLEET)},
     "api:compliance_instances": {"GET": Rule("compliance:read", SEE_FLEET)},
     "api:compliance_instance": {"GET": Rule("compliance:read", SEE_FLEET)},
@@ -253,6 +261,8 @@ DOORS |= {
     "api:run_forward": {"POST": Rule("runs:write", PATCH, 400)},  # without a reason
     "api:run_override": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_skip_target": {"POST": Rule("runs:write", PATCH, 400)},
+    "api:run_retry_target": {"POST": Rule("runs:write", ADMINISTER, 409)},  # it has not failed
+    "api:run_waive": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_skip_wave": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_overrule": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_targets": {"GET": Rule("runs:read", SEE_FLEET)},
@@ -352,11 +362,13 @@ def things(module_roles, valkey):
         "api:patch_deregister": (baseline.pk, "web"),
         "api:patch_writes": make_write(baseline).batch,
         **dict.fromkeys(("api:patch_set", "api:patch_set_list"), pinned.pk),
+        "api:patch_list": instance.account.account_id,
         **dict.fromkeys(
             (f"api:compliance_{name}" for name in ("instance", "reports", "instance_patches")), instance.pk
         ),
         **dict.fromkeys(("api:compliance_cve", "api:compliance_cve_instances"), "CVE-2026-1111"),
         "api:compliance_export": ("instances", "csv"),
+        **dict.fromkeys(("api:emergency", "api:emergency_release"), make_emergency(instance).pk),
         "api:compliance_hub": Hub.objects.create(region=instance.region).pk,
         "api:document": document.pk,
         "api:document_versions": document.pk,
@@ -372,12 +384,13 @@ def things(module_roles, valkey):
                 f"api:run{name}"
                 for name in (
                     *("", "_drift", "_release", "_again", "_pause", "_resume", "_abort", "_retry", "_forward"),
-                    *("_override", "_targets", "_events"),
+                    *("_waive", "_override", "_targets", "_events"),
                 )
             ),
             run.pk,
         ),
         "api:run_skip_target": (run.pk, run.targets.get().pk),
+        "api:run_retry_target": (run.pk, run.targets.get().pk),
         "api:run_skip_wave": (run.pk, 1),
         "api:run_overrule": (run.pk, run.waves.get().gates.get().pk),
         "api:cluster_rule": make_cluster_rule().pk,

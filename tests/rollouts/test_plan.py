@@ -235,4 +235,4 @@ def test_a_plan_takes_the_same_queries_for_three_hundred_targets_as_for_three(me
         make_instance(region=region, tags={"shop": f"s{number // 3}"})
     with CaptureQueriesContext(connection) as many:
         run = plan.make(wanted(), actor=mei)
-    assert len(many) == len(few) == 17 and run.targets.count() == 300
+    assert len(many) == len(few) == 18 and run.targets.count() == 300
