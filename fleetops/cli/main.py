@@ -12,6 +12,7 @@ Over the REST API, of this machine's FleetOps or another:
     fleetops connect NAME [--command LINE | --forward [LOCAL:][HOST:]PORT]
     fleetops access request|list|approve|deny|revoke
     fleetops compliance list|show|cve|export
+    fleetops schedule list|show|history|create|pause|resume|take|run|delete
     fleetops fleet list|show, session list, audit list, api get
     fleetops completion bash|zsh|fish
 
@@ -27,7 +28,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fleetops.cli import access, completion, compliance, connect, emergency, installation, remote, runs, status
+from fleetops.cli import (
+    access,
+    completion,
+    compliance,
+    connect,
+    emergency,
+    installation,
+    remote,
+    runs,
+    schedules,
+    status,
+)
 from fleetops.cli.errors import DONE, REFUSED, UNREACHABLE, Refused
 from fleetops.errors import UserError
 
@@ -101,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--user", default="", help="whose alone")
     access.add_arguments(_group(verbs, "access", "access for a while, by approval"), _verb, _list_verb)
     runs.add_arguments(_group(verbs, "run", "documents in waves"), _verb, _list_verb)
+    schedules.add_arguments(_group(verbs, "schedule", "runs that come again"), _verb, _list_verb)
     emergency.add_arguments(_group(verbs, "patch", "one CVE or package, mended everywhere"), _verb, _list_verb)
     compliance.add_arguments(_group(verbs, "compliance", "who has which patches"), _verb, _list_verb)
     audit = _group(verbs, "audit", "the audit log")
