@@ -17,6 +17,7 @@ from fleetops.library.models import Document, DocumentVersion
 from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from fleetops.runcommand.models import Command, Invocation
 from patching.content import Content
+from patching.emergency.models import Emergency
 from patching.models import BaselineVersion, PatchBaseline, PinnedSet, Write
 from patching.pinned import Entry, digest_of
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
@@ -193,6 +194,16 @@ def make_pinned_set(name: str = "canary", *, operating_system: str = "AMAZON_LIN
         "actor_name": "paula",
     }
     return PinnedSet.objects.create(name=name, operating_system=operating_system, **(facts | fields))
+
+
+def make_emergency(instance: Instance, name: str = "CVE-2026-1111", **fields: Any) -> Emergency:
+    """One that somebody has started, with no run, for a node that lacks openssl."""
+    asked = {"scope": "", "data": "", "spread": "once", "budget": "10%", "soak_minutes": 5, "reboot_option": "NoReboot"}
+    facts = {"what": "cve", "asked": asked, "actor_name": "paula", "began_at": now()}
+    made = Emergency.objects.create(name=name, **(facts | fields))
+    place = {"account": instance.account, "region": instance.region}
+    made.targets.create(instance=instance, mark="alone", patches=[["openssl", "openssl:3"]], **place)
+    return made
 
 
 def make_command(*, user: User, instances: Collection[Instance] = (), state: str = "running", **fields: Any) -> Command:

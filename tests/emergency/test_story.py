@@ -15,7 +15,7 @@ from fleetops.runcommand.models import Command, Dispatch
 from patching.compliance.models import PatchSpan, SpanCve
 from patching.emergency import progress
 from patching.emergency.models import Emergency
-from tests.compliance.conftest import accounts, endpoint, patch, read_all, region  # noqa: F401
+from tests.compliance.conftest import patch, read_all, region  # noqa: F401
 from tests.factories import make_user
 from tests.support.endpoint import until
 
@@ -40,7 +40,7 @@ def text(response) -> str:
     return " ".join(response.content.decode().split())
 
 
-def test_four_clicks_mend_a_cve_and_the_page_says_how_long_it_took(endpoint, accounts, region, patch):  # noqa: F811
+def test_four_clicks_mend_a_cve_and_the_page_says_how_long_it_took(valkey, region, patch):  # noqa: F811
     policy.make_defaults()
     nodes = list(Instance.objects.filter(region=region, name__in=NODES).order_by("name"))
     patch(*(each.instance_id for each in nodes))

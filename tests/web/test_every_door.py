@@ -25,6 +25,7 @@ from tests.factories import (
     make_cluster_rule,
     make_command,
     make_document,
+    make_emergency,
     make_grant,
     make_instance,
     make_pinned_set,
@@ -177,6 +178,11 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:set_enabled": deed(ADMINISTER),
     "policy:delete": deed(ADMINISTER),
     "patching:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
+    "emergency:choose": page(PATCH),
+    "emergency:nodes": page(PATCH, 400) | deed(PATCH, 400),  # of what?
+    "emergency:page": page(SEE_FLEET),
+    "emergency:start": deed(PATCH, 404),  # another's
+    "emergency:discard": deed(PATCH, 404),
     "compliance:overview": page(SEE_FLEET),
     "compliance:instances": page(SEE_FLEET),
     "compliance:instance": page(SEE_FLEET),
@@ -207,6 +213,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     "patching:register": deed(PATCH, 404),  # without a baseline
     "patching:deregister": deed(PATCH, 404),
     "patching:sets": page(SEE_FLEET),
+    "patching:lists": page(SEE_FLEET) | deed(PATCH, 404),  # of no account
     "patching:freeze": page(PATCH) | deed(PATCH, 400),
     "patching:pinned_set": page(SEE_FLEET),
     "patching:override_list": page(SEE_FLEET),
@@ -253,6 +260,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:override": deed(PATCH, 409),  # without a reason
     "rollouts:skip_wave": deed(PATCH, 409),
     "rollouts:skip_target": deed(PATCH, 409),
+    "rollouts:retry_target": deed(ADMINISTER, 409),  # it has not failed
+    "rollouts:waive": deed(PATCH, 409),
     "rollouts:overrule": deed(PATCH, 409),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
@@ -342,6 +351,7 @@ def things(module_roles, valkey):
         "sessions": session.pk,
         "review": event.pk,
         "compliance": instance.pk,
+        "emergency": make_emergency(instance).pk,
     }
 
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
@@ -378,7 +388,7 @@ def things(module_roles, valkey):
     rows["rollouts"] = run.pk
     others |= dict.fromkeys(("rollouts:cluster", "rollouts:delete_cluster"), make_cluster_rule().pk)
     more |= dict.fromkeys(("rollouts:cell", "rollouts:skip_wave"), (1,))
-    more |= dict.fromkeys(("rollouts:target", "rollouts:skip_target"), (run.targets.get().pk,))
+    more |= dict.fromkeys(("rollouts:target", "rollouts:skip_target", "rollouts:retry_target"), (run.targets.get().pk,))
     more["rollouts:overrule"] = (run.waves.get().gates.get().pk,)
     more |= dict.fromkeys(("machines:activation", "machines:live", "machines:delete"), activation)
 

@@ -13,6 +13,8 @@ from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_
 from tests.factories import make_command, make_instance, make_session, make_user
 
 CHANGE = ("Runs", "Patching", "Compliance", "Calendars")
+# Of whoever may start runs.
+PATCH = ("Runs", "Patching", "Emergency", "Compliance", "Calendars")
 
 
 def labels(user) -> list[str]:
@@ -26,7 +28,7 @@ def labels(user) -> list[str]:
     [
         ("viewer", ["Fleet", "Sessions", "Documents", *CHANGE]),
         ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE]),
-        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", *CHANGE]),
+        ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", *PATCH]),
         (
             "auditor",
             [
@@ -37,7 +39,7 @@ def labels(user) -> list[str]:
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE, "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *PATCH, "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
