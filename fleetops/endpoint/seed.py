@@ -231,7 +231,7 @@ class Seeder:
         path = self._home / ("account.json" if account is ACCOUNTS[0] else f"account-{account.account_id}.json")
         told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         missing = [machine for machine in account.machines if machine.instance_id not in told.get("instance_ids", ())]
-        if told and not missing:
+        if told and not missing and "lists_bucket" in told:
             return told
         logger.info("a demo account is being made account=%s machines=%s", account.account_id, len(missing))
         if not told:
@@ -248,6 +248,7 @@ class Seeder:
             }
         for region in account.regions:
             await self._instances(account, region, [machine for machine in missing if machine.region == region])
+        told["lists_bucket"] = await self._bucket(account)
         told |= {"regions": account.regions, "instance_ids": [machine.instance_id for machine in account.machines]}
         write_private(path, json.dumps(told, indent=1).encode())
         return told
@@ -279,6 +280,34 @@ class Seeder:
             await iam("AttachRolePolicy", RoleName=role, PolicyArn=_CORE_POLICY)
         await iam("CreateInstanceProfile", InstanceProfileName=NODE_ROLE)
         await iam("AddRoleToInstanceProfile", InstanceProfileName=NODE_ROLE, RoleName=NODE_ROLE)
+
+    async def _bucket(self, account: DemoAccount) -> str:
+        """Make the bucket for lists of patches, which nodes of the demo read: see patching/lists.py."""
+        name, region = f"fleetops-patch-lists-{account.account_id}", account.regions[0]
+        wanted = "" if region == "us-east-1" else f"<LocationConstraint>{region}</LocationConstraint>"
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        body = f'<CreateBucketConfiguration xmlns="{space}">{wanted}</CreateBucketConfiguration>' if wanted else ""
+        request_id = "seed-" + hashlib.sha256(f"bucket {name}".encode()).hexdigest()[:32]
+        call = {
+            "request_id": request_id,
+            "now": self._now.timestamp(),
+            "seed": hmac.digest(self._key, request_id.encode(), "sha256").hex(),
+            "account": account.account_id,
+            "service": "s3",
+            "region": region,
+            "access_key": "AKIASEED",
+            "method": "PUT",
+            "path": f"/{name}",
+            "query": "",
+            "headers": [("host", "127.0.0.1")],
+            "protocol": "rest-xml",
+            "operation": "CreateBucket",
+            "changes": True,
+        }
+        header, content = await self._moto.ask({"ask": "call", "call": call}, body.encode())
+        if header["status"] >= 400:
+            raise RuntimeError(f"the demo account cannot be made: CreateBucket: {content.decode()}")
+        return name
 
     async def _access_key(self, account: DemoAccount, user: str) -> dict[str, str]:
         body = await self._iam(account, "CreateAccessKey", UserName=user)

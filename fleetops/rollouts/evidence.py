@@ -18,7 +18,7 @@ from typing import Any, Final
 from django.db.models import Case, Q, When
 
 from fleetops.aws.errors import AwsError
-from fleetops.clock import during, steady
+from fleetops.clock import during, monotonic
 from fleetops.runcommand import orders
 from fleetops.runcommand.models import Invocation
 from fleetops.runcommand.states import OPEN as COMMAND_OPEN
@@ -99,9 +99,9 @@ def judge(run: Run, kind: RunKind, *, now: datetime) -> dict[Any, Judged]:
     for each in rows:
         places[each.account_id, each.region_id].append(each)
     found: dict[Any, Judged] = {}
-    began = steady()
+    began = monotonic()
     for number, mine in enumerate(places.values()):
-        if number and steady() - began > LONGEST_JUDGED:
+        if number and monotonic() - began > LONGEST_JUDGED:
             # Their turn comes first at the next look: those that were asked about come later.
             run.targets.filter(pk__in=[each.pk for each in mine], due_at=claimed).update(due_at=now)
             continue
