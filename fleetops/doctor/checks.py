@@ -34,6 +34,7 @@ from fleetops.inventory.models import Account, Instance, Region
 from fleetops.monitoring import unapplied_migrations
 from fleetops.presence import broker, seen
 from fleetops.rollouts.models import Run
+from fleetops.rollouts.scheduling.models import RunSchedule
 from fleetops.rollouts.states import RunState
 from sessions_app.commandlog.lag import SLOW_SECONDS, lag_seconds
 from sessions_app.delivery import numbers as delivery_numbers
@@ -483,6 +484,20 @@ def runs(visit: Visit) -> Iterator[Finding]:
         yield warning(f"{count} {what} stopped", "open it: try the failed targets again, roll forward, or abort it")
     if late <= LATE_RUN_SECONDS and not count:
         yield ok(f"{open_.count()} runs in waves are under way")
+    yield from _schedules()
+
+
+def _schedules() -> Iterator[Finding]:
+    there = RunSchedule.objects.all()
+    at = there.exclude(next_at=None).order_by("next_at").values_list("next_at", flat=True).first()
+    late = (now() - at).total_seconds() if at is not None else 0.0
+    if late > LATE_RUN_SECONDS:
+        yield failed(
+            f"a schedule has been due for {_since(late)}, and nobody looked", "see whether worker and beat are running"
+        )
+    if count := there.filter(enabled=False).exclude(why_off__startswith="Paused by").count():
+        what = "schedule is" if count == 1 else "schedules are"
+        yield warning(f"{count} {what} off, since its run was refused", "open it: it says why; then resume it")
 
 
 CHECKS: dict[str, Check] = {

@@ -16,6 +16,7 @@ SAID = {
     "fleetops.inventory.tasks.check_identity": Priority.PERSON,  # likewise
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started
     "fleetops.rollouts.tasks.advance_run": Priority.RUN,  # likewise, in waves
+    "fleetops.rollouts.scheduling.tasks.carry_out": Priority.RUN,  # likewise, by a schedule
     "patching.tasks.read_known": Priority.RUN,  # somebody looks at its preview
     "sessions_app.tasks.tidy": Priority.RUN,  # shells that should be over
     "sessions_app.tasks.deliver_logs": Priority.RUN,  # what people do is to be seen
@@ -37,7 +38,7 @@ def said(path: Path) -> dict[str, Priority]:
 
 
 def test_a_task_is_a_poll_unless_it_is_known_here_to_be_more():
-    files = [*ROOT.glob("fleetops/*/tasks.py"), *ROOT.glob("*/tasks.py")]
+    files = [*ROOT.glob("fleetops/*/tasks.py"), *ROOT.glob("*/tasks.py"), *ROOT.glob("fleetops/*/*/tasks.py")]
     found = {name: priority for path in files for name, priority in said(path).items()}
     assert {name: each for name, each in found.items() if each is not Priority.POLL} == SAID
     assert found["fleetops.inventory.tasks.refresh_region"] is Priority.POLL
