@@ -15,6 +15,7 @@ from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
+from fleetops.rollouts.scheduling.models import Occurrence, RunSchedule
 from fleetops.runcommand.models import Command, Invocation
 from patching.content import Content
 from patching.emergency.models import Emergency
@@ -247,6 +248,17 @@ def make_run(*, user: User, instances: Collection[Instance] = (), state: str = "
         )
         for position, each in enumerate(instances, 1)
     )
+    return made
+
+
+def make_schedule(*, owner: User, **fields: Any) -> RunSchedule:
+    """A schedule of `owner` that is due tomorrow, with a moment that was missed and about which it asks."""
+    moment = now()
+    wanted = {"kind": "document", "subject": {"document": "say-it"}, "targets": "all"}
+    facts = {"name": "Nightly", "wanted": wanted, "expression": "cron(0 2 * * ? *)", "owner": owner}
+    facts |= {"owner_name": owner.username, "next_at": moment + timedelta(days=1)}
+    made = RunSchedule.objects.create(**(facts | fields))
+    Occurrence.objects.create(schedule=made, due_at=moment, wanted_at=moment, state="asked")
     return made
 
 

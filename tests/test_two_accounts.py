@@ -284,6 +284,7 @@ NO_NODE_PREFIXES = (
     *("library:", "api:document"),
     *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:access_key"),
     *("patching:", "api:patch_"),  # of places; tests/patching/test_groups.py holds nodes of two accounts apart
+    *("schedules:", "api:schedule"),  # of target expressions; their runs are told apart
     "api:me",
     *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart
 )

@@ -37,6 +37,7 @@ from tests.factories import (
     make_pinned_set,
     make_restricted_shell,
     make_run,
+    make_schedule,
     make_session,
     make_transfer,
     make_user,
@@ -49,6 +50,7 @@ from tests.web.test_every_door import (
     METHODS,
     NO_ROLE,
     NOBODY,
+    NOBODYS,
     OPEN_SHELLS,
     PATCH,
     PEOPLE,
@@ -266,6 +268,19 @@ DOORS |= {
     "api:run_skip_wave": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_overrule": {"POST": Rule("runs:write", PATCH, 400)},
     "api:run_targets": {"GET": Rule("runs:read", SEE_FLEET)},
+    "api:schedules": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
+    "api:schedule": {
+        "GET": Rule("runs:read", SEE_FLEET),
+        "PUT": Rule("runs:write", NOBODY),  # its owner's
+        "DELETE": Rule("runs:write", PATCH, 204),
+    },
+    "api:schedule_pause": {"POST": Rule("runs:write", PATCH)},
+    "api:schedule_resume": {"POST": Rule("runs:write", NOBODY)},  # likewise
+    "api:schedule_take": {"POST": Rule("runs:write", PATCH)},
+    "api:schedule_run": {"POST": Rule("runs:write", NOBODY)},
+    "api:schedule_moments": {"GET": Rule("runs:read", SEE_FLEET)},
+    "api:schedule_run_moment": {"POST": Rule("runs:write", NOBODY)},
+    "api:schedule_skip_moment": {"POST": Rule("runs:write", PATCH)},
     "api:run_events": {"GET": Rule("runs:read", SEE_FLEET)},
     "api:cluster_rules": {
         "GET": Rule("runs:read", SEE_FLEET),
@@ -306,6 +321,8 @@ def things(module_roles, valkey):
     baseline, pinned = make_baseline(region=instance.region), make_pinned_set()
     command = make_command(user=session.user, instances=[instance])
     run = make_run(user=session.user, instances=[instance], targets_text="name=nobody")
+    schedule = make_schedule(owner=session.user, wanted=NOBODYS)
+    missed = schedule.occurrences.get().pk
     event = record("identity.login", actor=someone)
     make_user("chief", role="administrator")  # could approve
     approval = approvals.ask(
@@ -393,6 +410,10 @@ def things(module_roles, valkey):
         "api:run_retry_target": (run.pk, run.targets.get().pk),
         "api:run_skip_wave": (run.pk, 1),
         "api:run_overrule": (run.pk, run.waves.get().gates.get().pk),
+        **dict.fromkeys(
+            (f"api:schedule{name}" for name in ("", "_pause", "_resume", "_take", "_run", "_moments")), schedule.pk
+        ),
+        **dict.fromkeys(("api:schedule_run_moment", "api:schedule_skip_moment"), (schedule.pk, missed)),
         "api:cluster_rule": make_cluster_rule().pk,
         "api:token": ApiToken.objects.get(user=someone).pk,
         "api:access_key": key.pk,

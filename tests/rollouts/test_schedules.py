@@ -239,7 +239,9 @@ def test_it_goes_off_in_words_when_its_owner_is_gone_or_denied(mei, time):
         services.resume(schedule, actor=mei)
 
     Rule.objects.all().delete()
-    Rule.objects.create(name="all", effect="allow", deeds=["run_document"], targets="all", everybody=True)
+    Rule.objects.create(
+        name="all", effect="allow", deeds=["run_document"], documents=["*"], targets="all", everybody=True
+    )
     PolicyState.objects.update(stamp=clock.uuid7())
     services.resume(schedule, actor=mei)
     assert told() == []

@@ -31,6 +31,7 @@ from tests.factories import (
     make_pinned_set,
     make_restricted_shell,
     make_run,
+    make_schedule,
     make_session,
     make_user,
     make_write,
@@ -239,6 +240,17 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:create_cluster": page(PATCH) | deed(PATCH, 400),
     "rollouts:cluster": page(PATCH) | deed(PATCH, 400),
     "rollouts:delete_cluster": deed(PATCH),
+    "schedules:list": page(SEE_FLEET),
+    "schedules:new": page(PATCH) | deed(PATCH, 200),  # of what?
+    "schedules:when": page(PATCH),
+    "schedules:schedule": page(SEE_FLEET),
+    "schedules:change": page(NOBODY) | deed(NOBODY),  # its owner's
+    "schedules:pause": deed(PATCH),
+    "schedules:resume": deed(NOBODY),  # likewise
+    "schedules:run": deed(NOBODY),
+    "schedules:take": deed(PATCH),
+    "schedules:delete": deed(PATCH),
+    "schedules:answer": deed(PATCH),
     "rollouts:run": page(SEE_FLEET),
     "rollouts:live": page(SEE_FLEET),
     "rollouts:cells": page(SEE_FLEET),
@@ -316,6 +328,9 @@ def names(patterns, namespace: str = "") -> Iterator[str]:
             yield f"{namespace}{pattern.name}"
 
 
+NOBODYS = {"kind": "document", "subject": {"document": "say-it"}, "targets": "name=nobody"}
+
+
 @pytest.fixture(scope="module")
 def things(module_roles, valkey):
     """Somebody else's things, and the address and form of each door."""
@@ -386,6 +401,9 @@ def things(module_roles, valkey):
     activation = (instance.region.name, uuid.uuid4())
     run = make_run(user=session.user, instances=[instance], targets_text="name=nobody")
     rows["rollouts"] = run.pk
+    schedule = make_schedule(owner=session.user, wanted=NOBODYS)
+    rows["schedules"] = schedule.pk
+    more["schedules:answer"] = (schedule.occurrences.get().pk,)
     others |= dict.fromkeys(("rollouts:cluster", "rollouts:delete_cluster"), make_cluster_rule().pk)
     more |= dict.fromkeys(("rollouts:cell", "rollouts:skip_wave"), (1,))
     more |= dict.fromkeys(("rollouts:target", "rollouts:skip_target", "rollouts:retry_target"), (run.targets.get().pk,))

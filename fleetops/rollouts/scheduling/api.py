@@ -68,6 +68,7 @@ class One(ApiView):
     def put(self, request, pk):
         """Give one of your own all of these fields; what it runs stays."""
         found = _visible(request, pk)
+        services.require_mine(found, request.user, "change")
         form = RunScheduleChangeSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         services.change(found, actor=request.user, **form.validated_data)

@@ -77,7 +77,7 @@ def _refuse(schedule: RunSchedule | None, actor: User, what: str, reason: str) -
     return Denied(reason)
 
 
-def _require_mine(schedule: RunSchedule, actor: User, what: str) -> None:
+def require_mine(schedule: RunSchedule, actor: User, what: str) -> None:
     if not is_mine(schedule, actor):
         raise _refuse(schedule, actor, what, f"Only {schedule.owner_name}, for whom it runs, may {what} this schedule.")
 
@@ -185,7 +185,7 @@ def create(wanted: Wanted, *, actor: User, **fields: Any) -> RunSchedule:
 
 def change(schedule: RunSchedule, *, actor: User, **fields: Any) -> None:
     """Give it all of these fields; what is run stays. Raises UserError, Denied."""
-    _require_mine(schedule, actor, "change")
+    require_mine(schedule, actor, "change")
     given = checked(fields)
     with _held(schedule) as held:
         before = facts(held)
@@ -267,7 +267,7 @@ def pause(schedule: RunSchedule, *, actor: User, reason: str = "") -> None:
 
 def resume(schedule: RunSchedule, *, actor: User) -> None:
     """Due again from now on; what would have been due meanwhile is not missed. Raises Denied, UserError."""
-    _require_mine(schedule, actor, "resume")
+    require_mine(schedule, actor, "resume")
     trial(wanted_of(schedule, clock_now()), actor=actor)
     with _held(schedule) as held:
         if held.enabled:
@@ -294,7 +294,7 @@ def take_over(schedule: RunSchedule, *, actor: User) -> None:
 
 def run_now(schedule: RunSchedule, *, actor: User) -> Occurrence:
     """One run besides the moments of the schedule, by its rules. Raises Denied, UserError."""
-    _require_mine(schedule, actor, "run")
+    require_mine(schedule, actor, "run")
     trial(wanted_of(schedule, clock_now()), actor=actor)
     with _held(schedule) as held:
         if held.occurrences.filter(state__in=[OccurrenceState.DUE, OccurrenceState.PLANNED]).exists():
@@ -315,7 +315,7 @@ def answer(row: Occurrence, *, actor: User, run: bool) -> None:
     """Say of a moment that was missed whether it is made up for. Raises Denied, UserError."""
     schedule = row.schedule
     if run:
-        _require_mine(schedule, actor, "run")
+        require_mine(schedule, actor, "run")
         trial(wanted_of(schedule, clock_now()), actor=actor)
     else:
         _require_steer(schedule, actor, "skip a moment of")

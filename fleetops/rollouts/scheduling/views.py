@@ -141,6 +141,7 @@ def create(request: HttpRequest) -> HttpResponse:
 def change(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
     """When it is due and by which rules; what it runs stays as it was planned."""
     found = _visible(request, pk)
+    services.require_mine(found, request.user, "change")
     values = {
         **{name: getattr(found, name) for name in ("name", "zone", "drift", "missed", "overlap")},
         "open_minutes": str(found.open_minutes or ""),
