@@ -7,6 +7,7 @@ from django.test import Client
 
 from fleetops.clock import now
 from fleetops.inventory.models import Instance
+from fleetops.library import services as library
 from fleetops.policy import services as policy
 from fleetops.rollouts import advancing
 from fleetops.rollouts.models import Run
@@ -42,6 +43,8 @@ def text(response) -> str:
 
 def test_four_clicks_mend_a_cve_and_the_page_says_how_long_it_took(valkey, region, patch):  # noqa: F811
     policy.make_defaults()
+    for shelf in library.claim_due_shelves(now=now()):
+        library.read_shelf(shelf, now=now())
     nodes = list(Instance.objects.filter(region=region, name__in=NODES).order_by("name"))
     patch(*(each.instance_id for each in nodes))
     read_all()
@@ -90,7 +93,7 @@ def test_four_clicks_mend_a_cve_and_the_page_says_how_long_it_took(valkey, regio
     until(lambda: read_all() or _progress(emergency, run).left == 0, seconds=60)
     wanted = {each["id"] for each in emergency.fixes[0]["entries"]}
     for each in nodes:
-        done = PatchSpan.objects.open().filter(instance=each, state="INSTALLED", from_at__gte=run.started_at)
+        done = PatchSpan.objects.open().filter(instance=each, state="INSTALLED", installed_at__gte=run.started_at)
         assert set(done.values_list("kb_id", flat=True)) == wanted  # exactly the list, and nothing else
         assert PatchSpan.objects.open().filter(instance=each, state="MISSING").exists()
 
