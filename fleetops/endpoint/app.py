@@ -25,6 +25,7 @@ from fleetops.endpoint.api.sts import Sts
 from fleetops.endpoint.calls import Answer, Call
 from fleetops.endpoint.core import Endpoint
 from fleetops.endpoint.patch import snapshots
+from fleetops.endpoint.patch.node_reading import NodeReading
 from fleetops.endpoint.trail import NotRecorded
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class App:
         self._ssm = Ssm(endpoint)
         self._sts = Sts(endpoint)
         endpoint.authorizer.tags_of = partial(resources.tags_of, endpoint)
+        endpoint.lists.allow = NodeReading(endpoint).allow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

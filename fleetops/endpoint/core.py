@@ -69,8 +69,8 @@ class Endpoint:
         self.trail = Trail(self._writer)
         self.log_events = LogEvents(self.moto, self._writer, self.reader)
         self.commands = Commands(self._writer, self.reader, lambda: self._jobs)
-        lists = Lists(self.moto, self.bodies, stream_host)
-        self.patch_runs = PatchRuns(self.nodes, self.snapshots, self.patch_records, lists)
+        self.lists = Lists(self.moto, self.bodies, stream_host)
+        self.patch_runs = PatchRuns(self.nodes, self.snapshots, self.patch_records, self.lists)
         self.commands.patching = self.patch_runs
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None

@@ -307,6 +307,10 @@ class Seeder:
         header, content = await self._moto.ask({"ask": "call", "call": call}, body.encode())
         if header["status"] >= 400:
             raise RuntimeError(f"the demo account cannot be made: CreateBucket: {content.decode()}")
+        statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{name}/*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        for role in (NODE_ROLE, HYBRID_ROLE):  # a node reads a list as itself, or not at all
+            await self._iam(account, "PutRolePolicy", RoleName=role, PolicyName="patch-lists", PolicyDocument=policy)
         return name
 
     async def _access_key(self, account: DemoAccount, user: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ each operating system. Source: user guide, "About the AWS-RunPatchBaseline SSM d
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -18,13 +19,15 @@ import yaml
 from fleetops import clock, fetch
 from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.bodies import Bodies
+from fleetops.endpoint.calls import NodeKey
 from fleetops.endpoint.moto_client import MotoClient
 from fleetops.endpoint.patch.table import Wanted
 from fleetops.endpoint.plain_yaml import PlainLoader
 from fleetops.errors import UserError
 
 MOST_BYTES: Final = 1024 * 1024
-MOST_WANTED: Final = 2_000  # entries of a list
+MOST_WANTED: Final = 3_000  # entries of a list; AWS's user guide gives no figure
+_MOST_KEPT: Final = 16  # lists of commands under way, each of MOST_BYTES at most
 _LONGEST: Final = 512
 
 
@@ -33,27 +36,47 @@ class Unusable(Exception):
 
 
 class Lists:
-    """Reads lists for the nodes of an account."""
+    """Reads lists for nodes: whether it may have one is asked for each node, and what stands in it once a command."""
 
     def __init__(self, moto: MotoClient, bodies: Bodies, stream_host: str) -> None:
         self._moto = moto
         self._bodies = bodies
         self._own_host = stream_host
+        self._read_lately: OrderedDict[tuple[str, str], asyncio.Task[bytes]] = OrderedDict()  # by command and address
+        # Whether a node's own role may read an object; see node_reading.py. Without it nobody may.
+        self.allow: Callable[[NodeKey, str, str], Awaitable[str]] = _nobody
 
-    async def wanted(self, account_id: str, region: str, address: str) -> list[Wanted]:
+    async def wanted(self, key: NodeKey, command_id: str, address: str) -> list[Wanted]:
         """The entries of an InstallOverrideList. Raises Unusable."""
-        return await asyncio.to_thread(read_wanted, await self._read(account_id, region, address))
+        return await asyncio.to_thread(read_wanted, await self._of_node(key, command_id, address))
 
-    async def baseline(self, account_id: str, region: str, address: str, system: str) -> Mapping[str, Any]:
+    async def baseline(self, key: NodeKey, command_id: str, address: str, system: str) -> Mapping[str, Any]:
         """The baseline for an operating system in a BaselineOverride. Raises Unusable."""
-        return read_baseline(await self._read(account_id, region, address), system)
+        return read_baseline(await self._of_node(key, command_id, address), system)
 
-    async def _read(self, account_id: str, region: str, address: str) -> bytes:
-        """What stands at an address. Raises Unusable."""
+    async def _of_node(self, key: NodeKey, command_id: str, address: str) -> bytes:
+        """What stands at an address, if the node may read it. Raises Unusable."""
         try:
             place = object_of(address, self._own_host)
         except ValueError:
             raise Unusable(f"{address} is no address.") from None
+        owner = key[0]
+        if place is not None:
+            try:
+                owner = await self.allow(key, *place)
+            except ApiError as error:
+                words = f"An error occurred ({error.code}) when calling the GetObject operation: {error.message}"
+                raise Unusable(f"{address} cannot be read: {words}") from None
+        task = self._read_lately.get((command_id, address))
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.create_task(self._read(owner, key[1], address, place))
+            self._read_lately[command_id, address] = task
+            while len(self._read_lately) > _MOST_KEPT:
+                self._read_lately.popitem(last=False)
+        return await asyncio.shield(task)
+
+    async def _read(self, account_id: str, region: str, address: str, place: tuple[str, str] | None) -> bytes:
+        """Raises Unusable."""
         if place is None:
             try:
                 answer = await asyncio.to_thread(fetch.fetch, address, max_bytes=MOST_BYTES)
@@ -100,6 +123,10 @@ class Lists:
             return b"".join(reader.pieces())
         finally:
             reader.close()
+
+
+async def _nobody(key: NodeKey, bucket: str, name: str) -> str:
+    raise ApiError("AccessDenied", "Access Denied", 403)
 
 
 def object_of(address: str, own_host: str) -> tuple[str, str] | None:

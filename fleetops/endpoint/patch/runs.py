@@ -29,7 +29,8 @@ from fleetops.wire import payloads
 logger = logging.getLogger(__name__)
 
 MARK: Final = "FLEETOPS-PATCH-REPORT "
-LONGEST_TABLE: Final = 100_000  # bytes; with the script it has to fit into one message, as text within text
+LONGEST_TABLE: Final = 100_000  # bytes as it is sent; with the script it has to fit into one message, text within text
+LONGEST_PLAIN: Final = 1024 * 1024  # bytes once it is unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class PatchRuns:
             if backend not in document.BACKENDS:
                 raise Unusable(f"FleetOps's {_name(row)} has no package manager for {system or 'this platform'} yet.")
             text = await self._table(row, key, system, demo, now)
-            if len(text) > LONGEST_TABLE:
+            if len(text) > LONGEST_PLAIN or len(document.carried(text)) > LONGEST_TABLE:
                 raise Unusable("The baseline and the list of patches are too long for one command; nothing was done.")
         except Unusable as error:
             text = table.refused(str(error))
@@ -93,10 +94,10 @@ class PatchRuns:
         override, install_list = _given(row, "BaselineOverride"), _given(row, "InstallOverrideList")
         if override and install_list:
             raise Unusable("InstallOverrideList and BaselineOverride exclude each other; nothing was done.")
-        baseline = await self._lists.baseline(*key[:2], override, system) if override else None
+        baseline = await self._lists.baseline(key, str(row.command_id), override, system) if override else None
         wanted = None
         if install_list and _given(row, "Operation") == "Install":
-            wanted = await self._lists.wanted(*key[:2], install_list)
+            wanted = await self._lists.wanted(key, str(row.command_id), install_list)
         taken = await self._snapshot(row, key, baseline, now)
         setting = table.Setting(
             snapshot_id=taken.snapshot_id,

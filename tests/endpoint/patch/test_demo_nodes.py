@@ -10,6 +10,7 @@ from fleetops.endpoint.patch import windows
 from fleetops.endpoint.seed import FLAKY
 from tests.support.endpoint import running_endpoint, until
 
+LISTS = "fleetops-patch-lists-111122223333"  # the seed's: nodes may read what lies there
 OVER = {"Success", "Failed", "Cancelled", "TimedOut"}
 
 
@@ -160,9 +161,8 @@ def test_what_is_rejected_stays_and_a_list_overrides_the_baseline(fleet, ssm):
     assert row["BaselineId"] == first["BaselineId"] and of(patches, "MISSING") == missing
 
     s3 = fleet.client("s3")
-    s3.create_bucket(Bucket="lists", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    s3.put_object(Bucket="lists", Key="one.yaml", Body=f"patches:\n- id: '{listed}'\n".encode())
-    address = "s3://lists/one.yaml"
+    s3.put_object(Bucket=LISTS, Key="one.yaml", Body=f"patches:\n- id: '{listed}'\n".encode())
+    address = f"s3://{LISTS}/one.yaml"
     told = run(ssm, [node], Operation="Install", RebootOption="NoReboot", InstallOverrideList=address)[node]
     row, patches = state(ssm, node)
     assert told["Status"] == "Success" and row["InstallOverrideList"] == address
@@ -175,16 +175,43 @@ def test_what_is_rejected_stays_and_a_list_overrides_the_baseline(fleet, ssm):
     assert packages(ssm, node)[name] == before[name]
 
 
+def test_a_list_is_read_as_the_node_itself_would_read_it_and_once_for_a_command(fleet, ssm):
+    """Each node's own role is asked: one that may not have the list fails, and the others go on."""
+    s3, iam = fleet.client("s3"), fleet.client("iam")
+    here = {"LocationConstraint": "eu-west-1"}
+    s3.create_bucket(Bucket="others-lists", CreateBucketConfiguration=here)
+    # 3,000 entries, as many as there may be.
+    entries = "".join(f"- id: made-up-library-{number:04}.x86_64\n  title: '1.{number}-1'\n" for number in range(3000))
+    s3.put_object(Bucket="others-lists", Key="long.yaml", Body=f"patches:\n{entries}".encode())
+    node, hybrid = fleet.instance_id("pay-api-eu1b-02"), fleet.instance_id("lagos-pos-gw-011")
+    until(lambda: {node, hybrid} <= online(ssm), seconds=60)
+    allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::others-lists/*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    iam.put_role_policy(RoleName="ssm-hybrid", PolicyName="others", PolicyDocument=document)
+    wanted = {"Operation": "Install", "RebootOption": "NoReboot", "InstallOverrideList": "s3://others-lists/long.yaml"}
+    told = run(ssm, [node, hybrid], **wanted)
+    assert told[hybrid]["Status"] == "Success", told[hybrid]["StandardErrorContent"]
+    assert told[node]["Status"] == "Failed"
+    assert (
+        "An error occurred (AccessDenied) when calling the GetObject operation: User: arn:aws:sts::111122223333:"
+        f"assumed-role/ssm-core/{node} is not authorized to perform: s3:GetObject on resource: "
+    ) in told[node]["StandardErrorContent"]
+    assert ssm.describe_instance_patch_states(InstanceIds=[node])["InstancePatchStates"] == []
+    # What the bucket itself allows counts too.
+    allow |= {"Principal": {"AWS": "arn:aws:iam::111122223333:role/ssm-core"}}
+    s3.put_bucket_policy(Bucket="others-lists", Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    assert run(ssm, [node], **wanted)[node]["Status"] == "Success"
+
+
 def test_an_override_of_the_baseline_is_shown_and_is_not_the_nodes_compliance(fleet, ssm):
     node = fleet.instance_id("pg-ledger-eu1c-3")
     s3 = fleet.client("s3")
-    s3.create_bucket(Bucket="overrides", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     nothing = {"BaselineId": "pb-0123456789abcdef0", "Name": "Nothing", "OperatingSystem": "REDHAT_ENTERPRISE_LINUX"}
-    s3.put_object(Bucket="overrides", Key="nothing.json", Body=json.dumps([nothing]).encode())
+    s3.put_object(Bucket=LISTS, Key="nothing.json", Body=json.dumps([nothing]).encode())
     run(ssm, [node], Operation="Scan")
     before, _ = state(ssm, node)
     assert before["MissingCount"] > 0
-    told = run(ssm, [node], Operation="Scan", BaselineOverride="s3://overrides/nothing.json")[node]
+    told = run(ssm, [node], Operation="Scan", BaselineOverride=f"s3://{LISTS}/nothing.json")[node]
     assert "MissingCount                  : 0\n" in told["StandardOutputContent"]
     assert state(ssm, node)[0] == before
     packages_before = packages(ssm, node)
@@ -192,13 +219,13 @@ def test_an_override_of_the_baseline_is_shown_and_is_not_the_nodes_compliance(fl
         ssm,
         [node],
         Operation="Install",
-        BaselineOverride="s3://overrides/nothing.json",
-        InstallOverrideList="s3://lists/one.yaml",
+        BaselineOverride=f"s3://{LISTS}/nothing.json",
+        InstallOverrideList=f"s3://{LISTS}/one.yaml",
     )[node]
     assert (told["Status"], told["ResponseCode"]) == ("Failed", 1)
     assert "exclude each other" in told["StandardErrorContent"]
     assert packages(ssm, node) == packages_before and state(ssm, node)[0] == before
-    told = run(ssm, [node], Operation="Scan", BaselineOverride="s3://overrides/missing.json")[node]
+    told = run(ssm, [node], Operation="Scan", BaselineOverride=f"s3://{LISTS}/missing.json")[node]
     assert told["Status"] == "Failed" and "cannot be read" in told["StandardErrorContent"]
 
 
@@ -301,13 +328,10 @@ def test_a_node_that_simulates_windows_is_patched_by_article_and_severity_as_its
     assert (told["Classification"], told["Severity"]) == ("SecurityUpdates", "Critical")
     assert told["Title"].startswith(newest.title) and told["Title"].endswith(f"({newest.name})")
 
-    s3 = fleet.client("s3", region="us-east-1")
-    s3.create_bucket(Bucket="windows-lists")
+    s3 = fleet.client("s3")
     # On Windows a list installs what the baseline approves as well, and nothing else.
-    s3.put_object(
-        Bucket="windows-lists", Key="one.yaml", Body=f"patches:\n- id: {sql_server}\n- id: {office}\n".encode()
-    )
-    one = {"Operation": "Install", "RebootOption": "NoReboot", "InstallOverrideList": "s3://windows-lists/one.yaml"}
+    s3.put_object(Bucket=LISTS, Key="windows.yaml", Body=f"patches:\n- id: {sql_server}\n- id: {office}\n".encode())
+    one = {"Operation": "Install", "RebootOption": "NoReboot", "InstallOverrideList": f"s3://{LISTS}/windows.yaml"}
     told = run(ssm, [node], **step, **one)[node]
     assert told["Status"] == "Success", told["StandardErrorContent"]
     assert of(state(ssm, node)[1], "INSTALLED_PENDING_REBOOT") == {sql_server}
@@ -319,8 +343,8 @@ def test_a_node_that_simulates_windows_is_patched_by_article_and_severity_as_its
     assert row["InstalledPendingRebootCount"] == row["FailedCount"] == 0
 
     nothing = {"BaselineId": "pb-0123456789abcdef0", "Name": "Nothing", "OperatingSystem": "WINDOWS"}
-    s3.put_object(Bucket="windows-lists", Key="nothing.json", Body=json.dumps([nothing]).encode())
-    told = run(ssm, [node], **step, Operation="Scan", BaselineOverride="s3://windows-lists/nothing.json")[node]
+    s3.put_object(Bucket=LISTS, Key="windows.json", Body=json.dumps([nothing]).encode())
+    told = run(ssm, [node], **step, Operation="Scan", BaselineOverride=f"s3://{LISTS}/windows.json")[node]
     assert "InstalledCount                : 0\n" in told["StandardOutputContent"] and state(ssm, node)[0] == row
 
     other = ssm.send_command(

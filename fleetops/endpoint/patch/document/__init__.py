@@ -4,6 +4,8 @@ The script is POSIX sh and awk, in the files beside this one. A node's table (`t
 do, is put in when the command is dispatched to it; then the content is that of one invocation.
 """
 
+import base64
+import gzip
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ BACKENDS: Final = {
     "demo-windows": Backend(("demo.sh", "windows.sh"), ("windows.awk",), "decide-windows.awk", "demo"),
 }
 
+_LONGEST_AS_IT_IS: Final = 40_000  # bytes of a table
 _HERE: Final = Path(__file__).parent
 _SLOT: Final = "RUN_ID=none NODE_ID=none; table() { :; } # replaced when the command is sent to a node"
 _BACKEND_SLOT: Final = "BACKEND=none; unpack_facts() { :; } # replaced by what goes with the node's package manager"
@@ -268,12 +271,20 @@ def _as_windows(steps: list[Any]) -> list[Any]:
     return made
 
 
+def carried(table: str) -> str:
+    """Lines of sh that print a table; a long one is packed, for a list of patches may be longer than a message."""
+    if len(table) <= _LONGEST_AS_IT_IS:
+        return f"cat <<'END_OF_TABLE'\n{table.rstrip()}\nEND_OF_TABLE"
+    packed = base64.encodebytes(gzip.compress(table.encode(), mtime=0)).decode().rstrip()
+    return f"base64 -d <<'END_OF_TABLE' | gzip -dc\n{packed}\nEND_OF_TABLE"
+
+
 def for_node(
     content: Mapping[str, Any], *, command_id: str, instance_id: str, table: str, backend: str
 ) -> dict[str, Any]:
     """The content of one invocation: `table` and the files of `backend` ("apt", "rpm", "demo") are put in."""
     named = f"RUN_ID={shlex.quote(command_id)} NODE_ID={shlex.quote(instance_id)}"
-    heredoc = f"table() {{\ncat <<'END_OF_TABLE'\n{table.rstrip()}\nEND_OF_TABLE\n}}"
+    heredoc = f"table() {{\n{carried(table)}\n}}"
     with_it = BACKENDS[backend]
     files = _file("facts.awk", "\n".join(map(_read, with_it.facts))) + "\n" + _file("decide.awk", _read(with_it.decide))
     scripts = "\n".join(_read(script).rstrip() for script in with_it.scripts)

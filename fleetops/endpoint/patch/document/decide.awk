@@ -30,7 +30,11 @@ what == "table" {
   else if ($1 == "approved_non_security") approved_all = $2
   else if ($1 == "rejected") { rejections++; rejected[rejections] = $2 }
   else if ($1 == "rejected_action") rejected_action = $2
-  else if ($1 == "install") { overrides++; override_id[overrides] = $2; override_version[overrides] = $3 }
+  else if ($1 == "install") {
+    overrides++; override_id[overrides] = $2; override_version[overrides] = $3
+    if (index($2, "*")) wild = wild " " overrides
+    else by_id[$2] = by_id[$2] " " overrides
+  }
   next
 }
 
@@ -176,15 +180,19 @@ function is_rejected(    n) {
   return 0
 }
 
-function is_overridden(    n) {
+# A list may have thousands of entries: those that name no package as it stands are not gone through for each.
+function is_overridden(    ones, m, i, n) {
   parts_of($4)
-  for (n = 1; n <= overrides; n++)
+  m = split(by_id[$2] by_id[$2 "." $3] wild, ones, " ")
+  for (i = 1; i <= m; i++) {
+    n = ones[i]
     if ((is_like($2, override_id[n]) || is_like($2 "." $3, override_id[n])) && \
         (override_version[n] == "" || is_like($4, override_version[n]) || \
          is_like(found_epoch ":" found_full, override_version[n]) || is_like(found_full, override_version[n]) || \
          is_like($2 "." $3 ":" $4, override_version[n]) || \
          is_like($2 "." $3 ":" found_epoch ":" found_full, override_version[n])))
       return 1
+  }
   return 0
 }
 
