@@ -286,10 +286,12 @@ def patches(scope: Scope, words: str = "", state: str = "", *, only_overdue: boo
     )
 
 
+# By what instances are grouped, besides a tag (`tag:KEY`).
 GROUPINGS: Final = {
-    "account": ("Account", "account__name"),
-    "region": ("Region", "region__name"),
-    "platform": ("Platform", "instance__platform_name"),
-    "group": ("Patch group", "patch_group"),
-    "baseline": ("Baseline", "baseline_id"),
+    "group": "Patch group",
+    "account": "Account",
+    "region": "Region",
+    "system": "Operating system",
+    "platform": "Platform",
+    "baseline": "Baseline",
 }

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db.models import OuterRef, Q, Subquery
 
 from fleetops.targets import comparison
+from patching.families import OPERATING_SYSTEMS, operating_system_of
 from patching.groups import TAGS as GROUP_TAGS
 
-from .asking import GROUPINGS, Scope
+from .asking import Scope
 from .models import Report
 
 WEEKS: Final = 12  # columns, the last of them now
 MOST_ROWS: Final = 50
+UNKNOWN_SYSTEM: Final = "Not known to Patch Manager"
 # Percent that do not comply, from which on a cell has this warmth; below the first it is none. As design 08 has them.
 WARMTHS: Final = (0.0, 4.0, 8.0, 14.0, 25.0)
 WORDS: Final = ("all comply", "few do not comply", "some do not comply", "many do not comply", "very many", "worst")
@@ -100,22 +102,23 @@ def ends_of_weeks(at: datetime, weeks: int = WEEKS) -> tuple[datetime, ...]:
 def heat(scope: Scope, by: str) -> Heat:
     """By `by`, of asking.GROUPINGS or `tag:KEY`; an instance counts for the group that it is in at the last moment."""
     moments = ends_of_weeks(scope.at)
-    told = Report.objects.filter(instance=OuterRef("pk")).order_by("-ended_at", "-id")
+    told = Report.objects.filter(instance=OuterRef("pk")).order_by("-ended_at")  # as the index has it
     found = scope.ever().filter(Q(gone_at=None) | Q(gone_at__gt=moments[0]))
     stood = {f"at_{n}": Subquery(told.filter(ended_at__lte=at).values("is_compliant")[:1]) for n, at in _named(moments)}
-    column, key_of = _axis(by)
-    if column in {"patch_group", "baseline_id"}:
-        stood["axis"] = Subquery(told.filter(ended_at__lte=scope.at).values(column)[:1])
-        column = "axis"
-    rows = found.order_by().annotate(**stood).values_list(column, "gone_at", *(f"at_{n}" for n, _ in _named(moments)))
+    columns, name_of = _axis(by)
+    if by in {"group", "baseline"}:
+        stood["axis"] = Subquery(told.filter(ended_at__lte=scope.at).values(columns[0])[:1])
+        columns = ("axis",)
+    weeks = [f"at_{number}" for number, _ in _named(moments)]
+    rows = found.order_by().annotate(**stood).values_list("gone_at", *weeks, *columns)
     counted: dict[str, list[list[int]]] = {}
-    for value, gone_at, *states in rows.iterator(chunk_size=2000):
+    for gone_at, *told_then in rows.iterator(chunk_size=2000):
         counts = None
-        for number, is_compliant in enumerate(states):
+        for number, is_compliant in enumerate(told_then[: len(moments)]):
             if is_compliant is None or (gone_at is not None and gone_at <= moments[number]):
                 continue
             if counts is None:
-                counts = counted.setdefault(key_of(value), [[0, 0] for _ in moments])
+                counts = counted.setdefault(name_of(*told_then[len(moments) :]), [[0, 0] for _ in moments])
             counts[number][0] += 1
             counts[number][1] += not is_compliant
     made = [_row(by, name, counts, moments) for name, counts in counted.items()]
@@ -127,12 +130,27 @@ def _named(moments: tuple[datetime, ...]) -> list[tuple[int, datetime]]:
     return list(enumerate(moments))
 
 
-def _axis(by: str) -> tuple[str, Callable[[Any], str]]:
-    """The column of an instance by which it is grouped, and its name out of that."""
+def _axis(by: str) -> tuple[tuple[str, ...], Callable[..., str]]:
+    """The columns of an instance by which it is grouped, and the group's name out of them."""
     if by.startswith("tag:"):
         key = by.removeprefix("tag:")
-        return "tags", lambda tags: str((tags or {}).get(key, ""))
-    return GROUPINGS[by][1].removeprefix("instance__"), lambda value: str(value or "")
+        return ("tags",), lambda tags: str((tags or {}).get(key, ""))
+    if by == "system":
+        return ("platform_type", "platform_name", "platform_version"), _system
+    return (_COLUMNS[by],), lambda value: str(value or "")
+
+
+_COLUMNS: Final = {
+    "account": "account__name",
+    "region": "region__name",
+    "platform": "platform_name",
+    "group": "patch_group",  # these two of the last report
+    "baseline": "baseline_id",
+}
+
+
+def _system(kind: str, name: str, version: str) -> str:
+    return OPERATING_SYSTEMS.get(operating_system_of(kind, name, version), UNKNOWN_SYSTEM)
 
 
 def _row(by: str, name: str, counts: list[list[int]], moments: tuple[datetime, ...]) -> Row:

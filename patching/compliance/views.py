@@ -15,6 +15,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from fleetops.inventory.models import Instance
+from fleetops.targets import comparison
 from fleetops.web.shortcuts import permission_required
 from patching import groups
 
@@ -27,6 +28,7 @@ SEE = "inventory.view_instance"
 CHANGE_SLA = "compliance.change_sla"
 CHANGE_HUB = "compliance.change_hub"
 ROWS = 100
+MOST_TARGETS = 150  # ids that one target expression has room for
 DAYS = 90
 TAGS_READ, MOST_TAGS = 500, 30
 MOST_CVES = 12  # on the overview
@@ -92,7 +94,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "by": by,
         "tag": by.removeprefix("tag:") if by.startswith("tag:") else "",
         "tags": _tags_of(scope),
-        "groupings": [(key, label) for key, (label, _) in asking.GROUPINGS.items()],
+        "groupings": list(asking.GROUPINGS.items()),
         "overdue": sum(each.past for each in clocks),
         "days": DAYS,
     }
@@ -157,8 +159,29 @@ def instances(request: HttpRequest) -> HttpResponse:
         "states": STATES.items(),
         "old": scope.at - asking.OLD,
         "never": scope.never().count(),
+        "patch": _patch_these(scope, found, page) if page else None,
     }
     return render(request, "compliance/_instances.html" if _is_part(request) else "compliance/instances.html", context)
+
+
+def _patch_these(scope: Scope, found: Any, page: Any) -> tuple[str, str]:
+    """A target expression for what a list shows, and what a button with it says.
+
+    What a state selects no expression says: then by their ids, of all where they are few, else of this page.
+    """
+    if not scope.state:
+        return scope.text or "all", "these"
+    if page.paginator.count <= MOST_TARGETS:
+        column = "instance_id" if scope.state == "never" else "instance__instance_id"
+        ids = list(found.values_list(column, flat=True))
+    else:
+        ids = [each.instance_id if scope.state == "never" else each.instance.instance_id for each in page]
+    return _these(ids, page.paginator.count)
+
+
+def _these(ids: list[str], count: int) -> tuple[str, str]:
+    ids = list(dict.fromkeys(ids))[:MOST_TARGETS]
+    return str(comparison("id", *ids)), "these" if count <= len(ids) else f"these {len(ids)}"
 
 
 @require_safe
@@ -239,6 +262,7 @@ def cve(request: HttpRequest, name: str) -> HttpResponse:
         "cve": name.upper(),
         "page": page,
         "rows": rows,
+        "patch": _these([each.instance.instance_id for each in rows], page.paginator.count) if rows else None,
         "got": list(got[:ROWS]),
         "got_count": got.count(),
         "names": sorted(set(now.values_list("kb_id", flat=True)))[:20],

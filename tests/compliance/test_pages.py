@@ -5,6 +5,8 @@ import io
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
+from urllib.parse import unquote
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -14,10 +16,10 @@ from django.test.utils import CaptureQueriesContext
 from fleetops.audit.models import AuditEvent
 from fleetops.clock import now
 from patching.compliance import charts, reading
-from patching.compliance.models import Hub, Report, Sla, Standing
+from patching.compliance.models import Hub, Report, Sla, Standing, Trend
 from patching.compliance.verdict import Patch
 from tests.compliance.conftest import summary
-from tests.factories import make_instance, make_user
+from tests.factories import make_document, make_instance, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("roles")]
 
@@ -71,7 +73,7 @@ def test_the_overview_says_how_many_comply_and_what_is_open(as_role, fleet, djan
     assert ">66.7%</a> of 3 scanned instances comply" in page and "1 does not" in page
     assert "CVE-2026-1111" in page and "CVE-2026-2222" in page and "1 past" in page
     assert 'state=never">Never scanned</a><b class="ms-auto tnum">1</b>' in page
-    assert 'data-m="a">dev</td>' in page
+    assert 'title="dev, ' in page and "1 of 1 do not comply, 100.0%" in page
 
 
 def test_the_past_is_as_it_was_reported_then(as_role, fleet):
@@ -242,3 +244,49 @@ def test_the_link_to_a_report_leads_to_that_report(as_role):
     links = re.findall(r'href="(\?at=[^"]+)"', page)
     pages = [text(viewer.get(f"/compliance/instances/{node.pk}/{link}")) for link in links]
     assert ["Not compliant" in page.split("</h1>")[0] for page in pages] == [False, True]
+
+
+def links(page, words):
+    found = re.findall(r'<a [^>]*href="([^"]*)"[^>]*>(.*?)</a>', page)
+    return [unquote(unescape(href)) for href, inside in found if re.sub("<svg.*?</svg>|<[^>]+>", "", inside) == words]
+
+
+def test_what_a_list_shows_is_patched_by_a_link_to_a_run(as_role, fleet):
+    ids = {name: each.instance_id for name, each in fleet.items()}
+    owner = as_role("patch_owner")
+    found = links(text(owner.get("/compliance/instances/?state=bad")), "Patch these")
+    assert found == [f"/patching/runs/new/?q=id={ids['bad']}"]
+    found = links(text(owner.get("/compliance/instances/?state=never")), "Scan these")
+    assert found == [f"/patching/runs/new/?operation=Scan&q=id={ids['silent']}"]
+    found = links(text(owner.get("/compliance/instances/?q=env%3Dprod")), "Patch these")
+    assert found == ["/patching/runs/new/?q=env=prod"]
+    found = links(text(owner.get("/compliance/cves/CVE-2026-1111/")), "Patch these")
+    assert found == [f"/patching/runs/new/?q=id={ids['bad']}"]
+    shown = text(owner.get(found[0]))
+    assert f">id={ids['bad']}</textarea>" in shown or f'value="id={ids["bad"]}"' in shown
+    past = text(owner.get("/compliance/instances/", {"state": "bad", "at": "2026-11-02T05:00"}))
+    assert "Patch these" not in past and "Patch these" not in text(as_role("viewer").get("/compliance/instances/"))
+
+
+def test_the_fleet_a_node_and_a_document_lead_to_a_run(as_role, fleet):
+    document = make_document(region=fleet["bad"].region)
+    chief = as_role("administrator")
+    assert links(text(chief.get("/fleet/?q=env%3Ddev")), "Run in waves") == ["/runs/new/?q=env=dev"]
+    assert links(text(chief.get("/fleet/")), "Run in waves") == ["/runs/new/?q=all"]
+    (link,) = links(text(chief.get(document.get_absolute_url())), "Run in waves")
+    assert link == f"/runs/new/?document={document.pk}"
+    (link,) = links(text(chief.get(fleet["bad"].get_absolute_url())), "Patch")
+    assert link == f"/patching/runs/new/?q=id={fleet['bad'].instance_id}"
+    viewer = as_role("viewer")
+    for address in ("/fleet/", document.get_absolute_url(), fleet["bad"].get_absolute_url()):
+        assert not {"Run in waves", "Patch"} & set(re.findall(r"</svg>([^<]+)</a>", text(viewer.get(address))))
+
+
+def test_the_trend_says_from_when_it_is_drawn(as_role, fleet):
+    viewer = as_role("viewer")
+    assert "The first hour is kept within two minutes" in text(viewer.get("/compliance/"))
+    hour = now().replace(minute=0, second=0, microsecond=0)
+    region = fleet["bad"].region
+    Trend.objects.create(region=region, hour=hour, instances=5, compliant=3, never_scanned=1, missing=2)
+    page = text(viewer.get("/compliance/"))
+    assert f"Drawn from {hour + timedelta(hours=1):%-d %b, %H:%M} UTC on" in page and "25.0%" in page
