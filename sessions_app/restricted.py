@@ -18,7 +18,7 @@ from fleetops.audit.record import record
 from fleetops.clock import now
 from fleetops.documents import InvalidDocument, InvalidParameters
 from fleetops.documents import session as session_schema
-from fleetops.documents.parameters import REFERENCE, check_parameters
+from fleetops.documents.parameters import REFERENCE, check_parameters, foreign_to_agents
 from fleetops.errors import FieldError, UserError
 from fleetops.identity.models import User
 from fleetops.inventory.models import Instance
@@ -195,6 +195,8 @@ def _clean_parameters(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             raise UserError(
                 f"{name}: put alternatives into brackets, ^(?:one|two)$, or ^ and $ hold for one of them each."
             )
+        if foreign := foreign_to_agents(pattern):
+            raise UserError(f"{name}: the pattern has {foreign}, which the instances' agents cannot read.")
         entry: dict[str, Any] = {"name": name, "description": str(each.get("description", "")).strip()[:256]}
         entry |= {"pattern": pattern, "values": values, "default": str(each.get("default", "")).strip()}
         if entry["default"]:

@@ -24,6 +24,23 @@ MOST_PARAMETERS: Final = 200  # of one document [SSM, SendCommand: CommandInvoca
 # For one value: a pattern is whoever's who made the document, and some never end. An honest one takes microseconds.
 _PATTERN_SECONDS: Final = 0.05
 
+# What Go's regexp, which is the agent's, does not take: the first of these that is found outside an escape or a class.
+_FOREIGN: Final = re.compile(
+    r"""\\[1-9](?P<back>)|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]
+    |\(\?(?:<?[=!](?P<look>)|P=(?P<named>)|[(>|&+#R0-9](?P<group>))
+    |(?:[*+?]|\{\d+(?:,\d*)?\})\+(?P<possessive>)
+    |\{(?P<least>\d+)(?:,(?P<most>\d*))?\}""",
+    re.VERBOSE | re.DOTALL,
+)
+_FOREIGN_WORDS: Final = {
+    "back": "a reference back to a group",
+    "look": "a look ahead or behind",
+    "named": "a reference back to a group",
+    "group": "a conditional, atomic or like group",
+    "possessive": "a possessive repetition",
+}
+_MOST_REPEATS: Final = 1000  # of one repetition, in Go's regexp/syntax
+
 _TYPES: Final = frozenset({"String", "StringList", "Boolean", "Integer", "MapList", "StringMap"})
 
 
@@ -108,6 +125,21 @@ def _read(name: str, rule: Any, path: str) -> Parameter:
     if not parameter.is_required and not _has_type(parameter.default, parameter.type):
         raise InvalidDocument(f"the default is no {parameter.type}", path)
     return parameter
+
+
+def foreign_to_agents(pattern: str) -> str:
+    """What in a pattern that we can read the agent cannot, or "". Repetitions within repetitions are not counted.
+
+    With such a pattern an agent starts no session, and says so in its log alone; a command fails. Sources:
+    amazon-ssm-agent, framework/docparser/paramvalidator/allowedregexparamvalidator; golang.org/s/re2syntax.
+    """
+    for found in _FOREIGN.finditer(pattern):
+        for kind, words in _FOREIGN_WORDS.items():
+            if found[kind] is not None:
+                return words
+        if max(int((found[bound] or "0")[:9]) for bound in ("least", "most")) > _MOST_REPEATS:
+            return f"a repetition of more than {_MOST_REPEATS} times"
+    return ""
 
 
 def _has_type(value: Any, kind: str) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from fleetops.documents import InvalidDocument, InvalidParameters
-from fleetops.documents.parameters import check_parameters, read_parameters
+from fleetops.documents.parameters import check_parameters, foreign_to_agents, read_parameters
 
 
 def declared(pattern: str, **more):
@@ -30,3 +30,24 @@ def test_what_is_no_pattern_is_told():
 def test_a_bound_of_a_thousand_digits_is_a_bound():
     texts = check_parameters(declared("", maxChars="9" * 5000), {"word": ["abc"]})
     assert texts == {"word": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "foreign"),
+    [
+        ("^[a-z]{1,1000}(?:b|c)+?$", ""),
+        (r"^\\{1,2000\}(?i)[(?=x)]\(?=$", ""),
+        ("^[a-z]{1,1001}$", "a repetition of more than 1000 times"),
+        ("^x{5500}$", "a repetition of more than 1000 times"),
+        ("^(?!-)[a-z]+$", "a look ahead or behind"),
+        ("^(?<=x)y$", "a look ahead or behind"),
+        (r"^(a)\1$", "a reference back to a group"),
+        ("^(?P<x>a)(?P=x)$", "a reference back to a group"),
+        ("^(?>a+)b$", "a conditional, atomic or like group"),
+        ("^a++b$", "a possessive repetition"),
+        ("^a{1,2}+b$", "a possessive repetition"),
+    ],
+)
+def test_what_an_agents_regexp_does_not_take_is_known(pattern, foreign):
+    declared(pattern)
+    assert foreign_to_agents(pattern) == foreign

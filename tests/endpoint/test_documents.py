@@ -6,6 +6,8 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
+from fleetops.documents.parameters import foreign_to_agents
+
 CONTENT = {
     "schemaVersion": "2.2",
     "description": "Say a word",
@@ -53,6 +55,10 @@ def test_aws_has_its_documents_in_every_account(ssm):
     assert kinds["AWS-RunShellScript"] == kinds["AWS-ConfigureAWSPackage"] == "Command"
     assert kinds["AWS-StartSSHSession"] == kinds["AWS-StartPortForwardingSessionToRemoteHost"] == "Session"
     assert [item["Name"] for item in found] == sorted(kinds)
+    contents = [json.loads(ssm.get_document(Name=name)["Content"]) for name in kinds]
+    patterns = [rule.get("allowedPattern", "") for each in contents for rule in each.get("parameters", {}).values()]
+    assert any(patterns)
+    assert [pattern for pattern in patterns if foreign_to_agents(pattern)] == []
     described = ssm.describe_document(Name="AWS-RunShellScript")["Document"]
     assert described["PlatformTypes"] == ["Linux", "MacOS"]
     first = described["Parameters"][0]

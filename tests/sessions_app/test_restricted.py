@@ -65,6 +65,7 @@ def test_a_restricted_shell_is_defined_changed_and_disabled_and_each_is_audited(
         ({"parameters": [{"name": "unit", "pattern": "^nginx|ledger$"}]}, "parameters", "into brackets"),
         ({"parameters": [{"name": "unit", "pattern": "^price\\$"}]}, "parameters", "^ first and $ last"),
         ({"parameters": [{"name": "unit", "pattern": "^(nginx$"}]}, "parameters", "regular expression"),
+        ({"parameters": [{"name": "unit", "pattern": "^(?!ssh)[a-z]+$"}]}, "parameters", "a look ahead"),
         ({"parameters": [{**UNIT, "default": "sshd"}]}, "parameters", "default does not fit"),
     ],
 )  # fmt: skip

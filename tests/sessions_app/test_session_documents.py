@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from fleetops.clock import now
+from fleetops.documents.parameters import foreign_to_agents
 from sessions_app import session_documents, streams, tasks
 from sessions_app.commandlog.marks import MarkReader
 from sessions_app.models import SessionDocument, TerminalSession
@@ -285,3 +286,15 @@ def test_the_secret_of_the_marks_is_on_no_page_and_in_no_answer(client, demo_ins
 def test_a_nonce_has_the_form_that_the_document_takes_and_is_each_sessions_own(operator, demo_instance):
     nonces = {make_session(user=operator, instance=demo_instance).mark_nonce for _ in range(20)}
     assert len(nonces) == 20 and all(len(each) == 32 and each.isalnum() and each.isascii() for each in nonces)
+
+
+def test_every_pattern_of_ours_is_one_that_agents_can_read(db):
+    make_restricted_shell("logs")
+    patterns = [
+        parameter["allowedPattern"]
+        for wanted in session_documents._all_wanted({})
+        for parameter in wanted.content.get("parameters", {}).values()
+        if "allowedPattern" in parameter
+    ]
+    assert len(patterns) > 5
+    assert [pattern for pattern in patterns if foreign_to_agents(pattern)] == []
