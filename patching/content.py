@@ -61,7 +61,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A repository that Linux nodes use besides their own."""
+    """A repository that Linux nodes use for a run. Where a baseline has any, nodes use no others.
+
+    Source: Systems Manager user guide, "How to specify an alternative patch source repository (Linux)".
+    """
 
     name: str
     products: tuple[str, ...]

@@ -155,6 +155,8 @@ def selects(rule: Rule, patch: Patch, family: Family, is_security: bool) -> bool
     """Whether a rule is about a patch, whenever it approves it."""
     if not is_security and not rule.non_security and family in _WITH_NON_SECURITY:
         return False
+    if patch.patch_set != "OS" and not rule.values("PATCH_SET"):
+        return False  # who says nothing of Windows' applications means the operating system alone
     return all(holds(each, patch) for each in rule.filters)
 
 

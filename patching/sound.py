@@ -24,6 +24,7 @@ NAME = re.compile(r"[a-zA-Z0-9_.-]{3,128}")
 SOURCE_NAME = re.compile(r"[a-zA-Z0-9_.-]{3,50}")
 LONGEST_DESCRIPTION = 1024
 LONGEST_CONFIGURATION = 1024
+_OF_SYSTEM = re.compile(r"Windows(Server)?[0-9]")  # products that are Windows itself
 _RESERVED = ("aws", "amazon", "amzn")
 
 
@@ -147,8 +148,10 @@ def _of_patch_set(rule: Rule) -> list[str]:
         if others and "APPLICATION" not in rule.values("PATCH_SET"):
             return [f"{others[0]} is an application. Choose the patch set APPLICATION for it, in a rule of its own."]
         return []
-    if "Windows" in families:
-        return ["Windows is no application. Choose the patch set OS for it, in a rule of its own."]
+    products = [each for each in rule.values("PRODUCT") if _OF_SYSTEM.match(each)]
+    if "Windows" in families or products:
+        name = products[0] if products else "Windows"
+        return [f"{name} is no application. Choose the patch set OS for it, in a rule of its own."]
     return []
 
 

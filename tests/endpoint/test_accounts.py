@@ -198,7 +198,7 @@ def test_a_home_from_before_gains_the_second_account_and_region_and_keeps_what_i
         assert second["instance_ids"] == [machine.instance_id for machine in ACCOUNTS[1].machines]
         (reservation,) = endpoint.client("ec2").describe_instances(InstanceIds=[kept])["Reservations"]
         assert reservation["Instances"][0]["State"]["Name"] == "terminated", "what its user ended is not made anew"
-        assert len(endpoint.client("ec2", region="us-east-1").describe_instances()["Reservations"]) == 2
+        assert len(endpoint.client("ec2", region="us-east-1").describe_instances()["Reservations"]) == 4
     finally:
         endpoint.stop()
         endpoint.process.stdout.close()

@@ -164,7 +164,7 @@ def test_the_editor_reads_a_form_without_a_script_adds_rules_and_tells_what_is_w
     page = text_of(as_owner.post(address, FORM | {"do": "remove_rule-0"}))
     assert "Rule 1" not in page and 'name="rules" value="0"' in page
     page = text_of(as_owner.post(address, FORM | {"do": "add_source"}))
-    assert "Repository 1" in page
+    assert "Repository 1" in page and "use these alone" in page and "is not counted here" in page
 
     wrong = {
         "name": "a",

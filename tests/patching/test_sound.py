@@ -61,6 +61,11 @@ WRONG = [
     (replace(WINDOWS, approved_non_security=True), "approved", "Linux alone"),
     (replace(WINDOWS, sources=(Source("mine", ("*",), "x"),)), "sources", "for Linux alone"),
     (rules(ruled(Filter("PRODUCT_FAMILY", ("Office",))), of=WINDOWS), "rule-0", "Choose the patch set APPLICATION"),
+    (
+        rules(ruled(Filter("PATCH_SET", ("APPLICATION",)), Filter("PRODUCT", ("WindowsServer2022",))), of=WINDOWS),
+        "rule-0",
+        "WindowsServer2022 is no application",
+    ),
     (replace(GOOD, sources=(Source("my repo", ("*",), "x"),)), "source-0", "3 to 50 letters"),
     (replace(GOOD, sources=(Source("mine", (), "x"),)), "source-0", "for which products"),
     (replace(GOOD, sources=(Source("mine", ("*",), ""),)), "source-0", "1 to 1,024 characters"),
