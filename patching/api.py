@@ -16,7 +16,7 @@ from fleetops.clock import now
 from fleetops.identity.rest import ApiView
 from fleetops.inventory.models import Instance, Region
 
-from . import groups, known, mirror, pinned, services
+from . import groups, halfway, known, mirror, pinned, services
 from .content import Content
 from .listing import FILTERS, filtered
 from .models import PatchBaseline, PinnedSet, Write
@@ -248,6 +248,32 @@ class Writes(ApiView):
         return Response(BaselineWriteSerializer(rows, many=True).data)
 
 
+class ResumeWrite(ApiView):
+    """A change of which AWS took a part before it refused the rest for an hour."""
+
+    scopes = {"POST": WRITE}
+    permissions = {"POST": CHANGE}
+
+    @extend_schema(operation_id="patch_writes_resume", request=None, responses={202: BaselineWriteSerializer})
+    def post(self, request, pk):
+        """Have the rest done; 409 if it does not stand half way."""
+        made = halfway.resume(_write(pk), actor=request.user)
+        return Response(BaselineWriteSerializer(made).data, status=202)
+
+
+class RollBackWrite(ApiView):
+    """A change of which AWS took a part before it refused the rest for an hour."""
+
+    scopes = {"POST": WRITE}
+    permissions = {"POST": CHANGE}
+
+    @extend_schema(operation_id="patch_writes_roll_back", request=None, responses={202: BaselineWriteSerializer})
+    def post(self, request, pk):
+        """Have things put back as they were before it; 409 if it does not stand half way."""
+        made = halfway.roll_back(_write(pk), actor=request.user)
+        return Response(BaselineWriteSerializer(made).data, status=202)
+
+
 class BaselineGroups(ApiView):
     """The patch groups of a baseline."""
 
@@ -355,6 +381,10 @@ def _region(account_id: str, name: str) -> Region:
     return get_object_or_404(rows, account__account_id=account_id, name=name)
 
 
+def _write(pk) -> Write:
+    return get_object_or_404(Write.objects.select_related("region__account", "baseline"), pk=pk)
+
+
 def _writes(batch) -> list[Write]:
     return list(Write.objects.filter(batch=batch).select_related("region__account", "baseline"))
 
@@ -408,6 +438,8 @@ urlpatterns = [
     path("patch-baselines/<uuid:pk>/groups/", BaselineGroups.as_view(), name="patch_register"),
     path("patch-baselines/<uuid:pk>/groups/<str:name>/", BaselineGroup.as_view(), name="patch_deregister"),
     path("patch-writes/<uuid:batch>/", Writes.as_view(), name="patch_writes"),
+    path("patch-writes/<uuid:pk>/resume/", ResumeWrite.as_view(), name="patch_write_resume"),
+    path("patch-writes/<uuid:pk>/roll-back/", RollBackWrite.as_view(), name="patch_write_roll_back"),
     path("patch-groups/", Groups.as_view(), name="patch_groups"),
     path("patch-sets/", Sets.as_view(), name="patch_sets"),
     path("patch-sets/<uuid:pk>/", OneSet.as_view(), name="patch_set"),

@@ -199,6 +199,8 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:patch_register": {"POST": Rule("baselines:write", PATCH, 400)},
     "api:patch_deregister": {"DELETE": Rule("baselines:write", PATCH, 409)},  # it has no such group
     "api:patch_writes": {"GET": Rule("baselines:read", SEE_FLEET)},
+    "api:patch_write_resume": {"POST": Rule("baselines:write", PATCH, 409)},  # it stands not half way
+    "api:patch_write_roll_back": {"POST": Rule("baselines:write", PATCH, 409)},
     "api:patch_groups": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:patch_sets": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
     "api:patch_set": {"GET": Rule("baselines:read", SEE_FLEET)},
@@ -378,6 +380,7 @@ def things(module_roles, valkey):
         ),
         "api:patch_deregister": (baseline.pk, "web"),
         "api:patch_writes": make_write(baseline).batch,
+        **dict.fromkeys(("api:patch_write_resume", "api:patch_write_roll_back"), make_write(baseline).pk),
         **dict.fromkeys(("api:patch_set", "api:patch_set_list"), pinned.pk),
         "api:patch_list": instance.account.account_id,
         **dict.fromkeys(

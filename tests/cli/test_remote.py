@@ -332,6 +332,8 @@ def test_words_are_completed(shell):
             "fleet",
             "run",
             "compliance",
+            "patch",
+            "schedule",
             "session",
             "audit",
             "api",
@@ -427,3 +429,26 @@ def test_a_run_is_planned_started_as_it_was_seen_followed_and_steered(stack, log
     rows = json.loads(shell.ok("run", "targets", pk, "--json"))
     assert {row["state"] for row in rows} == {"succeeded"}
     assert pk in shell.ok("run", "list", "--state", "succeeded")
+
+
+def test_compliance_is_listed_shown_and_taken_away(stack, log_in, tmp_path):
+    shell = log_in()
+    name = json.loads(shell.ok("fleet", "list", "--json"))[0]["name"]
+    rows = json.loads(shell.ok("compliance", "list", f"name={name}", "--json"))
+    assert [each["name"] for each in rows] == [name]
+    shown = shell.ok("compliance", "show", name)
+    word = {"compliant": "compliant", "not_compliant": "not compliant", "never_scanned": "never scanned"}
+    assert f"{name}: {word[rows[0]['standing']]}" in shown
+    wrong = shell.run("compliance", "list", "--at", "yesterday")
+    assert wrong.returncode == 1 and "Write a moment as" in wrong.stderr
+    assert isinstance(json.loads(shell.ok("compliance", "cve", "--json")), list)
+    unknown = shell.run("compliance", "cve", "CVE-1999-0001")
+    assert unknown.returncode == 1 and "No instance has ever told of CVE-1999-0001" in unknown.stderr
+    there = tmp_path / "all.csv"
+    assert shell.ok("compliance", "export", "instances", "--output", str(there)) == ""
+    assert there.read_text().startswith("instance_id,name,") and name in there.read_text()
+    assert isinstance(json.loads(shell.ok("compliance", "export", "patches", "--format", "json")), list)
+    assert not list(tmp_path.glob("*.part"))
+    assert complete(shell, "compliance", "") == ["cve", "export", "list", "show"]
+    assert complete(shell, "compliance", "list", "--state", "ne") == ["never"]
+    assert name in complete(shell, "compliance", "show", name[:4])

@@ -12,8 +12,10 @@ from patching.compliance import asff, findings, reading, standing
 from patching.compliance.models import Finding, Hub, Report, Sla, SsmFinding, Standing
 from patching.compliance.verdict import Patch
 from tests.compliance.conftest import summary
+from tests.support.endpoint import until
 
 pytestmark = pytest.mark.django_db
+EQUALS = {"Comparison": "EQUALS"}
 
 
 def report(instance, minutes=0, **counts):
@@ -77,6 +79,10 @@ def test_what_somebody_has_suppressed_stays_suppressed(node, region, hub):
     report(other, 5)
     send()
     assert [each[1:3] for each in hub(other)] == [("PASSED", "SUPPRESSED")]
+    report(other, 10, missing=2)
+    send()
+    assert [each[1:3] for each in hub(other)] == [("FAILED", "SUPPRESSED")]
+    assert Finding.objects.get().workflow == "SUPPRESSED"
 
 
 def test_who_was_always_compliant_leaves_no_finding(node, region):
@@ -128,11 +134,27 @@ def test_a_hub_that_is_turned_off_hears_nothing(node, region):
     assert findings.claim_due(now=now()) == [] and Finding.objects.get().due_at is not None
 
 
-def test_patch_managers_own_findings_are_read(node, region, hub, patch):
-    patch(node.instance_id)
+def test_patch_managers_own_findings_are_read_with_what_people_have_said_of_them_and_never_changed(
+    node, region, hub, patch
+):
+    patch(node.instance_id)  # which leaves one, as Patch Manager does, where Security Hub is on
+    of_aws = {"ProductArn": [{"Value": "arn:aws:securityhub:eu-west-1::product/aws/ssm-patch-manager", **EQUALS}]}
+    (theirs,) = [
+        each
+        for each in until(lambda: hub.client.get_findings(Filters=of_aws)["Findings"], what="its own finding")
+        if node.instance_id in each["Resources"][0]["Id"]
+    ]
     send()
-    assert set(SsmFinding.objects.values_list("instance", flat=True)) <= {node.pk}
-    assert Hub.objects.get(region=region).read_at is not None
+    row = SsmFinding.objects.get(instance=node)
+    assert (row.finding_id, row.title, row.workflow) == (theirs["Id"], theirs["Title"], "NEW")
+    identifier = {"Id": theirs["Id"], "ProductArn": theirs["ProductArn"]}
+    hub.client.batch_update_findings(FindingIdentifiers=[identifier], Workflow={"Status": "SUPPRESSED"})
+    Hub.objects.update(read_at=None)
+    send()
+    row.refresh_from_db()
+    assert row.workflow == "SUPPRESSED"
+    there = hub.client.get_findings(Filters={"Id": [{"Value": theirs["Id"], **EQUALS}]})["Findings"]
+    assert [each["Workflow"]["Status"] for each in there] == ["SUPPRESSED"]
 
 
 def test_a_missing_patch_past_its_sla_is_told_of_once_and_ended(node, region):
