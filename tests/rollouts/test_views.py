@@ -25,6 +25,8 @@ from tests.factories import (
     make_user,
 )
 
+from .test_steering import freeze
+
 pytestmark = pytest.mark.django_db
 WORD = '"word": {"type": "String", "allowedPattern": "^[a-z]+$"}'
 SAY = '{"schemaVersion": "2.2", "parameters": {%s}, "mainSteps": [{"action": "aws:runShellScript", "name": "say", "inputs": {"runCommand": ["echo"]}}]}'  # noqa: E501
@@ -358,6 +360,7 @@ def test_a_run_is_steered_from_its_page_and_each_deed_wants_what_it_needs(browse
 def test_who_made_a_run_asks_others_to_let_it_go_through_freezes(browser, mei):
     run = make_run(user=mei, instances=[make_instance()])
     run.targets.update(reason="Held: frozen by “Year's end” until 2027-01-02 00:00 UTC: sale.")
+    freeze(mei)
     url = reverse("rollouts:override", args=[run.pk])
     page = text_of(browser.get(run.get_absolute_url()))
     assert "Ask to go through freezes" in page and "frozen by “Year&#x27;s end”" in page
