@@ -124,7 +124,9 @@ def what(schedule: RunSchedule) -> str:
 
 def wave_words(wanted: dict[str, Any]) -> list[str]:
     """A line a wave."""
-    lines = []
+    lines: list[str] = []
+    if [each.get("by") for each in wanted.get("waves") or ()] == ["rest"] and not wanted["waves"][0].get("gates"):
+        return ["all in one"]
     for number, rule in enumerate(wanted.get("waves") or (), 1):
         line = " ".join(filter(None, (str(rule.get("by", "")), str(rule.get("value", "")))))
         if soak := int(rule.get("soak_minutes") or 0):

@@ -78,6 +78,7 @@ def schedule(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
             for step in wanted.get(name) or ()
         ],
         "subject": _subject(found, services.may_read_parameters(found, request.user)),
+        "is_moving": any(row.kind == "run" for row in page),
         "asked": [row for row in page if row.state == OccurrenceState.ASKED],
         "is_mine": is_mine,
         "may_steer": may_steer,

@@ -12,10 +12,10 @@ HOWS: Final = (
     ("daily", "Every day"),
     ("weekdays", "Monday to Friday"),
     ("weekly", "Every week"),
-    ("monthly", "Every month, on a day"),
-    ("nth", "Every month, on a weekday"),
-    ("rate", "Every so many hours"),
-    ("own", "An expression of my own"),
+    ("monthly", "Monthly, by date"),
+    ("nth", "Monthly, by weekday"),
+    ("rate", "Every few hours"),
+    ("own", "Own expression"),
 )
 DAYS: Final = (
     *(("MON", "Monday"), ("TUE", "Tuesday"), ("WED", "Wednesday"), ("THU", "Thursday"), ("FRI", "Friday")),
