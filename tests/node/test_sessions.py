@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -261,6 +262,13 @@ async def test_a_session_that_cannot_start_says_why(gateway, node, document, wor
     client = await gateway.open(document_content=document)
     assert words in (await client.see_end()).output
     assert gateway.store.ended[client.session_id][0] == "Failed"
+
+
+async def test_a_node_that_simulates_windows_opens_no_shell_and_says_why(gateway):
+    spec = replace(make_spec(gateway.home), platform_type="Windows")
+    async with running_node(gateway, spec=spec):
+        client = await gateway.open()
+        assert "it has no PowerShell and no shell" in (await client.see_end()).output
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can run a shell as somebody else")
