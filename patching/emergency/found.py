@@ -265,6 +265,10 @@ def affected(user: User, what: str, name: str, *, scope: str = "", data: str = "
     )
 
 
+def is_anything_scanned(user: User) -> bool:
+    return Standing.objects.filter(instance__in=Instance.objects.visible_to(user).present()).exists()
+
+
 def never_scanned(user: User, scope: str = "") -> Any:
     """Nodes of which nobody knows what they lack."""
     there = Instance.objects.visible_to(user).present().exclude(ssm_read_at=None).filter(patch_standing=None)

@@ -27,6 +27,12 @@ class Mark(StrEnum):
     def words(self) -> str:
         return {"data": "Holds data", "replaceable": "Replaceable", "alone": "Stands alone"}[self.value]
 
+    def counted(self, count: int) -> str:
+        """ "1 holds data", "4 stand alone"."""
+        verbs = {"data": ("holds data", "hold data"), "alone": ("stands alone", "stand alone")}
+        one, many = verbs.get(self.value, (self.words.lower(), self.words.lower()))
+        return f"{count:,} {one if count == 1 else many}"
+
 
 @dataclass(frozen=True, slots=True)
 class Marked:
@@ -40,12 +46,13 @@ class Marked:
 def mark(tags: Mapping[str, str], clusters: Collection[str], *, holds_data: bool) -> Marked:
     """The mark of one node.
 
-    `clusters`: names of the protected clusters that it is a member of; `holds_data`: its tags say so, by an expression.
+    `clusters`: names of the protected clusters that it is a member of ("111122223333 cluster=db-1"); `holds_data`: its
+    tags say so, by an expression.
     """
     group = tags.get(GROUP_TAG, "")
     in_group = f"; it is a member of the Auto Scaling group {group} as well" if group else ""
     if clusters:
-        return Marked(Mark.DATA, f"member of the protected cluster {min(clusters)}{in_group}", group)
+        return Marked(Mark.DATA, f"in a protected cluster, {min(clusters).partition(' ')[2]}{in_group}", group)
     if holds_data:
         return Marked(Mark.DATA, f"its tags say so{in_group}", group)
     if group:

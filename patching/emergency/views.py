@@ -39,7 +39,9 @@ SEE = (SEE_PERMISSION, START_PERMISSION)
 MOST_ROWS: Final = 500  # nodes that can be left out one by one; the expression cuts down any number
 ROWS: Final = 100
 MOST_SHOWN: Final = 20  # emergencies on the first page
+MOST_COUNTED: Final = 5  # of which it says how far they have come, which takes a look at all of their nodes
 MOST_FACETS: Final = 8
+MOST_LIVELY: Final = 1000  # nodes of which an open page asks every 5 s, else every 30
 SPREADS = [(key, label) for key, (label, _) in choose.SPREADS.items()]
 SOAKS = ("0", "5", "15", "30")
 
@@ -51,11 +53,13 @@ def choose_what(request: HttpRequest) -> HttpResponse:
     words = request.GET.get("find", "")
     offers = found.offers(request.user, words)
     context = {"find": words.strip()[:200], "offers": offers, "most": max((each.nodes for each in offers), default=0)}
+    context["scanned"] = bool(offers) or found.is_anything_scanned(request.user)
     context["is_cve"] = words.strip().upper().startswith("CVE-")
     if _is_part(request):
         return render(request, "patching/emergency_offers.html", context)
     rows = list(Emergency.objects.visible_to(request.user)[:MOST_SHOWN])
-    context["rows"] = [(each, _short(each, request)) for each in rows]
+    shown = [_short(each, request) if number < MOST_COUNTED else None for number, each in enumerate(rows)]
+    context["rows"] = list(zip(rows, shown, strict=True))
     context["never"] = found.never_scanned(request.user).count()
     return render(request, "patching/emergency.html", context)
 
@@ -136,7 +140,7 @@ def _nodes_context(request: HttpRequest, asked: Asked, picture: Picture) -> dict
         "rows": picture.choices[:MOST_ROWS],
         "more": max(0, len(picture.choices) - MOST_ROWS),
         "fit": len(picture.fit),
-        "counts": [(each, counts[each]) for each in Mark if counts[each]],
+        "counts": ", ".join(each.counted(counts[each]) for each in Mark if counts[each]),
         "replaceable": counts[Mark.REPLACEABLE],
         "groups": _groups(picture.choices),
         "facets": _facets(request, asked, picture.choices),
@@ -265,6 +269,7 @@ def progress_context(request: HttpRequest, emergency: Emergency) -> dict[str, An
     for run in runs:
         run.kind_of_state, run.word = listing.RUN_WORDS[RunState(run.state)]
     fixes = {fix["key"]: fix for fix in emergency.fixes}
+    again = 5 if made.coverage.total <= MOST_LIVELY else 30
     mine = emergency.actor_id == request.user.pk
     left = Paginator(made.left, ROWS).get_page(request.GET.get("page"))
     done = sorted(
@@ -283,6 +288,7 @@ def progress_context(request: HttpRequest, emergency: Emergency) -> dict[str, An
         "drafts": emergency.runs().filter(state=RunState.DRAFT, actor=request.user).count() if mine else 0,
         "draft_context": plan_context(request, emergency) if mine else None,
         "is_open": any(run.is_open for run in runs) or made.coverage.left > 0,
+        "again": again if any(run.is_open for run in runs) else max(again, 60),
     }
 
 

@@ -83,7 +83,7 @@ def test_marks_say_what_may_be_done_and_data_outweighs_a_group():
     assert mark(group, [], holds_data=False).mark is Mark.REPLACEABLE
     assert mark({}, [], holds_data=False).mark is Mark.ALONE
     both = mark(group, ["1111 cluster=pg"], holds_data=False)
-    assert both.mark is Mark.DATA and "protected cluster" in both.why and "web; rm as well" in both.why
+    assert both.mark is Mark.DATA and "protected cluster, cluster=pg" in both.why and "web; rm as well" in both.why
     assert mark(group, [], holds_data=True).mark is Mark.DATA
     assert "--auto-scaling-group-name 'web; rm' --region eu-west-1" in refresh_command("web; rm", "eu-west-1")
 

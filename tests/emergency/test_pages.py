@@ -6,10 +6,12 @@ import pytest
 
 from fleetops.audit.models import AuditEvent
 from fleetops.aws import clients
+from fleetops.calendars import services as calendars
 from fleetops.clock import now
 from fleetops.errors import Denied, UserError
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
+from fleetops.rollouts import plan as rollouts_plan
 from fleetops.rollouts.models import Run
 from fleetops.runcommand.models import Command
 from patching.compliance import reading
@@ -98,7 +100,7 @@ def test_nodes_are_marked_and_counted_and_can_be_narrowed(browser, fleet):
     page = text(browser.get(f"/emergency/nodes/?what=cve&name={CVE.lower()}"))
     assert 'Affects <b class="bad">3</b> of 5 scanned nodes.' in page and "1 has its patch" in page
     assert [page.count(each) > 0 for each in ("Holds data", "Replaceable", "Stands alone")] == [True] * 3
-    assert "member of the protected cluster" in page and "start-instance-refresh" in page
+    assert "in a protected cluster, cluster=ledger" in page and "start-instance-refresh" in page
     assert "1 node was never scanned" in page and "1 node runs Debian or Ubuntu" in page
     assert "openssl.x86_64:1:3.2.2-9.amzn2023" in page and "One run" in page
     narrow = text(browser.get(f"/emergency/nodes/?what=cve&name={CVE}&q=env%3Dprod"))
@@ -165,6 +167,14 @@ def test_aws_lists_name_what_no_baseline_has_approved(mei, fleet):
     emergency = services.make(mei, Asked("cve", "CVE-2026-7777"))
     assert emergency.fixes[0]["entries"] == [{"id": "curl.x86_64", "title": "curl.x86_64:0:8.5.0-7"}]
 
+    # No report will ever name it: what proves it is the report that the run itself asked for.
+    run = emergency.runs().get()
+    services.release(emergency, actor=mei, plan_hashes={str(run.pk): run.plan_hash}, gone=[])
+    for minutes, snapshot, fixed in ((60, "another", 0), (120, run.subject["snapshot_id"], 1)):
+        told = summary(fleet["web"], minutes, operation="Install", snapshot_id=snapshot)
+        reading.keep_summaries([(fleet["web"], told)])
+        assert progress.progress(emergency, mei).coverage.fixed == fixed
+
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
@@ -177,6 +187,7 @@ def test_a_plan_is_of_the_affected_alone_with_a_canary_that_holds_no_data_and_a_
     assert run.state == "draft" and not Command.objects.exists()
     assert sorted(run.targets.values_list("instance_name", flat=True)) == ["alone", "db", "web"]
     canary = run.waves.get(position=1)
+    assert run.targets_text.startswith("id in (i-") and run.targets_text.count("i-") == 3
     assert canary.name == "Canary" and canary.budget == "0" and canary.targets.get().instance_name in {"alone", "web"}
     wanted = "patches:\n- id: openssl.x86_64\n  title: openssl.x86_64:1:3.2.2-9.amzn2023\n"
     assert set(run.subject["lists"]) == {"111122223333/eu-west-1", "444455556666/eu-west-1"}
@@ -257,6 +268,41 @@ def test_a_start_wants_the_plan_that_was_seen_and_nobody_elses(browser, mei, fle
     assert AuditEvent.objects.filter(action="patching.emergency.release").count() == 1
     again = browser.post(start, {"run": str(run.pk), "plan_hash": run.plan_hash})
     assert again.status_code == 409 and "started already" in text(again)
+
+
+def test_a_freeze_is_shown_and_an_override_is_asked_for_with_the_start(browser, mei, fleet):
+    make_user("priya", role="administrator")
+    freeze = calendars.create_calendar(
+        actor=mei, name="Year's end", kind="freeze", source="own", deeds=["patch"], targets="env=prod"
+    )
+    start = now().replace(tzinfo=None, second=0, microsecond=0) - timedelta(hours=1)
+    calendars.add_entry(freeze, actor=mei, title="closed", start=start, end=start + timedelta(hours=5), repeat="")
+    page = text(browser.get(f"/emergency/nodes/?what=cve&name={CVE}"))
+    assert page.count("Frozen by “Year&#x27;s end”") == 2
+    emergency = services.make(mei, Asked("cve", CVE))
+    assert emergency.fixes[0]["canary_name"] == "alone"  # the others hold data, or are frozen
+    plan = text(browser.get(emergency.get_absolute_url()))
+    assert "<b>2 nodes</b> are held" in plan and "Ask for an override of the freeze at once" in plan
+    run = emergency.runs().get()
+    form = {"run": str(run.pk), "plan_hash": run.plan_hash, "override": "on", "override_reason": "INC-7"}
+    assert browser.post(f"{emergency.get_absolute_url()}start/", form).status_code == 302
+    run.refresh_from_db()
+    assert run.state == "running" and run.override.state == "pending" and run.override.reason == "INC-7"
+
+
+def test_more_nodes_than_an_expression_names_are_exactly_the_affected_and_their_number_is_typed(browser, mei, fleet):
+    for number in range(160):
+        tell(make_instance(region=fleet["web"].region, name=f"web-{number}", **RPM), OPENSSL)
+    emergency = services.make(mei, Asked("cve", CVE, spread="waves"))
+    run = emergency.runs().get()
+    assert run.targets_text == "all" and run.targets.count() == 163 and run.plan["matched"] == 163
+    assert [wave.targets.count() for wave in run.waves.order_by("position")] == [1, 16, 49, 97]
+    assert rollouts_plan.differences(run).count == 0
+    form = {"run": str(run.pk), "plan_hash": run.plan_hash}
+    browser.post(f"{emergency.get_absolute_url()}start/", form)
+    assert Run.objects.get().state == "draft"
+    browser.post(f"{emergency.get_absolute_url()}start/", form | {"count": "163"})
+    assert Run.objects.get().state == "running"
 
 
 def test_a_plan_is_discarded_with_its_runs(browser, mei, fleet):
