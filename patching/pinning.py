@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.urls import reverse
 
 from fleetops.aws.errors import Unavailable
+from fleetops.clock import monotonic
 from fleetops.errors import UserError
 from fleetops.inventory.models import Instance
 from fleetops.rollouts.kinds import Preparation
@@ -26,6 +27,7 @@ from .groups import system_of
 from .models import PinnedSet
 
 SESSION_NAME: Final = "fleetops-patching"
+LONGEST_PUT: Final = 40.0  # seconds after which the next look goes on to put lists
 _NAMED: Final = 3  # instances that a refusal names
 
 
@@ -97,10 +99,20 @@ def _prepare(run: Run, wave: Wave) -> Preparation:
     texts = {system: pinned.override_list(found) for system, found in sets.items()}
     addresses = dict(run.preparation.get("lists", {}))
     session_name = run.actor.username if run.actor else SESSION_NAME
-    for (_, _, system), instance in places.items():
-        if system in texts:
-            account, region = instance.account, instance.region.name
-            addresses[_key(instance)] = lists.put(account, region, texts[system], session_name=session_name)
+    wanting = [instance for (_, _, system), instance in places.items() if system in texts]
+    # By place, for which wave it was put last: days later it is put again.
+    put_for = dict(run.preparation.get("put_for", {}))
+    began = monotonic()
+    for number, instance in enumerate(wanting):
+        key = _key(instance)
+        if put_for.get(key) == wave.position:
+            continue
+        if monotonic() - began > LONGEST_PUT:
+            words = f"{number:,} of {len(wanting):,} lists lie where nodes read them."
+            return Preparation(Readiness.OPEN, words, {"lists": addresses, "put_for": put_for})
+        text = texts[system_of(instance)]
+        addresses[key] = lists.put(instance.account, instance.region.name, text, session_name=session_name)
+        put_for[key] = wave.position
     words = ", ".join(f"{len(found.entries):,} of {OPERATING_SYSTEMS[system]}" for system, found in sets.items())
     return Preparation(
         Readiness.READY,
@@ -108,6 +120,7 @@ def _prepare(run: Run, wave: Wave) -> Preparation:
         {
             "sets": {system: {"id": str(found.pk), "digest": found.digest} for system, found in sets.items()},
             "lists": addresses,
+            "put_for": put_for,
             "shown": [_shown(system, found) for system, found in sets.items()],
         },
     )

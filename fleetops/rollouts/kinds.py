@@ -71,8 +71,8 @@ class Verdict:
 class Preparation:
     """A kind's word on a wave before its turn.
 
-    `facts` (JSON) are kept in `run.preparation`, over those of the same name. What they say under `shown` the run's
-    page shows: [{label, text, url}].
+    `facts` (JSON) are kept in `run.preparation`, over those of the same name, unless it failed. What they say under
+    `shown` the run's page shows: [{label, text, url}].
     """
 
     readiness: Readiness  # READY; OPEN: asked again later; FAILED

@@ -61,9 +61,10 @@ def take(run: Run, prepared: Prepared | None, *, now: datetime) -> None:
     Wave.objects.filter(pk=wave.pk).update(
         readiness=readiness, readiness_words=words[:512], readiness_since=None if readiness != Readiness.OPEN else since
     )
-    if readiness == Readiness.READY:
+    if told.facts and readiness != Readiness.FAILED:
         run.preparation = {**run.preparation, **told.facts}
         Run.objects.filter(pk=run.pk).update(preparation=run.preparation)
+    if readiness == Readiness.READY:
         text = f"Wave {wave.position} is prepared. {words}".strip()
         RunEvent.objects.create(run=run, wave=wave, at=now, tone="good", text=text[:512])
         logger.info("wave prepared run=%s wave=%d", run.pk, wave.position)

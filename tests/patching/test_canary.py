@@ -7,11 +7,16 @@ import pytest
 
 from fleetops.aws.clients import forget_clients
 from fleetops.clock import now
+from fleetops.policy import services as policy
+from fleetops.rollouts import advancing, plan, steering
+from fleetops.rollouts.models import Run
+from fleetops.runcommand import dispatching
+from fleetops.runcommand.models import Command, Dispatch
 from patching import groups, known, mirror, pinned, services
 from patching.content import Content, Filter, Rule
-from patching.models import KnownPatches, PatchBaseline
+from patching.models import KnownPatches, PatchBaseline, PinnedSet
 from patching.preview import compare
-from tests.factories import make_instance, make_user
+from tests.factories import make_document, make_instance, make_user
 from tests.inventory.conftest import link_all
 from tests.support.endpoint import running_endpoint, until
 
@@ -111,10 +116,9 @@ def test_the_preview_foretells_what_a_scan_finds_and_a_set_is_installed_as_its_c
     # Days later the baseline approves more: another node installs what the canary did, and nothing else.
     few = PatchBaseline.objects.get(pk=few.pk)
     services.update(few, draft, based_on=3, actor=owner)
-    s3 = fleet.client("s3")
-    s3.create_bucket(Bucket="fleetops-sets", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    s3.put_object(Bucket="fleetops-sets", Key="set.yaml", Body=pinned.override_list(made).encode())
-    run(fleet, later, Operation="Install", InstallOverrideList="s3://fleetops-sets/set.yaml")
+    bucket = "fleetops-patch-lists-111122223333"  # that nodes of the demo may read
+    fleet.client("s3").put_object(Bucket=bucket, Key="set.yaml", Body=pinned.override_list(made).encode())
+    run(fleet, later, Operation="Install", InstallOverrideList=f"s3://{bucket}/set.yaml")
     installed = titles(fleet, later, "Installed", "InstalledPendingReboot")
     ssm = fleet.client("ssm")
     new = {
@@ -124,3 +128,56 @@ def test_the_preview_foretells_what_a_scan_finds_and_a_set_is_installed_as_its_c
     }
     assert new == {each["id"] for each in made.entries}, (new, installed)
     assert str(groups.baselines_of([later])[later]) == "few" and mirror.SESSION_NAME
+
+
+def step(run: Run) -> Run:
+    """One look at the run and at its commands, as if everything were due now."""
+    Run.objects.filter(pk=run.pk).update(sends_at=None)
+    run.targets.filter(state__in=["ran", "rebooted"]).update(due_at=None)
+    advancing.advance(run.pk)
+    Dispatch.objects.exclude(state="sending").update(due_at=now())
+    for command in Command.objects.open():
+        dispatching.advance(command.pk)
+    run.refresh_from_db()
+    return run
+
+
+@pytest.mark.timeout(600)
+def test_a_run_pins_what_its_first_wave_installed(region, nodes, owner, fleet):
+    """Through the endpoint's S3, SendCommand and two demo nodes; the baseline approves more before the second wave."""
+    _, later = nodes
+    policy.make_defaults()
+    make_document("AWS-RunPatchBaseline", region=region)
+    one = services.create(region, Content(SYSTEM, "one", approved=("sudo*", "vim*", "python3*")), actor=owner)
+    services.make_default(one, actor=owner)
+    run(fleet, later, Operation="Scan")
+    wanted = plan.Wanted(
+        kind="patch",
+        subject={"operation": "Install", "reboot_option": "NoReboot", "pin": True},
+        targets="all",
+        waves=[{"by": "list", "value": CANARY, "gates": [{"kind": "approval", "quorum": 1}]}, {"by": "rest"}],
+    )
+    make_user("boss", role="administrator")
+    made = plan.make(wanted, actor=owner)
+    since = now().replace(microsecond=0)
+    steering.release(made, actor=owner, plan_hash=made.plan_hash)
+    until(lambda: step(made).waves.get(position=1).state in {"gated", "failed"}, seconds=120)
+    until(lambda: step(made).waves.get(position=2).readiness != "open", seconds=30)
+    # Frozen before anybody is asked to approve the next wave; by then the baseline approves all.
+    pinned_set = PinnedSet.objects.get(run_id=made.pk)
+    one = PatchBaseline.objects.get(pk=one.pk)
+    services.update(one, replace(SECURITY, name="one"), based_on=1, actor=owner)
+    steering.overrule_gate(made.waves.get(position=1).gates.get(), actor=make_user(role="administrator"), reason="ok")
+    until(lambda: step(made).state != "running", seconds=120)
+    assert made.state == "succeeded", (made.end_reason, list(made.targets.values("state", "reason")))
+    ssm = fleet.client("ssm")
+    installed = {
+        patch["KBId"]
+        for patch in ssm.describe_instance_patches(InstanceId=later.instance_id, MaxResults=100)["Patches"]
+        if patch["State"].startswith("INSTALLED") and patch["InstalledTime"] >= since
+    }
+    assert installed and installed == {each["id"] for each in pinned_set.entries}
+    state = ssm.describe_instance_patch_states(InstanceIds=[later.instance_id])["InstancePatchStates"][0]
+    assert state["InstallOverrideList"] == next(iter(made.preparation["lists"].values()))
+    run(fleet, later, Operation="Scan")
+    assert titles(fleet, later, "Missing")  # the baseline approves more by then, and it was left alone

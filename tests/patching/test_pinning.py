@@ -13,7 +13,7 @@ from fleetops.clock import now
 from fleetops.errors import UserError
 from fleetops.rollouts import plan, preparing, steering
 from fleetops.runcommand.models import Command
-from patching import kind, lists, pinned
+from patching import kind, lists, pinned, pinning
 from patching.kind import DOCUMENT, PatchKind
 from patching.models import ListStore, PinnedSet
 from tests.factories import make_document, make_instance, make_region
@@ -211,6 +211,27 @@ def test_what_cannot_be_made_now_is_waited_for_and_not_for_ever(owner, region, t
     assert run.state == "running" and "wave 2 to be prepared" in run.waits_for and "later" in run.waits_for
     run.waves.filter(position=2).update(readiness_since=now() - preparing.LONGEST)
     assert look(run).state == "stopped" and "for 10 minutes" in run.end_reason
+
+
+def test_many_places_take_several_looks_and_each_is_put_once(owner, region, told, bucket, monkeypatch):
+    others = [make_region(name, account=region.account) for name in ("eu-west-2", "eu-west-3")]
+    for each in others:
+        make_document(DOCUMENT, region=each)
+    aws, fleet = Aws(), [node for each in (region, *others) for node in nodes(each, 1)]
+    run = pinned_run(owner, [fleet[:1], fleet[1:]])
+    clock, puts = [0.0], []
+    put = lists.put
+
+    def slow(account, where, text, *, session_name):
+        clock[0] += 25
+        puts.append(where)
+        return put(account, where, text, session_name=session_name)
+
+    monkeypatch.setattr(pinning, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(lists, "put", slow)
+    canary_done(run, aws, told, "openssl")
+    assert len(puts) == 2 and "2 of 3 lists" in run.waits_for
+    assert carry_through(run, aws).state == "succeeded" and sorted(puts) == ["eu-west-1", "eu-west-2", "eu-west-3"]
 
 
 def test_a_set_that_was_tampered_with_is_used_by_nothing(owner, region, told, bucket, monkeypatch):
