@@ -55,16 +55,18 @@ def decided(
     operation: str = "Scan",
     tracking: str = "",
     failed: str = "",
+    product: str = "product",
+    script: str = "decide.awk",
     **setting: Any,
 ) -> list[list[str]]:
     """What decide.awk says of facts under a baseline."""
     files = {
-        "table": render(baseline, now=now, setting=Setting("snapshot", family, "product", **setting)),
+        "table": render(baseline, now=now, setting=Setting("snapshot", family, product, **setting)),
         "facts": "".join(facts),
         "tracking": tracking,
         "failed": failed,
     }
-    arguments = ["-v", f"mode={mode}", "-v", f"operation={operation}", "-f", str(HERE / "decide.awk")]
+    arguments = ["-v", f"mode={mode}", "-v", f"operation={operation}", "-f", str(HERE / script)]
     for name, text in files.items():
         (directory / name).write_text(text)
         arguments += [f"what={name}", str(directory / name)]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleetops.endpoint.patch import windows
 from fleetops.endpoint.patch.decide import decide
 from fleetops.endpoint.patch.facts import LEVELS, Baseline, Candidate, Filter, Rule
 from fleetops.endpoint.patch.table import Wanted, refused
@@ -205,6 +206,60 @@ def test_a_list_of_patches_is_installed_in_the_place_of_what_the_baseline_approv
     assert planned(Wanted("openssl", "3-1*")) == [["openssl", "x86_64", "1:3-1"]]
     assert planned(Wanted("v*")) == [["vim", "x86_64", "9-2"]]
     assert planned() == []
+
+
+@each_awk
+def test_windows_nodes_tell_how_each_update_stands_as_the_service_has_decided(words, tmp_path):
+    """The month before is installed, and the last one waits; SQL Server is there, and Office is not."""
+    september, october, november = ("KB5065432", "KB5066782", "KB5068787")
+    server, applications = Filter("PRODUCT", ("WindowsServer2022",)), Filter("PATCH_SET", ("APPLICATION",))
+    baseline = Baseline(
+        "pb-1",
+        "",
+        "WINDOWS",
+        rules=(Rule((server,), approve_until=date(2026, 11, 1), compliance_level="HIGH"), Rule((applications,), 0)),
+        rejected=("KB890830",),
+        rejected_action="BLOCK",
+    )
+    at = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+
+    def told(*installed, now=at, **more):
+        facts = [f"{name}\t2026-09-08\t2026-10-01T00:00:00Z\n" for name in (*installed, "Microsoft SQL Server 2019")]
+        more["updates"] = windows.updates(more.pop("baseline", baseline), taken_at=now, now=now)
+        kept = {"family": "windows", "product": "WindowsServer2022", "script": "decide-windows.awk"}
+        return decided(words, tmp_path, baseline, facts, now=now, **kept, **more)
+
+    rows = {row[1]: row for row in told(september, "KB890830", "KB4000001")}
+    assert rows[october][0] == "MISSING" and rows[october][6] == "HIGH" and rows[october][2].endswith("(KB5066782)")
+    assert rows["KB5065222"][0] == "MISSING"  # of SQL Server; Office's is not applicable
+    assert (rows[november][0], rows["KB5002794"][0]) == ("AVAILABLE_SECURITY_UPDATE", "NOT_APPLICABLE")
+    assert [rows[name][0] for name in (september, "KB890830", "KB4000001")] == [
+        *("INSTALLED", "INSTALLED_REJECTED", "INSTALLED_OTHER"),
+    ]
+    assert states(told())[september][0] == "NOT_APPLICABLE"  # october's holds it
+    assert states(told(october))[september][0] == "NOT_APPLICABLE"
+    assert states(told(november))[october][0] == "NOT_APPLICABLE"
+    # A list is obeyed as far as the baseline goes.
+    plan = told(september, mode="plan", wanted=[Wanted(october), Wanted(november)])
+    assert plan == [[october, "x64", "2026-10-13"]]
+    assert {row[0] for row in told(september, mode="plan")} >= {october, "KB5065222"}
+    tracking, failed = f"{september}.x64\t2026-09-08\t2026-11-30T11:00:00Z\t1\n", f"{october}.x64\t2026-10-13\n"
+    rows = states(told(september, operation="Install", tracking=tracking, failed=failed))
+    assert rows[september][0] == "INSTALLED_PENDING_REBOOT" and rows[october][0] == "FAILED"
+    assert "KB5065222" not in rows  # an installation lists nothing as missing
+
+
+def test_what_microsoft_will_have_released_follows_from_the_month():
+    later = datetime(2027, 3, 1, tzinfo=UTC)
+    found = [patch for patch in windows.patches(later) if patch.product == "WindowsServer2025"]
+    days = sorted(f"{patch.released_at:%Y-%m-%d}" for patch in found)
+    # Second Tuesdays; the last one is still to come, and no node is told of it.
+    assert days == [f"2026-{day}" for day in ("09-08", "10-13", "11-10", "12-08")] + [
+        *("2027-01-12", "2027-02-09", "2027-03-09"),
+    ]
+    assert len({patch.name for patch in found}) == len(found)
+    updates = windows.updates(Baseline("pb-1", "", "WINDOWS"), taken_at=later, now=later)
+    assert max(update.patch.released_at for update in updates) <= later
 
 
 @each_awk
