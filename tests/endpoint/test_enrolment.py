@@ -192,6 +192,14 @@ def test_what_does_not_prove_itself_is_refused_and_takes_no_place(aws, ssm, keys
     assert machine.register(activation)[0] == 200
 
 
+def test_an_activation_that_has_ended_takes_nobody(aws, ssm, keys):
+    activation = activate(ssm, ExpirationDate=clock.now() + timedelta(seconds=3))
+    this = [{"FilterKey": "ActivationIds", "FilterValues": [activation["ActivationId"]]}]
+    until(lambda: ssm.describe_activations(Filters=this)["ActivationList"][0]["Expired"])
+    status, answer = Machine(aws, keys[0]).register(activation)
+    assert (status, answer["__type"]) == (400, "InvalidActivation")
+
+
 def test_a_deleted_activation_takes_no_more_and_its_nodes_stay(aws, ssm, keys):
     activation = activate(ssm, RegistrationLimit=5)
     machine = Machine(aws, keys[0])
