@@ -76,7 +76,7 @@ app.conf.beat_schedule = {
     "scheduling.wake": {
         "task": "fleetops.rollouts.scheduling.tasks.wake",
         "schedule": 5.0,
-        "options": {"expires": 5},
+        "options": {"expires": 30},  # a worker that is behind comes to one of them
     },
     "scheduling.drop_old": {
         "task": "fleetops.rollouts.scheduling.tasks.drop_old",

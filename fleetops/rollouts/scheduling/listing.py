@@ -57,7 +57,9 @@ def in_zone(moment: datetime | None, zone: str) -> str:
     except UserError:
         local = moment.astimezone(UTC)
     name = local.tzname() or ""
-    name = name if name.isalpha() else f"UTC{local:%z}"[:6] + f":{local:%z}"[-2:]
+    if not name.isalpha():  # of zones without a name of their own it is the offset
+        offset = f"{local:%z}"
+        name = f"UTC{offset[:3]}:{offset[3:5]}"
     return f"{local:%a} {local.day} {local:%b %Y, %H:%M} {name}"
 
 
