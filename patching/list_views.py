@@ -69,7 +69,7 @@ class ListStoreSerializer(serializers.Serializer):
     bucket = serializers.CharField(allow_blank=True, help_text="of S3; empty: none, and no list can be put")
 
 
-class BucketSerializer(Asked):
+class ListBucketSerializer(Asked):
     """A bucket, or none."""
 
     bucket = serializers.CharField(max_length=63, allow_blank=True)
@@ -93,11 +93,11 @@ class OneListStore(ApiView):
     scopes = {"PUT": "baselines:write"}
     permissions = {"PUT": (CHANGE_PERMISSION,)}
 
-    @extend_schema(operation_id="patch_lists_put", request=BucketSerializer, responses=ListStoreSerializer)
+    @extend_schema(operation_id="patch_lists_put", request=ListBucketSerializer, responses=ListStoreSerializer)
     def put(self, request, account_id):
         """Name the bucket of an account."""
         account = get_object_or_404(Account, account_id=account_id)
-        lists.choose(account, BucketSerializer.of(request)["bucket"], actor=request.user)
+        lists.choose(account, ListBucketSerializer.of(request)["bucket"], actor=request.user)
         account.bucket = lists.bucket_of(account)
         return Response(ListStoreSerializer(account).data)
 
