@@ -431,6 +431,37 @@ def test_a_run_is_planned_started_as_it_was_seen_followed_and_steered(stack, log
     assert pk in shell.ok("run", "list", "--state", "succeeded")
 
 
+def test_a_run_comes_again_by_a_schedule(stack, log_in):
+    shell = log_in()
+    until(
+        lambda: json.loads(shell.ok("api", "get", "documents/?name=AWS-RunShellScript"))["results"],
+        seconds=90,
+        what="the worker has read the documents",
+    )
+    asked = {"subject": {"document": "AWS-RunShellScript", "parameters": {"commands": ["true"]}}}
+    asked |= {"targets": "name=pay-api-* and status=online", "name": "comes again", "concurrency": "100%"}
+    run = json.loads(shell.ok("api", "post", "runs/", json.dumps(asked)))["id"]
+    made = shell.ok(
+        *("schedule", "create", "--run", run, "--name", "Patch day", "--when", "cron(0 2 ? * TUE#2 *)"),
+        *("--offset", "3", "--zone", "Europe/Berlin"),
+    )
+    assert "Patch day: at 02:00 on the second Tuesday of the month, 3 days later (Europe/Berlin), for admin; on" in made
+    pk = made.splitlines()[-2]
+    shell.ok("schedule", "run", pk)
+
+    def states():
+        return [row["run_state"] for row in json.loads(shell.ok("schedule", "history", pk, "--json"))]
+
+    until(
+        lambda: states() == ["succeeded"],
+        seconds=90,
+        what="the worker has planned and started its run, and it has ended well",
+    )
+    assert "off. Paused by" in shell.ok("schedule", "pause", pk, "--reason", "lunch")
+    shell.ok("schedule", "delete", pk)
+    assert json.loads(shell.ok("schedule", "list", "--json")) == []
+
+
 def test_compliance_is_listed_shown_and_taken_away(stack, log_in, tmp_path):
     shell = log_in()
     name = json.loads(shell.ok("fleet", "list", "--json"))[0]["name"]
