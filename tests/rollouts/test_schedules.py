@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleetops import clock
 from fleetops.audit.models import AuditEvent
+from fleetops.calendars.models import Calendar
 from fleetops.clock import now
 from fleetops.errors import Denied, UserError
 from fleetops.inventory.models import Instance
@@ -20,10 +21,12 @@ from fleetops.rollouts import plan, steering
 from fleetops.rollouts.models import Run
 from fleetops.rollouts.scheduling import due, services
 from fleetops.rollouts.scheduling.models import Occurrence, RunSchedule
+from fleetops.web.context import within
 from tests.factories import make_instance, make_user
 from tests.support.clock import clock_file  # noqa: F401  (a fixture)
 
 from .fleet import make_fleet, make_owner
+from .test_steering import freeze
 
 pytestmark = pytest.mark.django_db
 
@@ -275,6 +278,38 @@ def test_a_moment_without_targets_says_so_and_the_next_is_tried(mei, time):
     assert told() == []
     schedule.refresh_from_db()
     assert schedule.enabled
+
+
+def test_what_is_frozen_past_its_time_is_left_out_and_else_waits_as_any_run(mei, time):
+    make_fleet(1)
+    schedule = make_schedule(mei, open_minutes=120)
+    freeze(mei)
+    time(60)
+    (row,) = wake()
+    assert (row.state, row.cause, row.run) == ("refused", "held", None) and "“Freeze”" in row.words
+    Calendar.objects.all().delete()
+    time(60)
+    row = wake()[0]
+    assert row.state == "started" and row.run.name == "Nightly"
+    assert timedelta(minutes=119) < row.run.ends_by - now() <= timedelta(minutes=120)
+    with pytest.raises(UserError, match="cut-off leaves no time"):
+        make_schedule(mei, open_minutes=30, wanted={"cutoff_minutes": 60})
+    schedule.refresh_from_db()
+    assert schedule.enabled
+
+
+def test_the_policy_is_asked_with_the_address_and_the_second_factor_of_who_made_it(mei, time, monkeypatch):
+    make_fleet(1)
+    with within("browser", source_address="192.0.2.7") as request:
+        at = now().timestamp()
+        request.second_factor = lambda user_id: at if user_id == str(mei.pk) else None
+        make_schedule(mei)
+    time(60)
+    with within("worker"):
+        (row,) = wake()
+    assert (row.run.source_address, row.run.mfa_at.timestamp()) == ("192.0.2.7", at)
+    released = AuditEvent.objects.get(action="rollouts.release")
+    assert (released.actor_name, released.source_address) == ("mei", "192.0.2.7")
 
 
 def test_it_can_end_be_paused_resumed_and_deleted(mei, time):

@@ -32,7 +32,7 @@ def wanted_of(schedule: RunSchedule, now: datetime) -> Wanted:
     """What is planned for it now."""
     minutes = schedule.open_minutes
     return wanted_in(
-        {**schedule.wanted, "name": schedule.wanted.get("name") or schedule.name},
+        {**schedule.wanted, "name": schedule.name},
         ends_by=now + timedelta(minutes=minutes) if minutes else None,
     )
 

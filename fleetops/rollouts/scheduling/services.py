@@ -169,11 +169,11 @@ def trial(wanted: Wanted, *, actor: User) -> tuple[int, str]:
 def create(wanted: Wanted, *, actor: User, **fields: Any) -> RunSchedule:
     """Have a run come again, for `actor`. Raises UserError, Denied."""
     given = checked(fields)
-    trial(wanted, actor=actor)
-    if RunSchedule.objects.count() >= MOST:
-        raise UserError(f"There are {MOST:,} schedules already; delete one first.")
     moment = clock_now()
     schedule = RunSchedule(wanted=kept(wanted), anchor=moment, created_at=moment, **given)
+    trial(wanted_of(schedule, moment), actor=actor)
+    if RunSchedule.objects.count() >= MOST:
+        raise UserError(f"There are {MOST:,} schedules already; delete one first.")
     _owned_by(schedule, actor)
     schedule.next_at = _next(schedule, moment)
     with transaction.atomic():
@@ -187,6 +187,7 @@ def change(schedule: RunSchedule, *, actor: User, **fields: Any) -> None:
     """Give it all of these fields; what is run stays. Raises UserError, Denied."""
     require_mine(schedule, actor, "change")
     given = checked(fields)
+    trial(wanted_of(RunSchedule(wanted=schedule.wanted, **given), clock_now()), actor=actor)
     with _held(schedule) as held:
         before = facts(held)
         for name, value in given.items():
