@@ -4,12 +4,14 @@ import pytest
 
 from fleetops.aws.clients import forget_clients
 from tests.inventory.conftest import link_all
-from tests.support.endpoint import running_endpoint
+from tests.support.endpoint import running_endpoint, until
 
 
 @pytest.fixture(scope="package")
 def endpoint(tmp_path_factory):
     with running_endpoint(tmp_path_factory.mktemp("emergency") / "endpoint", nodes="demo") as running:
+        ssm = running.client("ssm")
+        until(lambda: len(ssm.describe_instance_information()["InstanceInformationList"]) > 8, what="nodes online")
         yield running
 
 
