@@ -35,6 +35,7 @@ ROOMS = [
     "tests/patching/test_mirror.py",
     "tests/rollouts/test_advancing.py",
     "tests/rollouts/test_slots.py",
+    "tests/rollouts/test_schedule_claims.py",
     "tests/rollouts/test_steering.py",
     "tests/sessions_app/delivery/test_logs.py",
     "tests/sessions_app/test_command_search.py",
