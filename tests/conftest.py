@@ -1,6 +1,7 @@
 """A home of its own for each run, and the real parts that tests share."""
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -57,6 +58,11 @@ def pytest_xdist_make_scheduler(config, log):
     from tests.support.workers import Sharing
 
     return Sharing(config, log)
+
+
+def pytest_collection_finish():
+    """All tests stay until the run ends: they need not be looked through for garbage. See fleetops/__init__.py."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
