@@ -169,8 +169,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module")
 def kept_roles(request, django_db_setup, django_db_blocker):
     """Whether the five roles stay for all tests of the module, in a transaction around them: not if one commits."""
-    from django.core.management import call_command
     from django.db import transaction
+
+    from tests.support.roles import make_roles
 
     if any(_commits(item) for item in request.session.items if item.path == request.path):
         yield False
@@ -178,7 +179,7 @@ def kept_roles(request, django_db_setup, django_db_blocker):
     with contextlib.ExitStack() as around:
         with django_db_blocker.unblock():
             around.enter_context(transaction.atomic())
-            call_command("sync_roles", verbosity=0)
+            make_roles()
         yield True
         with django_db_blocker.unblock():
             transaction.set_rollback(True)
@@ -188,17 +189,16 @@ def kept_roles(request, django_db_setup, django_db_blocker):
 @pytest.fixture
 def roles(kept_roles, db):
     """The five roles, as `manage.py sync_roles` makes them."""
-    from django.core.management import call_command
-
     from fleetops.clock import uuid7
     from fleetops.policy import services
     from fleetops.policy.models import PolicyState
+    from tests.support.roles import make_roles
 
     if kept_roles:  # no rule has been read or used before the test
         PolicyState.objects.update(stamp=uuid7())
         services._used.clear()
     else:
-        call_command("sync_roles", verbosity=0)
+        make_roles()
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +208,11 @@ def module_roles(django_db_setup, django_db_blocker):
     A transaction around the whole module holds them; each test has its own inside of it, as with `db`. Not for modules
     with `transactional_db`, nor for tests in which another process or thread writes: they would wait for it to end.
     """
-    from django.core.management import call_command
     from django.db import transaction
 
+    from tests.support.roles import make_roles
+
     with django_db_blocker.unblock(), transaction.atomic():
-        call_command("sync_roles", verbosity=0)
+        make_roles()
         yield
         transaction.set_rollback(True)
