@@ -34,6 +34,12 @@ for number in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+# No test asserts on wall time: on a loaded machine an example takes what it takes.
+hypothesis_settings.register_profile("house", deadline=None)
+hypothesis_settings.load_profile("house")
+
 import django  # noqa: E402  (after the environment stands)
 
 django.setup()  # conftest files below this one name models
