@@ -1,6 +1,7 @@
 """A home of its own for each run, and the real parts that tests share."""
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -33,6 +34,12 @@ for number in (signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+# No test asserts on wall time: on a loaded machine an example takes what it takes.
+hypothesis_settings.register_profile("house", deadline=None)
+hypothesis_settings.load_profile("house")
+
 import django  # noqa: E402  (after the environment stands)
 
 django.setup()  # conftest files below this one name models
@@ -57,6 +64,11 @@ def pytest_xdist_make_scheduler(config, log):
     from tests.support.workers import Sharing
 
     return Sharing(config, log)
+
+
+def pytest_collection_finish():
+    """All tests stay until the run ends: they need not be looked through for garbage. See fleetops/__init__.py."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -163,8 +175,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module")
 def kept_roles(request, django_db_setup, django_db_blocker):
     """Whether the five roles stay for all tests of the module, in a transaction around them: not if one commits."""
-    from django.core.management import call_command
     from django.db import transaction
+
+    from tests.support.roles import make_roles
 
     if any(_commits(item) for item in request.session.items if item.path == request.path):
         yield False
@@ -172,7 +185,7 @@ def kept_roles(request, django_db_setup, django_db_blocker):
     with contextlib.ExitStack() as around:
         with django_db_blocker.unblock():
             around.enter_context(transaction.atomic())
-            call_command("sync_roles", verbosity=0)
+            make_roles()
         yield True
         with django_db_blocker.unblock():
             transaction.set_rollback(True)
@@ -182,17 +195,16 @@ def kept_roles(request, django_db_setup, django_db_blocker):
 @pytest.fixture
 def roles(kept_roles, db):
     """The five roles, as `manage.py sync_roles` makes them."""
-    from django.core.management import call_command
-
     from fleetops.clock import uuid7
     from fleetops.policy import services
     from fleetops.policy.models import PolicyState
+    from tests.support.roles import make_roles
 
     if kept_roles:  # no rule has been read or used before the test
         PolicyState.objects.update(stamp=uuid7())
         services._used.clear()
     else:
-        call_command("sync_roles", verbosity=0)
+        make_roles()
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +214,11 @@ def module_roles(django_db_setup, django_db_blocker):
     A transaction around the whole module holds them; each test has its own inside of it, as with `db`. Not for modules
     with `transactional_db`, nor for tests in which another process or thread writes: they would wait for it to end.
     """
-    from django.core.management import call_command
     from django.db import transaction
 
+    from tests.support.roles import make_roles
+
     with django_db_blocker.unblock(), transaction.atomic():
-        call_command("sync_roles", verbosity=0)
+        make_roles()
         yield
         transaction.set_rollback(True)

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -174,6 +175,8 @@ async def _run(home: Path, host: str, listener: socket.socket, *, with_nodes: bo
         if nodes is not None:
             (home / "nodes").mkdir(exist_ok=True)
             await nodes.start()
+        gc.freeze()  # see fleetops/__init__.py
+        gc.set_threshold(10_000, 10, 10)
         print(f"READY {url}", flush=True)
         await _unless(stopped, asyncio.shield(serving))
     except MotoRefused:

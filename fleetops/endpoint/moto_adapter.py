@@ -6,7 +6,6 @@ the caller, for each call, so that the same calls in the same order make the sam
 """
 
 import base64
-import contextlib
 import copyreg
 import datetime as real_datetime
 import hashlib
@@ -21,7 +20,6 @@ import time as real_time
 import types
 import zlib
 from collections import deque
-from collections.abc import Iterator
 from datetime import UTC
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +36,6 @@ os.environ["MOTO_ALLOW_NONEXISTENT_REGION"] = "false"
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "moto")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "moto")
 
-from botocore.loaders import JSONFileLoader
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from moto import backends
@@ -64,6 +61,7 @@ from fleetops.awsapi.errors import ApiError, not_implemented, render
 from fleetops.endpoint import ec2_events
 from fleetops.endpoint.bodies import Bodies, Segment, cut
 from fleetops.endpoint.framing import OWN_EVENT
+from fleetops.endpoint.moto_files import read_quickly
 
 logger = logging.getLogger(__name__)
 
@@ -210,27 +208,6 @@ class _Body(bytes):
         return self._md5
 
 
-@contextlib.contextmanager
-def _botocores_files_read_once() -> Iterator[None]:
-    """While moto is imported: it makes session after session to ask for regions, and each reads the list of endpoints.
-
-    That was a fifth of what this process takes to start.
-    """
-    load = JSONFileLoader.load_file
-    kept: dict[str, Any] = {}
-
-    def load_once(loader: JSONFileLoader, path: str) -> Any:
-        if path not in kept:
-            kept[path] = load(loader, path)
-        return kept[path]
-
-    JSONFileLoader.load_file = load_once
-    try:
-        yield
-    finally:
-        JSONFileLoader.load_file = load
-
-
 def _refuse_network(*_: Any, **__: Any) -> None:
     raise OSError("moto does not reach out")
 
@@ -244,7 +221,7 @@ class Moto:
 
     def __init__(self, bodies: Bodies) -> None:
         check_version()
-        with _botocores_files_read_once():
+        with read_quickly():
             for name in SERVICES:
                 backends.get_backend(name)
         # One application a service. moto's own dispatcher would choose by the path too: /moto-api/reset, for one.

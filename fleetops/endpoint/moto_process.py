@@ -10,6 +10,7 @@ done twice.
 
 import argparse
 import fcntl
+import gc
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.framing import LENGTHS, pack
 from fleetops.endpoint.journal import JOURNAL_FORMAT, OLDER_FORMATS, Journal, OtherVersion, StateRefused
 from fleetops.endpoint.keys import key
+from fleetops.endpoint.moto_files import read_quickly
 from fleetops.endpoint.parent import die_with_parent
 from fleetops.env import env_int
 
@@ -264,7 +266,8 @@ def main() -> int:
     lock = os.open(options.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     # moto takes a second to load: not before the lock is ours.
-    from fleetops.endpoint.moto_adapter import MOTO_VERSION, Moto, OtherMoto
+    with read_quickly():
+        from fleetops.endpoint.moto_adapter import MOTO_VERSION, Moto, OtherMoto
 
     try:
         version, *older = (f"moto-{MOTO_VERSION} journal-{number}" for number in (JOURNAL_FORMAT, *OLDER_FORMATS))
@@ -283,6 +286,8 @@ def main() -> int:
         logger.error("%s", refused)
         return REFUSED
     logger.info("moto is ready replayed=%s", count)
+    gc.freeze()  # moto itself stays: see fleetops/__init__.py
+    gc.set_threshold(10_000, 10, 10)
     connection = socket.socket(fileno=options.descriptor)
     try:
         serve(child, connection)

@@ -22,6 +22,7 @@ import pytest
 
 from fleetops import clock, metrics
 from fleetops.audit.record import record
+from tests.support.migrated import migrated_sqlite
 from tests.support.postgres import Postgres, client_programs, postgres_server
 from tests.support.stack import until
 
@@ -99,6 +100,8 @@ def new_house(home: Path, postgres: Postgres | None) -> House:
 
 def filled_house(home: Path, postgres: Postgres | None) -> House:
     house = new_house(home, postgres)
+    if postgres is None:
+        migrated_sqlite(home / "fleetops.sqlite3")
     for command in (["fleetops.prepare", "--no-static"], ["tests.production.filling", "fill"]):
         done = house.run(*command, FLEETOPS_ADMIN_PASSWORD="a long enough password 42")
         assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from sessions_app.commandlog.marks import MarkFilter
 from sessions_app.models import TerminalSession
 from tests.factories import make_account, make_instance, make_region, make_user
 from tests.support.ends import ends_with_tests
+from tests.support.roles import make_roles
 
 from .gateway import Gateway
 
@@ -267,9 +268,7 @@ def instance(account):
 
 @pytest.fixture
 def operator(transactional_db):
-    from django.core.management import call_command
-
-    call_command("sync_roles", verbosity=0)
+    make_roles()
     return make_user("mei.tanaka", role="operator")
 
 

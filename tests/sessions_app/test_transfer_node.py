@@ -11,13 +11,13 @@ import select
 import shutil
 import subprocess
 import termios
-import time
 from pathlib import Path
 
 import pytest
 
 from sessions_app.transfers import node
 from sessions_app.transfers.node import NodeReader, Said
+from tests.support.stack import descendants, until
 
 SHELLS = [shell for shell in (["dash"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(shell[0])]
 PART = node.UPLOAD_PART_BYTES
@@ -86,6 +86,14 @@ class Node:
         self.write(node.line("s", digest or hashlib.sha256(data).hexdigest()))
         return self.hear()
 
+    def programs(self) -> set[str]:
+        """What it has started that is not the shell itself any more."""
+        found = set()
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError):
+                found.add(Path(f"/proc/{pid}/comm").read_text().strip())
+        return found
+
     def close(self) -> int:
         code = self.process.wait(10)
         os.close(self.master)
@@ -138,7 +146,7 @@ def test_ctrl_c_in_the_midst_of_a_part_leaves_nothing(shell, tmp_path):
     assert len(names(tmp_path)) == 1
     # Until it reads the part: what comes while a shell starts a program may go to neither. The engine, which waits for
     # an answer for a second alone, ends the session then.
-    time.sleep(1)
+    until(lambda: {"head", "base64"} <= run.programs(), what="the part is read")
     run.write(node.STOP)
     said = run.hear()
     assert (said.verb, said.words) == ("fail", ("stopped",))

@@ -1,5 +1,6 @@
 """What the settings refuse, and how they say so."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -155,3 +156,9 @@ def test_the_budget_of_aws_calls_has_a_database_of_its_own_and_can_be_left_out(t
     less = {"FLEETOPS_AWS_CALLS_PER_SECOND": "30", "FLEETOPS_VALKEY_URL": "redis://valkey:6379"}
     assert start(tmp_path, code, **less) == (0, "3 Budget(start=30.0, ceiling=30.0)\n")
     assert start(tmp_path, code, FLEETOPS_AWS_BUDGET="off") == (0, "None Budget(start=5, ceiling=20)\n")
+
+
+def test_what_is_loaded_stays_and_what_comes_is_looked_through_for_garbage():
+    """This process has loaded all that a process of ours does: see fleetops/__init__.py."""
+    assert gc.isenabled() and gc.get_threshold() == (10_000, 10, 10)
+    assert gc.get_freeze_count() > 50_000
