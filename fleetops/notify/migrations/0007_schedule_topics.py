@@ -4,25 +4,84 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('notify', '0006_patch_topics'),
+        ("notify", "0006_patch_topics"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='channel',
-            name='topic',
-            field=models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('backup', 'A backup was not made'), ('sessions.delivery', 'Sessions wait for CloudWatch Logs or S3'), ('sessions.grant.asked', 'Somebody asks for access'), ('sessions.grant.decided', 'A request for access was answered'), ('rollouts.stopped', 'A run has stopped by itself'), ('rollouts.approval', 'A run waits for an approval'), ('rollouts.ended', 'A run has failed'), ('rollouts.waiting', 'A scheduled run waits for its owner to start it'), ('rollouts.schedule', 'A scheduled run was missed or refused'), ('patching.compliance', 'Instances fall out of patch compliance'), ('patching.sla', 'Missing patches are past their SLA'), ('patching.findings', 'Findings cannot be sent to Security Hub'), ('notify.test', 'A test, sent by a person')], default='*', help_text='what it carries', max_length=64),
+            model_name="channel",
+            name="topic",
+            field=models.CharField(
+                choices=[
+                    ("*", "Everything"),
+                    ("inventory.region", "A region cannot be read"),
+                    ("backup", "A backup was not made"),
+                    ("sessions.delivery", "Sessions wait for CloudWatch Logs or S3"),
+                    ("sessions.grant.asked", "Somebody asks for access"),
+                    ("sessions.grant.decided", "A request for access was answered"),
+                    ("rollouts.stopped", "A run has stopped by itself"),
+                    ("rollouts.approval", "A run waits for an approval"),
+                    ("rollouts.ended", "A run has failed"),
+                    ("rollouts.waiting", "A scheduled run waits for its owner to start it"),
+                    ("rollouts.schedule", "A scheduled run was missed or refused"),
+                    ("patching.compliance", "Instances fall out of patch compliance"),
+                    ("patching.sla", "Missing patches are past their SLA"),
+                    ("patching.findings", "Findings cannot be sent to Security Hub"),
+                    ("notify.test", "A test, sent by a person"),
+                ],
+                default="*",
+                help_text="what it carries",
+                max_length=64,
+            ),
         ),
         migrations.AlterField(
-            model_name='notice',
-            name='topic',
-            field=models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('backup', 'A backup was not made'), ('sessions.delivery', 'Sessions wait for CloudWatch Logs or S3'), ('sessions.grant.asked', 'Somebody asks for access'), ('sessions.grant.decided', 'A request for access was answered'), ('rollouts.stopped', 'A run has stopped by itself'), ('rollouts.approval', 'A run waits for an approval'), ('rollouts.ended', 'A run has failed'), ('rollouts.waiting', 'A scheduled run waits for its owner to start it'), ('rollouts.schedule', 'A scheduled run was missed or refused'), ('patching.compliance', 'Instances fall out of patch compliance'), ('patching.sla', 'Missing patches are past their SLA'), ('patching.findings', 'Findings cannot be sent to Security Hub'), ('notify.test', 'A test, sent by a person')], max_length=64),
+            model_name="notice",
+            name="topic",
+            field=models.CharField(
+                choices=[
+                    ("*", "Everything"),
+                    ("inventory.region", "A region cannot be read"),
+                    ("backup", "A backup was not made"),
+                    ("sessions.delivery", "Sessions wait for CloudWatch Logs or S3"),
+                    ("sessions.grant.asked", "Somebody asks for access"),
+                    ("sessions.grant.decided", "A request for access was answered"),
+                    ("rollouts.stopped", "A run has stopped by itself"),
+                    ("rollouts.approval", "A run waits for an approval"),
+                    ("rollouts.ended", "A run has failed"),
+                    ("rollouts.waiting", "A scheduled run waits for its owner to start it"),
+                    ("rollouts.schedule", "A scheduled run was missed or refused"),
+                    ("patching.compliance", "Instances fall out of patch compliance"),
+                    ("patching.sla", "Missing patches are past their SLA"),
+                    ("patching.findings", "Findings cannot be sent to Security Hub"),
+                    ("notify.test", "A test, sent by a person"),
+                ],
+                max_length=64,
+            ),
         ),
         migrations.AlterField(
-            model_name='silence',
-            name='topic',
-            field=models.CharField(choices=[('*', 'Everything'), ('inventory.region', 'A region cannot be read'), ('backup', 'A backup was not made'), ('sessions.delivery', 'Sessions wait for CloudWatch Logs or S3'), ('sessions.grant.asked', 'Somebody asks for access'), ('sessions.grant.decided', 'A request for access was answered'), ('rollouts.stopped', 'A run has stopped by itself'), ('rollouts.approval', 'A run waits for an approval'), ('rollouts.ended', 'A run has failed'), ('rollouts.waiting', 'A scheduled run waits for its owner to start it'), ('rollouts.schedule', 'A scheduled run was missed or refused'), ('patching.compliance', 'Instances fall out of patch compliance'), ('patching.sla', 'Missing patches are past their SLA'), ('patching.findings', 'Findings cannot be sent to Security Hub'), ('notify.test', 'A test, sent by a person')], default='*', max_length=64),
+            model_name="silence",
+            name="topic",
+            field=models.CharField(
+                choices=[
+                    ("*", "Everything"),
+                    ("inventory.region", "A region cannot be read"),
+                    ("backup", "A backup was not made"),
+                    ("sessions.delivery", "Sessions wait for CloudWatch Logs or S3"),
+                    ("sessions.grant.asked", "Somebody asks for access"),
+                    ("sessions.grant.decided", "A request for access was answered"),
+                    ("rollouts.stopped", "A run has stopped by itself"),
+                    ("rollouts.approval", "A run waits for an approval"),
+                    ("rollouts.ended", "A run has failed"),
+                    ("rollouts.waiting", "A scheduled run waits for its owner to start it"),
+                    ("rollouts.schedule", "A scheduled run was missed or refused"),
+                    ("patching.compliance", "Instances fall out of patch compliance"),
+                    ("patching.sla", "Missing patches are past their SLA"),
+                    ("patching.findings", "Findings cannot be sent to Security Hub"),
+                    ("notify.test", "A test, sent by a person"),
+                ],
+                default="*",
+                max_length=64,
+            ),
         ),
     ]
