@@ -56,6 +56,7 @@ class Offers(ApiView):
 
     scopes = {"GET": READ}
     permissions = {"GET": START}
+    pagination_class = None  # a list that is never long
 
     @extend_schema(
         operation_id="emergencies_find",
