@@ -28,10 +28,10 @@ up: python
 build: python
 	@$(PYTHON) -m fleetops.bootstrap embedded front-end
 
-# All of them by three workers (tests/support/workers.py), since most wait for processes; a few are sooner done by one.
+# All of them by four workers (tests/support/workers.py), since most wait for processes; a few are sooner done by one.
 test: python
 	@$(PYTHON) -m fleetops.bootstrap dev front-end
-	@exec $(VENV)/python -m pytest -m "not long" $(or $(ARGS),-n 3)
+	@exec $(VENV)/python -m pytest -m "not long" $(or $(ARGS),-n 4)
 
 test-long: python
 	@$(PYTHON) -m fleetops.bootstrap dev front-end
