@@ -16,6 +16,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from tests.endpoint.raw import connect, json_headers, signed
+
 CALLS = {
     "ssm": lambda client: client.describe_instance_information(),
     "ec2": lambda client: client.describe_instances(),
@@ -104,6 +106,29 @@ def test_a_body_changed_on_the_way_is_refused(aws):
             client.describe_instance_information(MaxResults=50)
     finally:  # other tests have the same client
         client.meta.events.unregister("before-send.ssm", tamper)
+
+
+def test_a_request_caught_on_the_way_is_good_for_nothing_else_and_not_for_long(aws):
+    """Signature V4 has no number used once: AWS, too, answers the same bytes again, for five minutes."""
+    head = signed(aws, "ssm", headers=json_headers("AmazonSSM.DescribeActivations"), body=b"{}")
+
+    def code(change: dict[str, str], body: bytes = b"{}", path: str = "/") -> str:
+        connection = connect(aws)
+        try:
+            connection.request("POST", path, body=body, headers=head | change)
+            return json.loads(connection.getresponse().read()).get("__type", "answered")
+        finally:
+            connection.close()
+
+    assert [code({}), code({})] == ["answered", "answered"]
+    wrong = "InvalidSignatureException"
+    assert code({"X-Amz-Target": "AmazonSSM.DescribeSessions"}) == wrong
+    assert code({"Host": f"ssm.us-east-1.amazonaws.com:{aws.url.rpartition(':')[2]}"}) == wrong
+    assert code({}, body=b'{"MaxResults": 5}') == wrong
+    assert code({}, path="/?x=1") == wrong
+    # The moment is a part of what is signed, and an old one is refused by the test above.
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=90)
+    assert code({"X-Amz-Date": f"{later:%Y%m%dT%H%M%SZ}"}) == wrong
 
 
 @pytest.mark.parametrize(
