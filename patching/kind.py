@@ -13,6 +13,7 @@ from fleetops.aws.patch_reports import MOST_SUMMARIES, PatchSummary, summaries
 from fleetops.errors import FieldError, UserError
 from fleetops.inventory.models import Instance, InstanceQuerySet
 from fleetops.inventory.readiness import Status, status_of
+from fleetops.library.models import Document
 from fleetops.policy.decide import Deed
 from fleetops.rollouts.kinds import Call, Fitness, Preparation, Proof, Verdict
 from fleetops.rollouts.models import Run, RunTarget, Wave
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 NAME: Final = "patch"
 DOCUMENT: Final = "AWS-RunPatchBaseline"
+UNKNOWN: Final = f"No document {DOCUMENT} is known in its account and region. A new one's are read within minutes."
 # As whom a report is asked for; the command itself goes as the person.
 SESSION_NAME: Final = "fleetops-patching"
 # Expected minutes: of a scan, of an installation without and with a restart, of each missing patch.
@@ -94,8 +96,12 @@ class PatchKind:
         if is_install:
             rows = Standing.objects.filter(instance__in=[each.pk for each in instances]).order_by()
             missing = dict(rows.values_list("instance", "report__missing"))
+        there = set(Document.objects.runnable().filter(name=DOCUMENT).values_list("account", "region"))
         found = []
         for each in instances:
+            if (each.account_id, each.region_id) not in there:
+                found.append(Fitness(UNKNOWN))
+                continue
             minutes = SCAN_MINUTES
             if is_install:
                 minutes = (

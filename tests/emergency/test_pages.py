@@ -24,7 +24,7 @@ from patching.emergency.services import Asked
 from patching.models import KnownPatches
 from tests.api.conftest import Bearer, make_token
 from tests.compliance.conftest import summary
-from tests.factories import make_cluster_rule, make_instance, make_user
+from tests.factories import make_cluster_rule, make_document, make_instance, make_user
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("roles")]
 
@@ -59,6 +59,8 @@ def fleet(accounts):
     """Two accounts. web is in a group, db in a protected cluster, alone alone; deb names no CVEs, new tells nothing."""
     prod, stage = (each.regions.get(name="eu-west-1") for each in accounts)
     make_cluster_rule()
+    for region in (prod, stage):
+        make_document("AWS-RunPatchBaseline", region=region, owner="Amazon")
     made = {
         "web": make_instance(region=prod, name="web", tags={GROUP_TAG: "web-prod", "env": "prod"}, **RPM),
         "db": make_instance(region=prod, name="db", tags={"cluster": "ledger", "env": "prod"}, **RPM),

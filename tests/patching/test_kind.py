@@ -7,7 +7,7 @@ from fleetops.clock import now
 from fleetops.rollouts.kinds import Proof
 from patching import kind
 from patching.verdict import SCAN
-from tests.factories import make_account, make_instance, make_region, make_run, make_user
+from tests.factories import make_account, make_document, make_instance, make_region, make_run, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -17,6 +17,14 @@ def test_a_run_that_is_planned_again_has_a_snapshot_of_its_own():
     again = kind.PatchKind().check(first)
     assert again["snapshot_id"] != first["snapshot_id"]
     assert again | {"snapshot_id": ""} == first | {"snapshot_id": ""}
+
+
+def test_where_the_document_is_not_known_yet_nothing_is_sent():
+    known, new = make_instance(), make_instance(region=make_region(account=make_account("444455556666")))
+    make_document(kind.DOCUMENT, region=known.region, owner="Amazon")
+    subject = kind.PatchKind().check({"operation": SCAN})
+    run = make_run(user=make_user(), instances=[known], kind="patch", subject=subject)
+    assert [each.skipped for each in kind.PatchKind().fitness(run, [new, known])] == [kind.UNKNOWN, ""]
 
 
 def test_a_region_that_does_not_tell_holds_up_no_other(monkeypatch):
