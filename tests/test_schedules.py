@@ -197,9 +197,11 @@ starts = st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1), timezones=st.j
 @given(crons, starts)
 @settings(max_examples=100, deadline=None)
 def test_it_agrees_with_another_reader_of_the_expressions_of_aws(cron, start):
-    theirs = AwsCroniter(cron).get_next(start, 3)
+    theirs = [each for each in AwsCroniter(cron).get_next(start, 3) if each is not None]
     ours = parse(f"cron({cron})").coming(start, "UTC", 3)
-    assert ours == [each for each in theirs if each is not None]
+    assert ours[: len(theirs)] == theirs
+    # It gives up some years ahead: the next fifth Sunday of a February is in 2032.
+    assert all(each.year > start.year + 1 for each in ours[len(theirs) :])
 
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "America/Santiago"]

@@ -11,6 +11,7 @@ from patching.compliance import reading, standing
 from patching.compliance.models import PatchSpan, Reader, Report, Standing, Trend
 from tests.compliance.conftest import read_all, summary
 from tests.factories import make_instance
+from tests.support.stack import until
 
 pytestmark = pytest.mark.django_db
 
@@ -85,6 +86,7 @@ def test_patches_of_a_report_that_is_the_newest_no_more_are_not_written_down(nod
     for reader_id in reading.claim_due(now=moment):
         reading.read(reader_id, now=moment)
     row = Standing.objects.select_related("report").get(instance=node)
+    until(lambda: now() >= row.report.ended_at + timedelta(seconds=1))  # reports tell whole seconds
     patch(node.instance_id)
     assert reading.read_details(region.pk, now=now()) == 0
     newer = Standing.objects.select_related("report").get(instance=node)

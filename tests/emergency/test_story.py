@@ -92,8 +92,9 @@ def test_four_clicks_mend_a_cve_and_the_page_says_how_long_it_took(valkey, regio
     assert canary.ended_at <= last.went_at
     until(lambda: read_all() or _progress(emergency, run).left == 0, seconds=60)
     wanted = {each["id"] for each in emergency.fixes[0]["entries"]}
+    whole_seconds = run.started_at.replace(microsecond=0)  # as package managers tell them
     for each in nodes:
-        done = PatchSpan.objects.open().filter(instance=each, state="INSTALLED", installed_at__gte=run.started_at)
+        done = PatchSpan.objects.open().filter(instance=each, state="INSTALLED", installed_at__gte=whole_seconds)
         assert set(done.values_list("kb_id", flat=True)) == wanted  # exactly the list, and nothing else
         assert PatchSpan.objects.open().filter(instance=each, state="MISSING").exists()
 

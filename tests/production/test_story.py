@@ -361,8 +361,9 @@ def test_a_shell_goes_on_when_one_of_each_is_killed_and_the_main_job_is_done_aga
         production.kill(name)
     other = {"terminal-1": "terminal-2", "terminal-2": "terminal-1"}[killed[0]]
     until(lambda: owner_of(production, fleet) == other, seconds=60, what="the other one goes on with the session")
-    fleet.keyboard.type("echo again-$MARK\n")
     wait_for_screen(fleet, r"^first-kept$")
+    expect(fleet.locator('[data-part="state"]')).to_contain_text("Connected", timeout=30_000)
+    fleet.keyboard.type("echo again-$MARK\n")
     wait_for_screen(fleet, r"^again-kept$")
     end_shell(fleet)
     fleet.goto("/fleet/")
