@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 SEED = 20261130
 ACCOUNT = "111122223333"
 PARTS = ("worker", "beat", "valkey", "web", "endpoint")
-AT_ONCE, CLUSTERS, MOST_OUT, FAILING = 15, 10, 2, (7, 23)
+PER_CLUSTER, MOST_OUT, FAILING = 6, 2, (7, 23)
 
 START = """
 from fleetops.identity.models import User
@@ -45,12 +45,21 @@ print("RUN", run.pk.hex)
 """
 
 
+def cluster_of(number: int, count: int) -> int:
+    return number % -(-count // PER_CLUSTER)
+
+
+def at_once(count: int) -> int:
+    """How many nodes may be at it: for what is left of a run's time to be enough for kills, larger runs go wider."""
+    return 15 if count <= 60 else count // 10
+
+
 def prepare(home: Path, count: int) -> None:
     """Rows of so many registered nodes in the endpoint's home: what enrolment would have made."""
     with running_endpoint(home):
         pass
     now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    tags = [json.dumps({"fleet": "simulated", "cluster": f"c{n % CLUSTERS}"}) for n in range(count)]
+    tags = [json.dumps({"fleet": "simulated", "cluster": f"c{cluster_of(n, count)}"}) for n in range(count)]
     with contextlib.closing(sqlite3.connect(home / "endpoint.sqlite3")) as database, database:
         database.executemany(
             "INSERT INTO endpoint_node (account_id, region, instance_id, information, tags, iam_role, name,"
@@ -97,14 +106,14 @@ def one(stack: Stack, query: str, *values):
 
 def ready_for(stack: Stack, count: int) -> None:
     tagged = "SELECT count(*) FROM inventory_instancetag t JOIN inventory_instance i ON i.id = t.instance_id WHERE "
-    tagged += "t.key = 'cluster' AND t.value LIKE 'c_' AND i.instance_id LIKE 'mi-000%' AND i.ping_status = 'Online'"
+    tagged += "t.key = 'cluster' AND t.value LIKE 'c%' AND i.instance_id LIKE 'mi-000%' AND i.ping_status = 'Online'"
     until(lambda: one(stack, tagged) == count, seconds=150, what="all simulated nodes are online", every=A_PAGE)
     document = "SELECT count(*) FROM library_document WHERE name = 'AWS-RunShellScript'"
     until(lambda: one(stack, document), seconds=60, what="the documents have been read", every=A_PAGE)
 
 
-def released(stack: Stack, name: str, *, budget: int) -> str:
-    code = START % {"name": name, "most_out": MOST_OUT, "at_once": AT_ONCE, "budget": budget}
+def released(stack: Stack, name: str, *, count: int, budget: int) -> str:
+    code = START % {"name": name, "most_out": MOST_OUT, "at_once": at_once(count), "budget": budget}
     told = stack.manage("shell", "-c", code, check=False)
     line = next((line for line in told.stdout.splitlines() if line.startswith("RUN ")), None)
     assert line, told.stdout + told.stderr
@@ -132,10 +141,10 @@ def check_what_ran(log: Path, *, before: int, count: int) -> None:
     begun = [line for line in lines if line["what"] == "begins"]
     assert Counter(line["node"] for line in begun) == {instance_id(n): 1 for n in range(count)}
     at_it: set[str] = set()
-    cluster = {instance_id(n): n % CLUSTERS for n in range(count)}
+    cluster = {instance_id(n): cluster_of(n, count) for n in range(count)}
     for line in sorted(lines, key=lambda line: line["at"]):
         (at_it.add if line["what"] == "begins" else at_it.discard)(line["node"])
-        assert len(at_it) <= AT_ONCE
+        assert len(at_it) <= at_once(count)
         assert max(Counter(cluster[node] for node in at_it).values(), default=0) <= MOST_OUT
 
 
@@ -155,7 +164,7 @@ def test_a_run_of_60_ends_right_whatever_is_killed(tmp_path):
     prepare(tmp_path / "fo" / "endpoint", count)
     with running_stack(tmp_path / "fo") as stack, simulated(stack, count, log):
         ready_for(stack, count)
-        run = released(stack, "chaos", budget=len(FAILING))
+        run = released(stack, "chaos", count=count, budget=len(FAILING))
         killed = kill_at_random(stack, run, random, most=6)
         until(lambda: state(stack, run) in {"failed", "succeeded", "stopped"}, seconds=330, what="its end", every=0.5)
         check_the_end(stack, run, count)
@@ -183,7 +192,7 @@ def test_twenty_runs_of_300_end_right_whatever_is_killed(tmp_path):
         ready_for(stack, count)
         for number in range(20):
             before = len(log.read_text().splitlines()) if log.exists() else 0
-            run = released(stack, f"chaos {number + 1}", budget=len(FAILING))
+            run = released(stack, f"chaos {number + 1}", count=count, budget=len(FAILING))
             for part in kill_at_random(stack, run, random, most=20):
                 totals[part] += 1
             until(lambda run=run: state(stack, run) in {"failed", "succeeded", "stopped"}, seconds=900, what="its end")
