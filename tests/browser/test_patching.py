@@ -46,6 +46,12 @@ def test_from_a_scan_through_a_failed_wave_to_a_fleet_that_complies(admin: Page,
         return admin.locator("#fleet-rows tr").count() == 3
 
     until(is_ready, seconds=90, what="three nodes are online")
+
+    def is_known() -> bool:
+        admin.goto("/documents/?q=AWS-RunPatchBaseline")
+        return admin.get_by_role("link", name="AWS-RunPatchBaseline", exact=True).count() > 0
+
+    until(is_known, seconds=90, what="the documents have been read")
     stack.manage("shell", "-v0", "-c", APPROVER)
 
     # The scan: a run as any other, all at once.
@@ -68,7 +74,7 @@ def test_from_a_scan_through_a_failed_wave_to_a_fleet_that_complies(admin: Page,
         return row.filter(has_text=word).filter(has_text="Sent").count() == 1
 
     until(lambda: finding("Failed"), seconds=60, what="Security Hub has the finding")
-    assert counted(stack) == "1 1"
+    until(lambda: counted(stack) == "1 1", seconds=60, what="somebody is told of it, once")
 
     # The plan: a canary, its soak and an approval, then two waves.
     admin.goto(f"/patching/runs/new/?q={TARGETS.replace('=', '%3D')}")
@@ -116,4 +122,4 @@ def test_from_a_scan_through_a_failed_wave_to_a_fleet_that_complies(admin: Page,
     admin.goto("/compliance/instances/?state=good")
     expect(admin.locator(".fo-answer")).to_contain_text("3 instances comply")
     until(lambda: finding("Resolved"), seconds=60, what="the finding is resolved")
-    assert counted(stack) == "1 0"
+    until(lambda: counted(stack) == "1 0", seconds=60, what="who was told is told of the end")
