@@ -97,8 +97,8 @@ class Stack:
         return self.status["parts"][part]["pid"]
 
     def kill(self, part: str) -> int:
-        """Kill -9 one part; returns the pid it had."""
-        pid = self.pid(part)
+        """Kill -9 one part, once it is there; returns the pid it had."""
+        pid = until(lambda: self.pid(part), seconds=60, what=f"{part} runs")
         os.kill(pid, signal.SIGKILL)
         return pid
 
