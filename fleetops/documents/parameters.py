@@ -77,12 +77,17 @@ def read_parameters(declared: Any, path: str = "parameters") -> dict[str, Parame
         raise InvalidDocument("is not an object", path)
     if len(declared) > MOST_PARAMETERS:
         raise InvalidDocument(f"declares more than {MOST_PARAMETERS} parameters", path)
-    return {name: _read(name, rule, f"{path}.{name}") for name, rule in declared.items()}
+    return {name: _named(name, rule, f"{path}.{name}") for name, rule in declared.items()}
 
 
-def _read(name: str, rule: Any, path: str) -> Parameter:
+def _named(name: str, rule: Any, path: str) -> Parameter:
     if not NAME.fullmatch(name):
         raise InvalidDocument("a parameter's name is letters and digits only", path)
+    return read_parameter(name, rule, path)
+
+
+def read_parameter(name: str, rule: Any, path: str) -> Parameter:
+    """One declared parameter; whether its name is one is for the kind of document to say. Raises InvalidDocument."""
     if not isinstance(rule, Mapping):
         raise InvalidDocument("is not an object", path)
     kind = rule.get("type")

@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F
 
 from fleetops.awsapi.errors import ApiError, not_implemented
-from fleetops.documents import InvalidDocument, command, session
+from fleetops.documents import InvalidDocument, automation, command, session
 from fleetops.documents.parameters import Parameter, read_parameters
 from fleetops.endpoint.aws_documents import AWS_DOCUMENTS
 from fleetops.endpoint.database import in_database
@@ -29,7 +29,6 @@ PREFERENCES = "SSM-SessionManagerRunShell"
 
 _AWS_CREATED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 _RESERVED = ("aws", "amazon", "amzn")  # beginnings of names [SSM, CreateDocument]
-_AUTOMATION_SCHEMA = "0.3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,10 @@ class StoredDocument:
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         if self.document_type == "Automation":
-            return {}
+            try:
+                return automation.parse(self.content).parameters
+            except InvalidDocument:  # kept from before runbooks were read whole
+                return {}
         return read_parameters(self.content.get("parameters"))
 
     @property
@@ -114,26 +116,10 @@ def check(text: str, document_format: str, document_type: str) -> None:
         raise ApiError(code, str(error)) from None
 
 
-def _check_automation(content: Mapping[str, Any]) -> None:
-    """What can be said of a runbook without running it."""
-    if content.get("schemaVersion") != _AUTOMATION_SCHEMA:
-        raise InvalidDocument(f"must be {_AUTOMATION_SCHEMA} for an Automation document", "schemaVersion")
-    steps = content.get("mainSteps")
-    if not isinstance(steps, list) or not steps:
-        raise InvalidDocument("is missing or empty", "mainSteps")
-    names = set()
-    for number, step in enumerate(steps):
-        if not isinstance(step, Mapping) or not isinstance(step.get("action"), str) or not step.get("name"):
-            raise InvalidDocument("has no name or no action", f"mainSteps[{number}]")
-        if step["name"] in names:
-            raise InvalidDocument(f"two steps are named {step['name']}", f"mainSteps[{number}].name")
-        names.add(step["name"])
-
-
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "Command": command.parse,
     "Session": session.parse,
-    "Automation": _check_automation,
+    "Automation": automation.parse,
 }
 
 
