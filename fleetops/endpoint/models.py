@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from fleetops.endpoint.states import ACTIVE, CommandStatus, SessionStatus
+from fleetops.endpoint.states import ACTIVE, AutomationStatus, CommandStatus, SessionStatus
 
 
 class Node(models.Model):
@@ -500,3 +500,80 @@ class Finding(models.Model):
 
     def __str__(self):
         return self.finding_id
+
+
+class AutomationExecution(models.Model):
+    """One StartAutomationExecution, or one target of one."""
+
+    execution_id = models.UUIDField(unique=True)
+    account_id = models.CharField(max_length=12)
+    region = models.CharField(max_length=32)
+    document_name = models.CharField(max_length=256, help_text="as it was asked for: a name, or an ARN")
+    document_version = models.CharField(max_length=16, help_text="a number")
+    document_content = models.JSONField()
+    given = models.JSONField(default=dict, help_text="the parameters as they were given")
+    parameters = models.JSONField(default=dict, help_text="with the defaults, each of its type")
+    variables = models.JSONField(default=dict)
+    mode = models.CharField(max_length=11, default="Auto")
+    client_token = models.CharField(max_length=36, null=True)  # null, so that many may have none
+    request_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the request with the token")
+    principal = models.JSONField(help_text="who started it, as calls.Principal has it: it acts as this one")
+    assume_role = models.CharField(max_length=600, blank=True, help_text="the ARN of the role that it acts as instead")
+    executed_by = models.CharField(max_length=2048)
+    parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children")
+    target = models.CharField(max_length=600, blank=True, help_text="of a target's own execution")
+    aim = models.JSONField(default=dict, help_text="targets and rate control, in StartAutomationExecution's members")
+    resolved = models.JSONField(default=list, help_text="what the targets were found to be: parameters by their names")
+    tags = models.JSONField(default=dict)
+    alarm = models.JSONField(default=dict, help_text="AlarmConfiguration; no alarm stops anything here")
+    state = models.CharField(max_length=16, choices=AutomationStatus, default=AutomationStatus.PENDING)
+    stop = models.CharField(max_length=8, blank=True, help_text="Cancel or Complete, once somebody has asked for it")
+    current_step = models.CharField(max_length=128, blank=True)
+    current_action = models.CharField(max_length=64, blank=True)
+    failure_message = models.TextField(blank=True)
+    outputs = models.JSONField(default=dict)
+    memo = models.JSONField(default=dict, help_text="what the engine has to know again after a kill")
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "region", "client_token"], name="automation_token_once")
+        ]
+        indexes = [models.Index(fields=["account_id", "region", "-id"], name="automation_list")]
+
+    def __str__(self):
+        return str(self.execution_id)
+
+
+class AutomationStep(models.Model):
+    """One step of an execution; of an execution with targets, one target."""
+
+    step_id = models.UUIDField(unique=True)
+    execution = models.ForeignKey(AutomationExecution, on_delete=models.CASCADE, related_name="steps")
+    name = models.CharField(max_length=600)
+    action = models.CharField(max_length=64)
+    position = models.PositiveIntegerField()
+    state = models.CharField(max_length=16, choices=AutomationStatus, default=AutomationStatus.PENDING)
+    inputs = models.JSONField(default=dict, help_text="resolved; each as JSON")
+    outputs = models.JSONField(default=dict, help_text="lists of texts by name, as the API shows them")
+    values = models.JSONField(default=dict, help_text="the outputs, each of its type")
+    response = models.TextField(blank=True)
+    response_code = models.CharField(max_length=16, blank=True)
+    failure_message = models.TextField(blank=True)
+    failure_details = models.JSONField(default=dict)
+    memo = models.JSONField(default=dict, help_text="what the engine has to know again after a kill")
+    loop = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="inner")
+    iteration = models.PositiveIntegerField(default=0, help_text="of its loop, from 1")
+    iterator_value = models.TextField(blank=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["execution", "position"], name="automation_step_once_a_position")
+        ]
+
+    def __str__(self):
+        return f"{self.execution_id}:{self.name}"

@@ -47,3 +47,27 @@ INVOCATION_MOVES = {
     CommandStatus.IN_PROGRESS: {CommandStatus.CANCELLING} | _OVER,
     CommandStatus.CANCELLING: _OVER,
 }
+
+
+class AutomationStatus(TextChoices):
+    """Of an automation and of its steps; of AWS's words those that are used here."""
+
+    PENDING = "Pending"
+    IN_PROGRESS = "InProgress"
+    WAITING = "Waiting"  # for somebody's approval or signal
+    CANCELLING = "Cancelling"
+    SUCCESS = "Success"
+    CANCELLED = "Cancelled"
+    FAILED = "Failed"
+    TIMED_OUT = "TimedOut"
+
+
+AUTOMATION_OVER = frozenset(
+    {AutomationStatus.SUCCESS, AutomationStatus.CANCELLED, AutomationStatus.FAILED, AutomationStatus.TIMED_OUT}
+)
+AUTOMATION_MOVES = {  # a state with no row here is final
+    AutomationStatus.PENDING: {AutomationStatus.IN_PROGRESS, AutomationStatus.WAITING} | AUTOMATION_OVER,
+    AutomationStatus.IN_PROGRESS: {AutomationStatus.WAITING, AutomationStatus.CANCELLING} | AUTOMATION_OVER,
+    AutomationStatus.WAITING: {AutomationStatus.IN_PROGRESS, AutomationStatus.CANCELLING} | AUTOMATION_OVER,
+    AutomationStatus.CANCELLING: AUTOMATION_OVER,
+}
