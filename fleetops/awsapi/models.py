@@ -150,6 +150,11 @@ def service(signing_name: str) -> Service:
     return Service(signing_name, ServiceModel(_loader().load_service_model(name, "service-2"), name))
 
 
+def signing_name(name: str) -> str:
+    """The signing name of the service that boto3 calls `name`."""
+    return next((signing for signing, model in _MODELS.items() if model == name), name)
+
+
 def preload() -> None:
     """Read the models of all services that are offered."""
     for name in OFFERED:

@@ -52,6 +52,7 @@ class App:
         self._sts = Sts(endpoint)
         endpoint.authorizer.tags_of = partial(resources.tags_of, endpoint)
         endpoint.lists.allow = NodeReading(endpoint).allow
+        endpoint.automations.carry_out = self.carry_out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -77,24 +78,44 @@ class App:
             call.request = sigv4.Request(
                 call.request.method, call.request.path, call.request.query, call.request.headers, body
             )
-            answer = await self._answer(call)
-            answers.hold_answer(call, answer)
-        except faults.Dropped:
-            await _drop(scope, receive)
-            return
         except ApiError as error:
-            answer = _refusal(call, error)
-        except Exception:  # the outermost loop of a request: a bug of ours is AWS's InternalFailure to the caller
-            logger.exception("request failed operation=%s request=%s", call.operation, call.request_id)
-            answer = _refusal(call, ApiError("InternalFailure", "The request failed within the endpoint.", 500))
-        try:
-            await self._record(call, answer)
-        except ApiError as error:
-            answer = _refusal(call, error)
+            answer = await self._recorded(call, _refusal(call, error))
+        except Exception:  # the outermost loop of a request's reading
+            answer = await self._recorded(call, _bug(call))
+        else:
+            try:
+                answer = await self.carry_out(call)
+            except faults.Dropped:
+                await _drop(scope, receive)
+                return
         if call.is_dropped:
             await _drop(scope, receive)
         else:
             await _send(send, call, answer)
+
+    async def carry_out(self, call: Call) -> Answer:
+        """Answer a call that has been read: authenticate, authorise, do, record. Raises Dropped.
+
+        One that a service of ours makes has its principal already; all else is the same for it.
+        """
+        try:
+            answer = await self._answer(call)
+            answers.hold_answer(call, answer)
+        except ApiError as error:
+            answer = _refusal(call, error)
+        except faults.Dropped:
+            raise
+        except Exception:  # the outermost loop of a request
+            answer = _bug(call)
+        return await self._recorded(call, answer)
+
+    async def _recorded(self, call: Call, answer: Answer) -> Answer:
+        """The answer, once its event is recorded; a refusal if it cannot be."""
+        try:
+            await self._record(call, answer)
+        except ApiError as error:
+            return _refusal(call, error)
+        return answer
 
     async def _download(self, call: Call) -> Answer:
         """A snapshot of a patch baseline: its URL proves the caller, as a presigned one of S3 does."""
@@ -193,7 +214,8 @@ class App:
 
     async def _authenticate(self, call: Call) -> None:
         """Find who calls; a fault that is asked for strikes here. Raises ApiError or Dropped."""
-        call.principal = await self._endpoint.authenticator.authenticate(call)
+        if call.behalf is None:
+            call.principal = await self._endpoint.authenticator.authenticate(call)
         if self._endpoint.faults is not None:
             await self._endpoint.faults.meet(call)
 
@@ -413,6 +435,12 @@ def _own_json(call: Call, result: dict[str, Any]) -> Answer:
     if call.service is not None and call.operation in call.service.operations:
         answers.hold_result(call.service.operation(call.operation), result)
     return Answer(200, json11.dump(result), is_held=True)
+
+
+def _bug(call: Call) -> Answer:
+    """A bug of ours, which is being handled: AWS's InternalFailure to the caller."""
+    logger.exception("request failed operation=%s request=%s", call.operation, call.request_id)
+    return _refusal(call, ApiError("InternalFailure", "The request failed within the endpoint.", 500))
 
 
 def _refusal(call: Call, error: ApiError) -> Answer:

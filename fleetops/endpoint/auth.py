@@ -288,9 +288,15 @@ def request_context(call: Call) -> dict[str, list[str]]:
         "aws:securetransport": ["true"],
         "aws:requestedregion": [call.region],
         "aws:useragent": [call.user_agent],
-        "aws:viaawsservice": ["false"],
+        "aws:viaawsservice": ["true" if call.behalf is not None and call.behalf.is_forwarded else "false"],
         "aws:principalisawsservice": ["false"],
     }
+    if call.behalf is not None:
+        del context["aws:sourceip"]  # it is a service that calls
+        if call.behalf.is_forwarded:
+            context["aws:calledvia"] = context["aws:calledviafirst"] = context["aws:calledvialast"] = [
+                call.behalf.service
+            ]
     if principal.kind == "user":
         context["aws:username"] = [principal.name]
     if principal.source_identity:

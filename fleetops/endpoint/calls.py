@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from fleetops.awsapi.models import Service
 from fleetops.awsapi.sigv4 import Claim, Request
@@ -36,6 +37,16 @@ class Principal:
         return self.session_name or self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Behalf:
+    """What a service of the endpoint's own calls for: a step of an automation."""
+
+    service: str  # "ssm.amazonaws.com", as CloudTrail and the policies name it
+    is_forwarded: bool  # as the one who started it, and not as a role that the service has assumed
+    execution_id: UUID
+    made_id: UUID  # the id of what the call makes, a command or an execution: it is found again after a kill
+
+
 @dataclass(slots=True)
 class Call:
     """One request, filled in step by step: read, authenticated, routed, answered."""
@@ -58,6 +69,7 @@ class Call:
     resources: list[str] = field(default_factory=list)  # names and ARNs, for the trail
     read_only: bool = True
     is_dropped: bool = False  # faults.py: carried out, and nobody is told
+    behalf: Behalf | None = None  # None: the caller itself sent it
     is_heartbeat: bool = False  # it changes something, and its event need not be written before the answer
 
     @property

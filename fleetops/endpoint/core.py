@@ -12,6 +12,7 @@ from pathlib import Path
 from fleetops.awsapi import models
 from fleetops.endpoint import settings
 from fleetops.endpoint.auth import Authenticator, Authorizer, Identities
+from fleetops.endpoint.automation.engine import Automations
 from fleetops.endpoint.bodies import Bodies
 from fleetops.endpoint.commands import Commands, Jobs
 from fleetops.endpoint.compliance import ComplianceRecords
@@ -72,6 +73,9 @@ class Endpoint:
         self.lists = Lists(self.moto, self.bodies, stream_host)
         self.patch_runs = PatchRuns(self.nodes, self.snapshots, self.patch_records, self.lists)
         self.commands.patching = self.patch_runs
+        self.automations = Automations(
+            self._writer, self.reader, commands=self.commands, identities=self.identities, tell=self.moto.tell
+        )
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None
         store = HubStore(self.sessions, self.nodes, self.commands)
@@ -96,6 +100,7 @@ class Endpoint:
         self.patch_records.start()
         await self.commands.start()
         await self.hub.start()
+        await self.automations.start()
 
     def close(self) -> None:
         """We are about to stop: long polls are answered, and nodes that go are no news."""
@@ -105,6 +110,7 @@ class Endpoint:
     async def stop(self) -> None:
         """End in order, when nobody calls any more: what is queued reaches the database, then moto."""
         self.close()
+        await self.automations.stop()
         await self.hub.stop()
         await self.commands.stop()
         await self.patch_records.stop()

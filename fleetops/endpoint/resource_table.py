@@ -13,6 +13,8 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ssm:managed-instance": ("arn:aws:ssm:{region}:{account}:managed-instance/{}", ()),
     "ssm:document": ("arn:aws:ssm:{region}:{account}:document/{}", ()),
     "ssm:patchbaseline": ("arn:aws:ssm:{region}:{account}:patchbaseline/{}", ()),
+    "ssm:automation-definition": ("arn:aws:ssm:{region}:{account}:automation-definition/{}", ()),
+    "ssm:automation-execution": ("arn:aws:ssm:{region}:{account}:automation-execution/{}", ()),
     "ssm:session": ("arn:aws:ssm:{region}:{account}:session/{}", ()),
     "ec2:instance": (
         "arn:aws:ec2:{region}:{account}:instance/{}",
@@ -45,6 +47,12 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 _ROWS = (
     ("ssm", "ssm:instance ssm:managed-instance ssm:document", "SendCommand StartSession"),
     ("ssm", "ssm:session", "ResumeSession TerminateSession"),
+    ("ssm", "ssm:automation-definition", "StartAutomationExecution"),
+    (
+        "ssm",
+        "ssm:automation-execution",
+        "DescribeAutomationStepExecutions GetAutomationExecution SendAutomationSignal StopAutomationExecution",
+    ),
     (
         "ssm",
         "ssm:instance ssm:managed-instance",
@@ -84,6 +92,7 @@ _ROWS = (
         "ssm",
         "",
         "CancelCommand CreateActivation DeleteActivation DeleteInventory DescribeActivations "
+        "DescribeAutomationExecutions "
         "DescribeAssociation DescribeInstanceInformation DescribeInventoryDeletions DescribeSessions "
         "GetCommandInvocation GetInventory GetInventorySchema GetManifest ListAssociations "
         "ListCommandInvocations ListCommands ListComplianceSummaries ListDocuments "

@@ -210,6 +210,7 @@ def user_identity(call: Call) -> dict[str, Any]:
         "arn": principal.arn,
         "accountId": principal.account_id,
         "accessKeyId": principal.access_key_id,
+        **({"invokedBy": call.behalf.service} if call.behalf is not None else {}),
     }
     attributes = {
         "creationDate": f"{principal.issued_at:%Y-%m-%dT%H:%M:%SZ}" if principal.issued_at else "",

@@ -6,6 +6,7 @@ from fleetops.awsapi.errors import ApiError, not_implemented
 from fleetops.endpoint import lies
 from fleetops.endpoint.api.ssm.activations import Activations
 from fleetops.endpoint.api.ssm.associations import Associations
+from fleetops.endpoint.api.ssm.automation import Automation
 from fleetops.endpoint.api.ssm.commands import Commands
 from fleetops.endpoint.api.ssm.compliance import Compliance
 from fleetops.endpoint.api.ssm.documents import Documents
@@ -21,7 +22,7 @@ from fleetops.endpoint.core import Endpoint
 
 PARTS: tuple[type[Part], ...] = (
     *(Nodes, Sessions, Tags, Documents, Commands, Activations),
-    *(Inventory, Compliance, Associations, Patching, PatchStates),
+    *(Inventory, Compliance, Associations, Patching, PatchStates, Automation),
 )
 
 

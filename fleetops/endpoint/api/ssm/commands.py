@@ -54,7 +54,7 @@ class Commands(Part):
         platforms = document.platform_types
         nodes = await self._named(call, instance_ids, platforms) if instance_ids else self._targeted(call, targets)
         row = Command(
-            command_id=uuid4(),
+            command_id=call.behalf.made_id if call.behalf is not None else uuid4(),
             account_id=call.account_id,
             region=call.region,
             document_name=stored.name,
