@@ -6,6 +6,7 @@ Source of names, parameters and defaults: Systems Manager user guide and command
 from typing import Any
 
 from fleetops.endpoint import session_documents
+from fleetops.endpoint.aws_runbooks import RUNBOOKS
 from fleetops.endpoint.patch import document as patch_document
 
 _TIMEOUT = {
@@ -171,6 +172,7 @@ _COMMANDS: dict[str, dict[str, Any]] = {
 AWS_DOCUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: ("Command", content) for name, content in _COMMANDS.items()},
     **{name: ("Command", content) for name, content in patch_document.DOCUMENTS.items()},
+    **{name: ("Automation", content) for name, content in RUNBOOKS.items()},
     **{
         name: ("Session", content)
         for name, content in session_documents.DOCUMENTS.items()
