@@ -90,6 +90,7 @@ INSTALLED_APPS = [
     "fleetops.runcommand",
     "fleetops.rollouts",
     "fleetops.rollouts.scheduling",
+    "fleetops.roles",
     "sessions_app",
     "patching",
     "patching.compliance",
