@@ -74,7 +74,12 @@ class Endpoint:
         self.patch_runs = PatchRuns(self.nodes, self.snapshots, self.patch_records, self.lists)
         self.commands.patching = self.patch_runs
         self.automations = Automations(
-            self._writer, self.reader, commands=self.commands, identities=self.identities, tell=self.moto.tell
+            self._writer,
+            self.reader,
+            commands=self.commands,
+            identities=self.identities,
+            tell=self.moto.tell,
+            host=stream_host,
         )
         # Rules for faults on demand; None where nobody may ask for any. A token of each start's own.
         self.faults = Faults(secrets.token_urlsafe(32)) if settings.FAULTS else None

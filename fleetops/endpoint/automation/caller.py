@@ -86,6 +86,7 @@ class Caller:
         carry_out: CarryOut,
         identities: Identities,
         *,
+        host: str,
         region: str,
         starter: Principal,
         role: str,
@@ -93,6 +94,7 @@ class Caller:
     ) -> None:
         self._carry_out = carry_out
         self._identities = identities
+        self._host = host
         self._region = region
         self._starter = starter
         self._role = role
@@ -110,7 +112,8 @@ class Caller:
     ) -> dict[str, Any]:
         """Make one call; its result, as JSON has it. Raises StepFailed, CallFailed; Dropped if no answer came."""
         principal = await self._principal()
-        call = _call(wanted, _checked(wanted, parameters, made_id), self._region, principal.access_key_id, request_id)
+        given = _checked(wanted, parameters, made_id)
+        call = _call(wanted, given, self._host, self._region, principal.access_key_id, request_id)
         call.principal = principal
         call.behalf = Behalf(SERVICE, not self._role, self._execution, made_id)
         answer = await self._carry_out(call)
@@ -221,13 +224,13 @@ def _shaped(shape: Shape, value: Any) -> Any:
     return value
 
 
-def _call(wanted: Operation, parameters: dict[str, Any], region: str, key: str, request_id: str) -> Call:
+def _call(wanted: Operation, parameters: dict[str, Any], host: str, region: str, key: str, request_id: str) -> Call:
     service = wanted.service
     made = create_serializer(service.protocol, include_validation=False).serialize_to_request(parameters, wanted.model)
     fields, body = made["query_string"], made["body"]
     if isinstance(body, dict):  # a form
         body = urlencode(body)
-    headers = [("host", f"{service.signing_name}.{region}.localhost"), ("user-agent", SERVICE)]
+    headers = [("host", host), ("user-agent", SERVICE)]
     headers += [(name.lower(), str(value)) for name, value in made["headers"].items()]
     request = sigv4.Request(
         made["method"],

@@ -50,9 +50,10 @@ class Automations:
     """The executions."""
 
     def __init__(
-        self, writer: Executor, reader: Executor, *, commands: Commands, identities: Identities, tell: Told
+        self, writer: Executor, reader: Executor, *, commands: Commands, identities: Identities, tell: Told, host: str
     ) -> None:
-        """`tell` takes an event for EventBridge."""
+        """`tell` takes an event for EventBridge; `host` is HOST:PORT, where the endpoint's callers find it."""
+        self.host = host
         self._writer = writer
         self._reader = reader
         self.commands = commands
@@ -129,12 +130,13 @@ class Automations:
         self._take_up(row, steps)
 
     async def find(self, account_id: str, region: str, execution_id: str) -> AutomationExecution | None:
+        """An execution as the database has it: what is in memory may be ahead of it."""
         try:
             wanted = UUID(execution_id)
         except ValueError:
             return None
-        row = await self.find_by_id(wanted)
-        return row if row is not None and (row.account_id, row.region) == (account_id, region) else None
+        rows = AutomationExecution.objects.select_related("parent").filter(account_id=account_id, region=region)
+        return await in_database(self._reader, rows.filter(execution_id=wanted).first)
 
     async def find_by_id(self, execution_id: UUID) -> AutomationExecution | None:
         """An execution: as it stands in memory if it is under way."""
@@ -148,9 +150,16 @@ class Automations:
         rows = AutomationExecution.objects.filter(children=row.pk)
         return await in_database(self._reader, rows.first)
 
-    async def steps_of(self, row: AutomationExecution) -> list[AutomationStep]:
-        rows = AutomationStep.objects.filter(execution=row).select_related("loop")
-        return await in_database(self._reader, lambda: list(rows))
+    async def whole(self, found: AutomationExecution) -> tuple[AutomationExecution, list[AutomationStep]]:
+        """An execution and its steps at one moment."""
+
+        def read() -> tuple[AutomationExecution, list[AutomationStep]]:
+            with transaction.atomic():
+                steps = list(AutomationStep.objects.filter(execution=found.pk).select_related("loop"))
+                rows = AutomationExecution.objects.select_related("parent")
+                return rows.get(pk=found.pk), steps
+
+        return await in_database(self._reader, read)
 
     async def read(self, work: Callable[[], Any]) -> Any:
         return await in_database(self._reader, work)
@@ -286,7 +295,10 @@ class Automations:
             logger.exception("automation failed within the endpoint execution=%s", row.execution_id)
             row.state, row.ended_at = AutomationStatus.FAILED, clock.now()
             row.failure_message = "The automation failed within the endpoint; its log says why."
-            await self.save(row)
+            steps = [step for step in under_way.steps if step.started_at and step.state not in AUTOMATION_OVER]
+            for step in steps:
+                step.state, step.ended_at, step.failure_message = row.state, row.ended_at, row.failure_message
+            await self.save(row, *steps)
         finally:
             kind = _kind(row)
             self.take_place(row)

@@ -28,6 +28,7 @@ from .errors import StepCancelled, StepFailed, StepTimedOut
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.5  # between two looks at what a step waits for
+_AGAIN_SECONDS: Final = 1.0  # until a step that has failed is tried again
 _BRIEF: Final = 100_000  # characters of an answer that are kept as OutputPayload
 _NO_OUTPUT: Final = "No output available yet because the step is not successfully executed"
 # Seconds that a step has where it does not say [user guide, aws:approve, aws:waitForAwsResourceProperty].
@@ -43,6 +44,7 @@ class Engine(Protocol):
     carry_out: caller.CarryOut
     commands: Commands
     identities: Identities
+    host: str  # HOST:PORT, where the endpoint's callers find it
 
     is_closing: bool  # this process is about to end: nothing new is begun
 
@@ -74,6 +76,7 @@ class Running:
         self._caller = caller.Caller(
             engine.carry_out,
             engine.identities,
+            host=engine.host,
             region=row.region,
             starter=caller.read(row.principal),
             role=row.assume_role,
@@ -167,13 +170,14 @@ class Running:
 
     async def _try(self, step: automation.Step, row: AutomationStep) -> Values:
         """The step's outputs, at the first attempt that succeeds. Raises StepFailed, StepCancelled."""
-        most = self._number(step.max_attempts, 1)
+        most = 1
         while True:
             try:
-                if "deadline" not in row.memo:
-                    seconds = self._number(step.timeout_seconds, _TIMEOUTS.get(step.action, 0))
-                    limit = clock.now() + timedelta(seconds=seconds)
-                    row.memo["deadline"] = limit.isoformat() if seconds else ""
+                most = self._number(step.max_attempts, 1)
+                seconds = self._number(step.timeout_seconds, _TIMEOUTS.get(step.action, 0))
+                if seconds and "deadline" not in row.memo:
+                    row.memo["deadline"] = (clock.now() + timedelta(seconds=seconds)).isoformat()
+                    await self.engine.save(row)
                 return await self._attempt(step, row)
             except NoValue as missing:
                 raise StepFailed(str(missing), stage="Verification", kind="InputValidation") from None
@@ -184,6 +188,7 @@ class Running:
                 self.check(row)
                 row.memo = {"attempt": attempt + 1}
                 await self.engine.save(row)
+                await self.sleep(row, _AGAIN_SECONDS)
 
     async def _attempt(self, step: automation.Step, row: AutomationStep) -> Values:
         action = self._actions.get(step.action)

@@ -19,7 +19,7 @@ Payload = Mapping[str, list[str]]
 async def send(engine: Automations, row: AutomationExecution, signal: str, payload: Payload, sender: Principal) -> None:
     """Take in one signal. Raises ApiError if the execution does not wait for it."""
     under_way = engine.under_way(row)
-    if row.state in AUTOMATION_OVER or not isinstance(under_way, Running):
+    if not isinstance(under_way, Running) or under_way.row.state in AUTOMATION_OVER:
         raise _invalid(f"The execution {row.execution_id} takes no signal: it is {row.state}.")
     match signal:
         case "Approve" | "Reject":

@@ -88,6 +88,7 @@ async def _instances(endpoint: Endpoint, call: Call, filters: list[dict[str, Any
     asking = caller.Caller(
         endpoint.automations.carry_out,
         endpoint.identities,
+        host=endpoint.stream_host,
         region=call.region,
         starter=call.principal,
         role="",

@@ -181,8 +181,7 @@ class Automation(Part):
     # Reading
 
     async def get_automation_execution(self, call: Call, parameters: Result) -> Result:
-        row = await self._found(call, parameters)
-        steps = await self.endpoint.automations.steps_of(row)
+        row, steps = await self.endpoint.automations.whole(await self._found(call, parameters))
         member = execution_member(row, steps[:_MOST_STEPS_SHOWN], steps)
         member["StepExecutionsTruncated"] = len(steps) > _MOST_STEPS_SHOWN
         return {"AutomationExecution": member}
