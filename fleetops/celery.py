@@ -83,6 +83,16 @@ app.conf.beat_schedule = {
         "schedule": 86400.0,
         "options": {"expires": 3600},
     },
+    "roles.wake": {
+        "task": "fleetops.roles.tasks.wake",
+        "schedule": 2.0,
+        "options": {"expires": 10},
+    },
+    "roles.look_for_rules": {
+        "task": "fleetops.roles.tasks.look_for_rules",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
     "rollouts.drop_old_drafts": {
         "task": "fleetops.rollouts.tasks.drop_old_drafts",
         "schedule": 3600.0,

@@ -72,6 +72,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "calendars": _DECIDERS,
     "policy": _DECIDERS,
     "inventory": _INVENTORY | {"awsapi"},
+    "readiness": _LIBRARY,
+    "exposure": _LIBRARY,
     "library": _LIBRARY,
     "runcommand": _RUNS,
     "automation": _RUNS,

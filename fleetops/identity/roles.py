@@ -6,6 +6,7 @@ _VIEWER = (
     "library.view_document",
     "rollouts.view_run",
     "patching.view_patchbaseline",
+    "roles.view_roleattachment",
 )
 _PATCH_OWNER = (
     "rollouts.start_run",
@@ -23,6 +24,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "sessions_app.open_terminalsession",
         "approvals.vote_approvalrequest",
         "runcommand.run_command",
+        "roles.attach_role",
     ),
     "patch_owner": (
         *_VIEWER,
@@ -59,6 +61,9 @@ ROLES: dict[str, tuple[str, ...]] = {
         "policy.view_rule",
         "policy.change_rule",
         "library.change_document",
+        "roles.attach_role",
+        "roles.end_roleattachment",
+        "roles.change_rolerule",
         "runcommand.run_command",
         "runcommand.review_command",
         "runcommand.cancel_command",

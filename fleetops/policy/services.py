@@ -506,6 +506,11 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
         "groups": ("patch_owner", "administrator"),
         "deeds": [Deed.PATCH.value],
     },
+    "attach_roles": {
+        "name": "Operators and administrators attach roles",
+        "groups": ("operator", "administrator"),
+        "deeds": [Deed.ATTACH_ROLE.value],
+    },
     "end_sessions": {
         "name": "Administrators end sessions",
         "groups": ("administrator",),

@@ -9,8 +9,8 @@ from typing import Any, Final
 from fleetops.aws.role_policies import MOST_INLINE, MOST_MANAGED
 from fleetops.errors import FieldError
 
-# AWS's condition keys: the time of the request, and the instance that the credentials were delivered to [IAM user guide,
-# "AWS global condition context keys"; EC2 user guide, "ec2:SourceInstanceARN"].
+# AWS's condition keys: the time of the request, and the instance that the credentials were delivered to [IAM user
+# guide, "AWS global condition context keys"; EC2 user guide, "ec2:SourceInstanceARN"].
 TIME_KEY: Final = "aws:CurrentTime"
 INSTANCE_KEY: Final = "ec2:SourceInstanceARN"
 MOST_STATEMENTS: Final = 40
