@@ -18,6 +18,9 @@ TOPICS: Final = {
     "patching.compliance": "Instances fall out of patch compliance",
     "patching.sla": "Missing patches are past their SLA",
     "patching.findings": "Findings cannot be sent to Security Hub",
+    "roles.asked": "Somebody asks for a role on an instance",
+    "roles.found": "A role was changed outside FleetOps",
+    "readiness.ready": "An instance that somebody waits for is ready",
     TEST: "A test, sent by a person",
 }
 # In order of weight.

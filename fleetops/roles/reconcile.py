@@ -34,7 +34,7 @@ from .states import ATTACHMENT_MOVES, FINDING_MOVES, HOLDS, AttachmentState, Fin
 
 logger = logging.getLogger(__name__)
 
-TOPIC_FOUND: Final = "roles.finding.open"
+TOPIC_FOUND: Final = "roles.found"
 MOST_AT_ONCE: Final = 100  # holdings that one task takes: at 5 calls a second it is done within 20 s
 CLAIM: Final = timedelta(seconds=120)  # real seconds; the task that holds it is killed before
 LONGEST_SECONDS: Final = 60.0  # after which a task begins no further change; who is left is due again
@@ -101,10 +101,12 @@ def note_drift(*, at: datetime, most: int = 500) -> int:
 
     Only what EC2 told after our own look counts: what was read before may be what we have changed since.
     """
+    idle = Q(due_at=None) | Q(due_at__gt=at)
     other = Holding.objects.filter(
+        idle,
         believed__isnull=False,
         intent=None,
-        due_at=None,
+        failures=0,
         instance__gone_at=None,
         instance__ec2_read_at__gt=F("looked_at"),
     ).exclude(instance__profile_arn=F("believed"))
@@ -118,19 +120,17 @@ def note_drift(*, at: datetime, most: int = 500) -> int:
     )
     # A reported change that was undone: the inventory tells what we believe again.
     found += list(
-        Holding.objects.filter(
-            due_at=None, instance__profile_arn=F("believed"), instance__ec2_read_at__gt=F("looked_at")
-        )
+        Holding.objects.filter(idle, instance__profile_arn=F("believed"), instance__ec2_read_at__gt=F("looked_at"))
         .filter(instance__in=reported.values("instance"))
         .values_list("pk", flat=True)[:most]
     )
     gone = Holding.objects.filter(
         instance__gone_at__isnull=False, instance__role_attachments__state__in=list(HOLDS | {S.ENDING})
     )
-    found += list(gone.filter(due_at=None).values_list("pk", flat=True)[:most])
+    found += list(gone.filter(idle).values_list("pk", flat=True)[:most])
     if not found:
         return 0
-    return Holding.objects.filter(pk__in=set(found), due_at=None).update(due_at=at)
+    return Holding.objects.filter(idle, pk__in=set(found)).update(due_at=at)
 
 
 # --- one task --------------------------------------------------------------------------------------------------------
@@ -227,6 +227,8 @@ def _step(row: Holding, found: dict[str, Association]) -> Step:
             finding.found = arn
             services.settle_finding(held, finding, accepted=False, at=moment)
             step = Step.SETTLED if arn == want else Step.CHANGE
+        elif step is Step.WAIT and finding is not None:
+            _hold_up(held, finding, want, at=moment)
         if step is Step.SETTLED:
             held.intent, held.failures, held.words = None, 0, ""
             _settle(held, arn, at=moment)
@@ -408,16 +410,7 @@ def _report(held: Holding, arn: str, want: str, *, at: datetime) -> None:
     )
     _note_change(held, held.believed or "", arn, is_ours=False)
     held.intent, held.words = None, f"{finding.found_name} was put there outside FleetOps."
-    for each in RoleAttachment.objects.filter(
-        instance=held.pk, kind=Kind.PROFILE, state__in=[S.PENDING, S.ACTIVE, S.ENDING]
-    ).select_related("instance", "account", "region"):
-        if each.state == S.ENDING:
-            words = f"AWS held {finding.found_name} by then, put there by somebody else; it was left there."
-            move(each, S.ENDED, ATTACHMENT_MOVES, ended_at=at, words=words)
-            _record("roles.ended", each, reason=words)
-        else:
-            words = f"AWS holds {finding.found_name}, put there by somebody else: say what becomes of it."
-            move(each, S.CONFLICT, ATTACHMENT_MOVES, words=words)
+    _hold_up(held, finding, want, at=at)
     record(
         "roles.finding.open",
         actor="worker",
@@ -433,6 +426,22 @@ def _report(held: Holding, arn: str, want: str, *, at: datetime) -> None:
         account_id=held.account.account_id,
         region=held.region.name,
     )
+
+
+def _hold_up(held: Holding, finding: RoleFinding, want: str, *, at: datetime) -> None:
+    """What a reported change means for attachments: those that end have ended, the others wait for a person."""
+    rows = RoleAttachment.objects.filter(instance=held.pk, kind=Kind.PROFILE, state__in=[S.PENDING, S.ACTIVE, S.ENDING])
+    for each in rows.select_related("instance", "account", "region"):
+        if each.state == S.ENDING:
+            words = f"AWS held {finding.found_name} by then, put there by somebody else; it was left there."
+            move(each, S.ENDED, ATTACHMENT_MOVES, ended_at=at, words=words)
+            _record("roles.ended", each, reason=words)
+        else:
+            words = f"AWS holds {finding.found_name}, put there by somebody else: say what becomes of it."
+            move(each, S.CONFLICT, ATTACHMENT_MOVES, words=words)
+    if finding.expected != want:
+        finding.expected = want
+        finding.save(update_fields=["expected"])
 
 
 def _note_change(held: Holding, before: str, after: str, *, is_ours: bool) -> None:

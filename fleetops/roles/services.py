@@ -23,6 +23,7 @@ from fleetops.identity.models import User
 from fleetops.inventory.models import Instance
 from fleetops.inventory.readiness import status_of
 from fleetops.inventory.selection import facts_of
+from fleetops.notify.services import notify, resolve
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Deed, says_something
 from fleetops.rollouts.models import Run
@@ -44,6 +45,7 @@ from .states import ATTACHMENT_MOVES, FINDING_MOVES, HOLDS, AttachmentState, Fin
 logger = logging.getLogger(__name__)
 
 DEED: Final = "roles.attach"  # as approvals store it
+TOPIC_ASKED: Final = "roles.asked"
 SESSION_NAME: Final = "fleetops-roles"
 STANDARD_PROFILE: Final = "fleetops-ssm-core"
 LONGEST_MINUTES: Final = 31 * 24 * 60
@@ -263,6 +265,14 @@ def ask(
             attachment.due_at = now() + LOOK_AT_APPROVAL
             attachment.words = f"Waits for {found.approvals} approval{'s' if found.approvals > 1 else ''}."
             attachment.save(force_insert=True)
+            notify(
+                TOPIC_ASKED,
+                dedup_key=str(attachment.pk),
+                title=attachment.approval.summary,
+                text=f"Why: {reason}\nOpen the page, log in, and approve or deny it there.",
+                url=attachment.approval.get_absolute_url(),
+                **where,
+            )
         else:
             attachment.save(force_insert=True)
             _begin(attachment, held, at=now())
@@ -357,6 +367,7 @@ def settle_approval(attachment: RoleAttachment) -> None:
     if request is not None and request.state == ApprovalState.PENDING and moment < request.expires_at:
         RoleAttachment.objects.filter(pk=attachment.pk, state=S.ASKED).update(due_at=moment + LOOK_AT_APPROVAL)
         return
+    resolve(TOPIC_ASKED, dedup_key=str(attachment.pk))
     if request is not None and request.state == ApprovalState.APPROVED and attachment.asked_by is not None:
         try:
             with transaction.atomic():
