@@ -18,7 +18,7 @@ from django.db import transaction
 
 from fleetops import clock
 from fleetops.awsapi.errors import ApiError
-from fleetops.documents import InvalidParameters, automation
+from fleetops.documents import InvalidDocument, InvalidParameters, automation
 from fleetops.endpoint.auth import Identities
 from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.database import in_database
@@ -78,7 +78,12 @@ class Automations:
 
         found = await in_database(self._reader, read)
         for row, steps in sorted(found, key=lambda each: each[0].state == AutomationStatus.PENDING):
-            self._take_up(row, steps)
+            try:
+                self._take_up(row, steps)
+            except InvalidDocument as error:  # it was sound by what another version takes
+                row.state, row.ended_at = AutomationStatus.FAILED, clock.now()
+                row.failure_message = f"The runbook cannot be read any more: {error}"
+                await self.save(row)
         self._keepers = [asyncio.create_task(self._tell_all()), asyncio.create_task(self._tidy_regularly())]
 
     async def stop(self) -> None:

@@ -4,6 +4,8 @@
 _EXECUTE = "Step fails when it is Execute/Cancelling action. "
 _REFER = ". Please refer to Automation Service Troubleshooting Guide for more diagnosis details."
 
+LOST = "ServerError"  # the kind of a failure where no answer came
+
 
 class StepFailed(Exception):
     """The step has failed; the text says why. `is_final`: to try it again would be wrong, whatever maxAttempts says."""

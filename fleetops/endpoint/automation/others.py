@@ -13,7 +13,7 @@ from fleetops.endpoint import command_rules
 from fleetops.endpoint.models import AutomationStep, Command
 from fleetops.endpoint.states import AUTOMATION_OVER, AutomationStatus, CommandStatus
 
-from .errors import StepCancelled, StepFailed, StepTimedOut
+from .errors import LOST, StepCancelled, StepFailed, StepTimedOut
 from .running import Running, Values
 
 _MOST_INVOCATIONS: Final = 50  # whose output is read [SSM, ListCommandInvocations]
@@ -31,6 +31,17 @@ def _lists(parameters: Any) -> dict[str, list[str]]:
     }
 
 
+async def _asked(run: Running, row: AutomationStep, operation: str, parameters: Values) -> StepFailed | None:
+    """Ask SSM for what bears the step's id, and is looked for: the failure where no answer came. Raises StepFailed."""
+    try:
+        await run.ask(row, "ssm", operation, parameters, repeats=True)
+    except StepFailed as failed:
+        if failed.kind != LOST:
+            raise
+        return failed
+    return None
+
+
 # --- aws:runCommand ---
 
 
@@ -44,9 +55,10 @@ async def run_command(run: Running, step: automation.Step, row: AutomationStep, 
             parameters["Parameters"] = _lists(parameters["Parameters"])
         if isinstance(parameters.get("InstanceIds"), str):
             parameters["InstanceIds"] = [parameters["InstanceIds"]]
-        # Not sent twice, for what is sent is found: to the call itself it may be done again.
-        await run.ask(row, "ssm", "SendCommand", parameters, repeats=True)
+        lost = await _asked(run, row, "SendCommand", parameters)
         command = await run.engine.commands.find(*place, made)
+        if command is None and lost is not None:
+            raise lost
     while command is not None and command.state not in command_rules.OVER:
         try:
             await run.pause(row, None)
@@ -101,8 +113,10 @@ async def execute_automation(
         parameters = {name: value for name, value in inputs.items() if name != "RuntimeParameters"}
         if "RuntimeParameters" in inputs:
             parameters["Parameters"] = _lists(inputs["RuntimeParameters"])
-        await run.ask(row, "ssm", "StartAutomationExecution", parameters, repeats=True)
+        lost = await _asked(run, row, "StartAutomationExecution", parameters)
         child = await run.engine.find_by_id(made)
+        if child is None and lost is not None:
+            raise lost
     row.outputs = {"ExecutionId": [str(made)]}
     await run.engine.save(row)
     run.engine.give_place(run.row)

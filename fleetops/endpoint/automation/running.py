@@ -23,7 +23,7 @@ from fleetops.endpoint.models import AutomationExecution, AutomationStep
 from fleetops.endpoint.states import AUTOMATION_MOVES, AUTOMATION_OVER, AutomationStatus
 
 from . import caller
-from .errors import StepCancelled, StepFailed, StepTimedOut
+from .errors import LOST, StepCancelled, StepFailed, StepTimedOut
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ class Running:
             words = f"The connection was lost before {wanted.model.name} was answered"
             if is_once:
                 words += "; it changes something, so it is not repeated"
-            raise StepFailed(words, kind="ServerError", is_final=is_once) from None
+            raise StepFailed(words, kind=LOST, is_final=is_once) from None
         finally:
             row.memo.pop("asked", None)
         return result

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from fleetops import clock
 from tests.endpoint.jobs import HandAgent, until
@@ -144,3 +145,22 @@ def test_a_lost_connection_is_told_and_only_a_read_is_made_again(shifted):
     with faults.on("drop", match={"operation": "GetRole"}, when="before", times=1):
         read = api("look", "iam", "GetRole", RoleName="ssm-core", step_={"maxAttempts": 2})
         assert ended(ssm, run(ssm, read))["AutomationExecutionStatus"] == "Success"
+
+
+def test_another_automation_of_which_no_answer_came_is_found_and_not_started_twice(shifted):
+    endpoint, _ = shifted
+    ssm, faults = endpoint.client("ssm"), Faults(endpoint.handover)
+    inner = make(ssm, sleep("nap"))
+    outer = make(ssm, step("call", "executeAutomation", {"DocumentName": inner}, maxAttempts=3))
+    execution = start(ssm, outer)
+    assert ended(ssm, execution)["AutomationExecutionStatus"] == "Success"
+    # It strikes the call of the person, and then that of the automation.
+    faults.put("lost", "drop", match={"operation": "StartAutomationExecution"}, when="after", times=2)
+    with pytest.raises(ConnectionClosedError):
+        start(ssm, outer)
+    (last,) = ssm.describe_automation_executions(
+        Filters=[{"Key": "DocumentNamePrefix", "Values": [outer]}], MaxResults=1
+    )["AutomationExecutionMetadataList"]
+    assert ended(ssm, last["AutomationExecutionId"])["AutomationExecutionStatus"] == "Success"
+    filters = [{"Key": "ParentExecutionId", "Values": [last["AutomationExecutionId"]]}]
+    assert len(ssm.describe_automation_executions(Filters=filters)["AutomationExecutionMetadataList"]) == 1

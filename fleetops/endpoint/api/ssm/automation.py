@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from django.db import IntegrityError
 from django.db.models import Q
 
 from fleetops.awsapi.errors import ApiError
@@ -92,7 +93,12 @@ class Automation(Part):
         row.assume_role = await self._role(call, runbook, row)
         if parent is not None and call.behalf is not None and not call.behalf.is_forwarded and not row.assume_role:
             row.principal, row.assume_role = parent.principal, parent.assume_role  # it goes on as its parent's role
-        await self.endpoint.automations.begin(row, [_named(target) for target in targets])
+        try:
+            await self.endpoint.automations.begin(row, [_named(target) for target in targets])
+        except IntegrityError:  # the same token twice at the same moment
+            if (known := await self._known(call, parameters)) is None:
+                raise
+            row = known
         return _started(call, row)
 
     async def _document(self, call: Call, name: str, version: str) -> StoredDocument:
@@ -191,8 +197,6 @@ class Automation(Part):
         rows = AutomationExecution.objects.select_related("parent").filter(
             _filtered(parameters.get("Filters", [])), account_id=call.account_id, region=call.region
         )
-        if not any(item["Key"] in {"ParentExecutionId", "ExecutionId"} for item in parameters.get("Filters", [])):
-            rows = rows.filter(Q(parent=None) | Q(target=""))  # targets are shown below their own execution
         before = read_number(parameters.get("NextToken"))
         if before is not None:
             rows = rows.filter(pk__lt=before)
