@@ -27,6 +27,11 @@ _HYBRID_ROLES = (
     "arn:{partition}:iam::{account}:role/service-role/AmazonEC2RunCommandRoleForManagedInstances",
     "arn:{partition}:iam::{account}:role/SSMServiceRole",
 )
+_PROFILE = "arn:{partition}:iam::{account}:instance-profile/{profile}"
+# The one that FleetOps makes: not role/*, or whoever may attach roles could give an instance any of them.
+_STANDARD_ROLE = "arn:{partition}:iam::{account}:role/fleetops-ssm-core"
+# Of privileges that do not fit into a role.
+_LEASES = "arn:{partition}:iam::{account}:policy/fleetops/fleetops-lease-{lease}"
 _KEY = "arn:{partition}:kms:{region}:{account}:key/{key}"
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 # Whoever has settings name other groups and buckets allows those too.
@@ -497,6 +502,38 @@ PERMISSIONS: Final = (
         "No activation can be made with that role.",
         _HYBRID_ROLES,
         is_optional=True,
+        extra=(_STANDARD_ROLE,),
+        extra_purpose="gives the standard role to instances; other roles that may be attached are added by hand",
+    ),
+    Permission(
+        "ec2:DescribeIamInstanceProfileAssociations",
+        "IAM roles",
+        "reads which instance has which instance profile, before and after a change",
+        "No role can be attached with FleetOps, for a while or for good.",
+        is_optional=True,
+    ),
+    *(
+        Permission(
+            f"ec2:{operation}",
+            "IAM roles",
+            purpose,
+            f"No role can be {word} with FleetOps.",
+            (_INSTANCE,),
+            is_optional=True,
+        )
+        for operation, purpose, word in (
+            ("AssociateIamInstanceProfile", "attaches an instance profile", "attached"),
+            ("ReplaceIamInstanceProfileAssociation", "puts another instance profile in its place", "replaced"),
+            ("DisassociateIamInstanceProfile", "detaches it, at the end of a lease too", "detached"),
+        )
+    ),
+    Permission(
+        "iam:GetInstanceProfile",
+        "IAM roles",
+        "looks whether an instance profile is there, and has exactly one role, before it is attached",
+        "No role can be attached with FleetOps.",
+        (_PROFILE,),
+        is_optional=True,
     ),
     Permission(
         "ec2:DescribeRegions",
@@ -540,6 +577,25 @@ BY_HAND: Final = (
         "A denial of older credentials has to be taken away in the IAM console.",
         ("{role}",),
         is_optional=True,
+    ),
+    *(
+        Permission(
+            f"iam:{operation}",
+            "IAM roles",
+            purpose,
+            "A privilege-only lease that does not fit into its role's inline policies is refused.",
+            (resource,),
+            is_optional=True,
+        )
+        for operation, purpose, resource in (
+            ("CreatePolicy", "makes the policy of a privilege-only lease that has no room in its role", _LEASES),
+            ("CreatePolicyVersion", "gives such a lease another end", _LEASES),
+            ("ListPolicyVersions", "finds the older versions of such a policy", _LEASES),
+            ("DeletePolicyVersion", "deletes them", _LEASES),
+            ("DeletePolicy", "deletes such a policy at the end of its lease", _LEASES),
+            ("AttachRolePolicy", "puts such a policy on the role", "{role}"),
+            ("DetachRolePolicy", "takes it away", "{role}"),
+        )
     ),
 )
 # Called under the role that a rule of the access policy names for its sessions; all else goes under the account's own.

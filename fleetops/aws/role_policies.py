@@ -1,6 +1,5 @@
 """IAM: a policy that is put on a role for a while, inline or as a managed policy of its own."""
 
-import json
 from typing import Final
 
 from .clients import AccountAccess, client
@@ -67,16 +66,6 @@ def drop_managed(access: AccountAccess, region: str, *, role: str, arn: str, ses
             iam.delete_policy(PolicyArn=arn)
     except AwsError as error:
         _if_missing(error)
-
-
-def text_of_managed(access: AccountAccess, region: str, *, arn: str, session_name: str) -> str:
-    """The text of a managed policy as it stands, AWS's own too: JSON. Raises AwsError."""
-    iam = client("iam", access, region, session_name=session_name)
-    with aws_call("iam:GetPolicy", where=arn):
-        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-    with aws_call("iam:GetPolicyVersion", where=arn):
-        found = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-    return found if isinstance(found, str) else json.dumps(found)
 
 
 def _if_missing(error: AwsError) -> None:

@@ -136,7 +136,12 @@ _ROWS = (
         "AddRoleToInstanceProfile CreateInstanceProfile DeleteInstanceProfile GetInstanceProfile "
         "RemoveRoleFromInstanceProfile",
     ),
-    ("iam", "iam:policy", "CreatePolicy DeletePolicy GetPolicy GetPolicyVersion"),
+    (
+        "iam",
+        "iam:policy",
+        "CreatePolicy CreatePolicyVersion DeletePolicy DeletePolicyVersion GetPolicy GetPolicyVersion "
+        "ListPolicyVersions",
+    ),
     ("iam", "iam:role iam:user", "GetContextKeysForPrincipalPolicy SimulatePrincipalPolicy"),
     (
         "iam",

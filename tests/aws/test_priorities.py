@@ -12,6 +12,8 @@ from fleetops.inventory.tasks import refresh_due_regions
 ROOT = Path(__file__).resolve().parents[2]
 # Somebody waits for it, or something has to end; all others are polls.
 SAID = {
+    "fleetops.roles.tasks.bring": Priority.RUN,
+    "fleetops.roles.tasks.bring_privileges": Priority.RUN,
     "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.inventory.tasks.check_identity": Priority.PERSON,  # likewise
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started
