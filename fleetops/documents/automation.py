@@ -113,6 +113,13 @@ class Runbook:
 
 def parse(content: Any) -> Runbook:
     """Read an Automation document's content, already parsed from JSON or YAML. Raises InvalidDocument."""
+    try:
+        return _parse(content)
+    except RecursionError:
+        raise InvalidDocument("the document is too deep") from None
+
+
+def _parse(content: Any) -> Runbook:
     if not isinstance(content, Mapping):
         raise InvalidDocument("the document is not an object")
     if content.get("schemaVersion") != SCHEMA:
@@ -300,7 +307,7 @@ def _timeout(given: Any, path: str) -> int | str | None:
 def _switch(given: Any, path: str) -> bool | None:
     if given is None or isinstance(given, bool):
         return given
-    if given in {"true", "false"}:
+    if given in ("true", "false"):
         return bool(given == "true")
     raise InvalidDocument("is neither true nor false", path)
 

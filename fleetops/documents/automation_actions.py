@@ -134,7 +134,7 @@ def _check_loop(inputs: Mapping[str, Any], path: str) -> None:
         if "MaxIterations" not in inputs:
             raise InvalidDocument("a loop with a condition needs it", f"{path}.MaxIterations")
         whole_number(inputs["MaxIterations"], f"{path}.MaxIterations", MOST_ITERATIONS)
-    elif inputs.get("IteratorDataType", "String") not in {"Boolean", "Integer", "String", "StringMap"}:
+    elif inputs.get("IteratorDataType", "String") not in ("Boolean", "Integer", "String", "StringMap"):
         raise InvalidDocument("must be Boolean, Integer, String or StringMap", f"{path}.IteratorDataType")
 
 

@@ -91,7 +91,7 @@ def read_parameter(name: str, rule: Any, path: str) -> Parameter:
     if not isinstance(rule, Mapping):
         raise InvalidDocument("is not an object", path)
     kind = rule.get("type")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise InvalidDocument(f"type must be one of {', '.join(sorted(_TYPES))}", path)
     pattern = rule.get("allowedPattern", "")
     if not isinstance(pattern, str):
@@ -154,7 +154,7 @@ def _has_type(value: Any, kind: str) -> bool:
         case "StringList":
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
         case "Boolean":
-            return isinstance(value, bool) or value in {"true", "false", "True", "False"}
+            return isinstance(value, bool) or value in ("true", "false", "True", "False")
         case "Integer":
             return (isinstance(value, int) and not isinstance(value, bool)) or _is_number(value)
         case "StringMap":

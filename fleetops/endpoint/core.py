@@ -78,6 +78,7 @@ class Endpoint:
             self.reader,
             commands=self.commands,
             identities=self.identities,
+            trail=self.trail,
             tell=self.moto.tell,
             host=stream_host,
         )

@@ -126,6 +126,8 @@ def _prune(now: datetime) -> None:
 
 def _events(call: Call, answer: Answer) -> list[TrailEvent]:
     """The event of a request, and the one that the owner of another account's resource sees of it."""
+    if call.principal is None and call.behalf is not None:  # a service of ours, by itself
+        return [_event(call, answer, call.owner_id)]
     if not call.owner_id or call.owner_id == call.account_id:
         return [_event(call, answer, call.account_id)]
     shared = str(uuid4())
@@ -134,7 +136,7 @@ def _events(call: Call, answer: Answer) -> list[TrailEvent]:
 
 def _event(call: Call, answer: Answer, account_id: str, shared_id: str = "") -> TrailEvent:
     event_id = uuid4()
-    is_own = account_id == call.account_id
+    is_own = account_id == call.account_id or call.principal is None
     source = f"{call.service.signing_name if call.service else 'unknown'}.amazonaws.com"
     body: dict[str, Any] = {
         "eventVersion": "1.11",
@@ -202,6 +204,8 @@ def _stranger(call: Call) -> dict[str, Any]:
 def user_identity(call: Call) -> dict[str, Any]:
     """CloudTrail's userIdentity. Source: the CloudTrail user guide, "userIdentity element"."""
     principal: Principal | None = call.principal
+    if principal is None and call.behalf is not None:
+        return {"type": "AWSService", "invokedBy": call.behalf.service}
     if principal is None:
         return {"type": "Unknown", "accessKeyId": call.claim.access_key_id[:128] if call.claim else ""}
     identity: dict[str, Any] = {

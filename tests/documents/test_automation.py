@@ -3,6 +3,8 @@
 from copy import deepcopy
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fleetops.documents import InvalidDocument, InvalidParameters, automation
 
@@ -208,3 +210,44 @@ def test_what_cannot_be_run_here_is_a_runbook_all_the_same():
         "outputs": [{"Name": "Sum", "Selector": "$.Payload.sum", "Type": "Integer"}],
     }
     assert automation.parse(runbook(script, sleep("nap"), outputs=["compute.Sum", "compute.Payload"]))
+
+
+_ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 200)
+    | st.sampled_from(["", "x", "step:nap", "{{ x }}", "{{", "$.a", "0.3"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "Not", "a"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def _places(value, way=()):
+    """The way to everything in a document."""
+    yield way
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in pairs:
+        yield from _places(item, (*way, key))
+
+
+@given(st.sampled_from([way for way in _places(WHOLE) if way]), _ANYTHING)
+@settings(max_examples=150, deadline=None)
+def test_whatever_stands_in_a_runbook_it_is_read_or_refused(way, value):
+    try:
+        automation.parse(with_(way, value))
+    except InvalidDocument as refused:
+        assert str(refused)
+
+
+def test_a_runbook_that_is_too_deep_is_refused():
+    deep = value = {}
+    for _ in range(5000):
+        value["a"] = value = {}
+    with pytest.raises(InvalidDocument, match="too deep"):
+        automation.parse(runbook(step_with(deep)))
+
+
+def step_with(inputs):
+    return {"name": "deep", "action": "aws:executeAwsApi", "inputs": {"Service": "ec2", "Api": "X", "Deep": inputs}}

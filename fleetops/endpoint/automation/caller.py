@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 from botocore import xform_name
 from botocore.awsrequest import HeadersDict
@@ -27,8 +27,9 @@ from fleetops.awsapi.errors import ApiError
 from fleetops.endpoint.auth import Identities
 from fleetops.endpoint.calls import Answer, Behalf, Call, Principal
 from fleetops.endpoint.faults import Dropped
+from fleetops.endpoint.trail import NotRecorded, Trail
 
-from .errors import StepFailed
+from .errors import LOST, StepFailed
 
 SERVICE = "ssm.amazonaws.com"
 ROLE_ARN = re.compile(r"arn:aws:iam::(?P<account>\d{12}):role/(?:[^:]*/)?(?P<name>[\w+=,.@-]{1,64})")
@@ -85,6 +86,7 @@ class Caller:
         self,
         carry_out: CarryOut,
         identities: Identities,
+        trail: Trail,
         *,
         host: str,
         region: str,
@@ -94,6 +96,7 @@ class Caller:
     ) -> None:
         self._carry_out = carry_out
         self._identities = identities
+        self._trail = trail
         self._host = host
         self._region = region
         self._starter = starter
@@ -129,8 +132,21 @@ class Caller:
             acting = await assumed(self._identities, self._role, self._execution)
             if acting is None:
                 raise StepFailed("The defined assume role is unable to be assumed.", stage="Verification")
+            await self._record(acting)
             self._acting, self._acting_since = acting, clock.monotonic()
         return self._acting
+
+    async def _record(self, acting: Principal) -> None:
+        """CloudTrail has it that Automation has assumed a role. Raises StepFailed."""
+        parameters = {"RoleArn": self._role, "RoleSessionName": acting.session_name}
+        call = _call(operation("sts", "AssumeRole"), parameters, self._host, self._region, "", str(uuid4()))
+        call.operation, call.read_only, call.parameters = "AssumeRole", False, parameters
+        call.behalf = Behalf(SERVICE, False, self._execution, self._execution)
+        call.resources, call.owner_id = [self._role], acting.account_id
+        try:
+            await self._trail.record(call, Answer(200, b""))
+        except NotRecorded:
+            raise StepFailed("Nothing was done: the endpoint cannot record the request.", kind=LOST) from None
 
 
 async def assumed(identities: Identities, role_arn: str, execution: UUID) -> Principal | None:

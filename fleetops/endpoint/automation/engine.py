@@ -24,6 +24,7 @@ from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.database import in_database
 from fleetops.endpoint.models import AutomationExecution, AutomationStep, TrailEvent
 from fleetops.endpoint.states import AUTOMATION_OVER, AutomationStatus
+from fleetops.endpoint.trail import Trail
 
 from . import events
 from .actions import ACTIONS
@@ -50,10 +51,19 @@ class Automations:
     """The executions."""
 
     def __init__(
-        self, writer: Executor, reader: Executor, *, commands: Commands, identities: Identities, tell: Told, host: str
+        self,
+        writer: Executor,
+        reader: Executor,
+        *,
+        commands: Commands,
+        identities: Identities,
+        trail: Trail,
+        tell: Told,
+        host: str,
     ) -> None:
         """`tell` takes an event for EventBridge; `host` is HOST:PORT, where the endpoint's callers find it."""
         self.host = host
+        self.trail = trail
         self._writer = writer
         self._reader = reader
         self.commands = commands
@@ -212,11 +222,12 @@ class Automations:
             parent=parent,
             given=given,
             target=_shown(parent.resolved[index]),
+            variables=dict(parent.variables),
             started_at=clock.now(),
             **{
                 name: getattr(parent, name)
                 for name in (
-                    *("account_id", "region", "document_name", "document_version", "document_content", "variables"),
+                    *("account_id", "region", "document_name", "document_version", "document_content"),
                     *("principal", "assume_role", "executed_by"),
                 )
             },

@@ -21,6 +21,7 @@ from fleetops.endpoint.commands import Commands
 from fleetops.endpoint.faults import Dropped
 from fleetops.endpoint.models import AutomationExecution, AutomationStep
 from fleetops.endpoint.states import AUTOMATION_MOVES, AUTOMATION_OVER, AutomationStatus
+from fleetops.endpoint.trail import Trail
 
 from . import caller
 from .errors import LOST, StepCancelled, StepFailed, StepTimedOut
@@ -44,6 +45,7 @@ class Engine(Protocol):
     carry_out: caller.CarryOut
     commands: Commands
     identities: Identities
+    trail: Trail
     host: str  # HOST:PORT, where the endpoint's callers find it
 
     is_closing: bool  # this process is about to end: nothing new is begun
@@ -76,6 +78,7 @@ class Running:
         self._caller = caller.Caller(
             engine.carry_out,
             engine.identities,
+            engine.trail,
             host=engine.host,
             region=row.region,
             starter=caller.read(row.principal),

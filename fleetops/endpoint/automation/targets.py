@@ -34,8 +34,6 @@ async def resolved(endpoint: Endpoint, call: Call, aim: Mapping[str, Any], runbo
     if bool(targets) != bool(name):
         raise _wrong("Targets and TargetParameterName are given together or not at all.")
     if not targets:
-        if aim:
-            raise _wrong("MaxConcurrency and MaxErrors are of an execution with targets.")
         return []
     _check_name(runbook, name)
     found: list[str] = []
@@ -88,6 +86,7 @@ async def _instances(endpoint: Endpoint, call: Call, filters: list[dict[str, Any
     asking = caller.Caller(
         endpoint.automations.carry_out,
         endpoint.identities,
+        endpoint.trail,
         host=endpoint.stream_host,
         region=call.region,
         starter=call.principal,

@@ -117,6 +117,9 @@ def test_an_automation_acts_as_the_role_that_it_is_given(ssm, aws, person):
     assert found["Outputs"] == {"who.Arn": [acting]}
     event = trail(aws, "CreateQueue", "auto-by-role")
     assert event["userIdentity"]["arn"] == acting and event["userIdentity"]["invokedBy"] == "ssm.amazonaws.com"
+    assumed = trail(aws, "AssumeRole", f"Automation-{execution}")
+    assert assumed["userIdentity"] == {"type": "AWSService", "invokedBy": "ssm.amazonaws.com"}
+    assert assumed["requestParameters"]["roleArn"] == arn
 
 
 def test_a_role_is_given_by_who_may_pass_it_and_taken_if_it_trusts_automation(ssm, aws, person):

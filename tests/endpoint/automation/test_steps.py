@@ -317,3 +317,28 @@ def test_awss_runbook_attaches_a_role_and_replaces_one_only_if_told(ssm, aws):
         for association, _ in held():
             ec2.disassociate_iam_instance_profile(AssociationId=association)
     assert get(ssm, first["AutomationExecutionId"])["DocumentName"] == "AWS-AttachIAMToInstance"
+
+
+@pytest.fixture
+def instance(aws):
+    ec2 = aws.client("ec2")
+    image = ec2.describe_instances()["Reservations"][0]["Instances"][0]["ImageId"]
+    made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    yield made
+    ec2.terminate_instances(InstanceIds=[made])
+
+
+def test_awss_runbooks_stop_start_and_restart_instances_and_a_step_tags_them(ssm, aws, instance):
+    ec2 = aws.client("ec2")
+
+    def state():
+        return ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["State"]["Name"]
+
+    for name, becomes_ in (("Stop", "stopped"), ("Start", "running"), ("Restart", "running")):
+        found = ended(ssm, start(ssm, f"AWS-{name}EC2Instance", Parameters={"InstanceId": [instance]}))
+        assert (found["AutomationExecutionStatus"], state()) == ("Success", becomes_), found
+    assert of_step(found, "startInstances")["Outputs"]["InstanceStates"] == ["running"]
+    tags = {"ResourceIds": [instance], "Tags": [{"Key": "seen", "Value": "yes"}]}
+    assert ended(ssm, run(ssm, step("tag", "createTags", tags)))["AutomationExecutionStatus"] == "Success"
+    tagged = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [instance]}])["Tags"]
+    assert [(tag["Key"], tag["Value"]) for tag in tagged] == [("seen", "yes")]
