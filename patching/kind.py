@@ -53,6 +53,8 @@ class PatchKind:
     label = "Patch"
     deed = Deed.PATCH.value
     url_name = "patching:new_run"
+    needs_agent = True
+    carries_out = False
 
     def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
         operation = str(subject.get("operation") or "")
@@ -135,6 +137,9 @@ class PatchKind:
             elif subject.get("lists"):
                 raise UserError("No list of patches lies where this node could read it; it would install everything.")
         return Call(DOCUMENT, parameters)
+
+    def carry_out(self, run: Run, targets: Sequence[RunTarget]) -> dict[Any, str]:
+        raise NotImplementedError("it sends commands")
 
     def judge(self, run: Run, targets: Sequence[RunTarget]) -> list[Verdict]:
         """A call for each 50 targets of a region; what it tells is kept as any report that is read.

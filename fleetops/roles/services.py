@@ -25,7 +25,7 @@ from fleetops.inventory.readiness import status_of
 from fleetops.inventory.selection import facts_of
 from fleetops.notify.services import notify, resolve
 from fleetops.policy import services as policy
-from fleetops.policy.decide import Deed, says_something
+from fleetops.policy.decide import Context, Deed, says_something
 from fleetops.rollouts.models import Run
 from fleetops.transitions import LostRace, move
 
@@ -135,13 +135,21 @@ def find_profile(instance: Instance, name: str) -> profiles.Profile:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def plan(instance: Instance, wish: Wish, *, actor: User, reason: str = "", read: rules.Read | None = None) -> Plan:
-    """What it would take to have `wish`; changes nothing and calls nobody.
+def plan(
+    instance: Instance,
+    wish: Wish,
+    *,
+    actor: User,
+    reason: str = "",
+    read: rules.Read | None = None,
+    context: Context | None = None,
+) -> Plan:
+    """What it would take to have `wish`; changes nothing and calls nobody. `context` is this request's, unless given.
 
     Raises Denied if the policy or the rules do not allow it, ReasonNeeded, UserError if it cannot be.
     """
     _check(instance, wish)
-    context = policy.context(actor, reason=reason)
+    context = context or policy.context(actor, reason=reason)
     answer = policy.decision(actor, Deed.ATTACH_ROLE, target=facts_of(instance), context=context)
     if not answer.allowed and not answer.may_ask:
         policy.require(actor, Deed.ATTACH_ROLE, target=facts_of(instance), context=context)
@@ -236,48 +244,57 @@ def ask(
         raise FieldError("reason", "Say why you need it: who approves it reads this.")
     if found.cut_off and not cut_off_accepted:
         raise CutOff(found.cut_off)
-    text = privilege.check(wish.policy) if wish.policy else ""
     with transaction.atomic():
-        held = hold(instance)
-        _check_against_open(instance, wish)
-        attachment = RoleAttachment(
-            instance=instance,
-            account=instance.account,
-            region=instance.region,
-            instance_name=str(instance),
-            kind=wish.kind,
-            profile_arn=wish.profile_arn,
-            policy=text,
-            policy_name=_line(wish.policy_name)[:128] or ("privilege" if text else ""),
-            reason=reason,
-            asked_by=actor,
-            asked_by_name=actor.username,
-            rule=RoleRule.objects.filter(pk=found.rule.id).first() if found.rule else None,
-            rule_name=found.rule.name if found.rule else "",
-            run=run,
-            minutes=wish.minutes,
-            ends_with=wish.ends_with,
-            asked_at=now(),
-            state=S.ASKED if found.approvals else S.PENDING,
-        )
-        if found.approvals:
-            attachment.approval = _ask_others(attachment, wish, found, actor)
-            attachment.due_at = now() + LOOK_AT_APPROVAL
-            attachment.words = f"Waits for {found.approvals} approval{'s' if found.approvals > 1 else ''}."
-            attachment.save(force_insert=True)
-            notify(
-                TOPIC_ASKED,
-                dedup_key=str(attachment.pk),
-                title=attachment.approval.summary,
-                text=f"Why: {reason}\nOpen the page, log in, and approve or deny it there.",
-                url=attachment.approval.get_absolute_url(),
-                **where,
-            )
-        else:
-            attachment.save(force_insert=True)
-            _begin(attachment, held, at=now())
-        _record("roles.ask", attachment, actor=actor, reason=reason, what=wish.words, rule=attachment.rule_name)
+        attachment = write(instance, wish, found, actor=actor, reason=reason, run=run)
     logger.info("role asked attachment=%s instance=%s user=%s", attachment.pk, instance.instance_id, actor.username)
+    return attachment
+
+
+def write(
+    instance: Instance, wish: Wish, found: Plan, *, actor: User, reason: str = "", run: Run | None = None
+) -> RoleAttachment:
+    """Write down what `plan` has found good; in the caller's transaction. Raises UserError, FieldError as ask does."""
+    text = privilege.check(wish.policy) if wish.policy else ""
+    where = _where(instance)
+    held = hold(instance)
+    _check_against_open(instance, wish)
+    attachment = RoleAttachment(
+        instance=instance,
+        account=instance.account,
+        region=instance.region,
+        instance_name=str(instance),
+        kind=wish.kind,
+        profile_arn=wish.profile_arn,
+        policy=text,
+        policy_name=_line(wish.policy_name)[:128] or ("privilege" if text else ""),
+        reason=reason,
+        asked_by=actor,
+        asked_by_name=actor.username,
+        rule=RoleRule.objects.filter(pk=found.rule.id).first() if found.rule else None,
+        rule_name=found.rule.name if found.rule else "",
+        run=run,
+        minutes=wish.minutes,
+        ends_with=wish.ends_with,
+        asked_at=now(),
+        state=S.ASKED if found.approvals else S.PENDING,
+    )
+    if found.approvals:
+        attachment.approval = _ask_others(attachment, wish, found, actor)
+        attachment.due_at = now() + LOOK_AT_APPROVAL
+        attachment.words = f"Waits for {found.approvals} approval{'s' if found.approvals > 1 else ''}."
+        attachment.save(force_insert=True)
+        notify(
+            TOPIC_ASKED,
+            dedup_key=str(attachment.pk),
+            title=attachment.approval.summary,
+            text=f"Why: {reason}\nOpen the page, log in, and approve or deny it there.",
+            url=attachment.approval.get_absolute_url(),
+            **where,
+        )
+    else:
+        attachment.save(force_insert=True)
+        _begin(attachment, held, at=now())
+    _record("roles.ask", attachment, actor=actor, reason=reason, what=wish.words, rule=attachment.rule_name)
     return attachment
 
 

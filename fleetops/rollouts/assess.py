@@ -84,7 +84,11 @@ def assess(run: Run, instances: Sequence[Instance], *, actor: User, context: Con
     denied = _denied(run, kind.deed, facts, wants, actor=actor, context=context)
     bound = _bound(kind.deed, facts)
     closed: dict[tuple[Binding, ...], str] = {}
-    skipped = [_unreachable(each, now) or lacks.get((each.account_id, each.region_id), "") for each in instances]
+    needs_agent = kind.needs_agent or bool(wants)
+    skipped = [
+        _unreachable(each, now, needs_agent=needs_agent) or lacks.get((each.account_id, each.region_id), "")
+        for each in instances
+    ]
     fit = [each for each, why in zip(instances, skipped, strict=True) if not why]
     fitness = iter(kind.fitness(run, fit))
     extra = EXTRA_MINUTES * len(wants)
@@ -106,8 +110,8 @@ def assess(run: Run, instances: Sequence[Instance], *, actor: User, context: Con
     return made
 
 
-def _unreachable(instance: Instance, now: datetime) -> str:
-    if status_of(instance) is not Status.ONLINE:
+def _unreachable(instance: Instance, now: datetime, *, needs_agent: bool) -> str:
+    if needs_agent and status_of(instance) is not Status.ONLINE:
         return f"It cannot be reached: {status_words(instance, now=now)[1].lower()}."
     if not instance.account.enabled or not instance.region.enabled:
         return "Its account or region is turned off in FleetOps."

@@ -35,6 +35,8 @@ class DocumentKind:
     label = "Run a document"
     deed = Deed.RUN_DOCUMENT.value
     url_name = "rollouts:new"
+    needs_agent = True
+    carries_out = False
 
     def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
         name = str(subject.get("document") or "").strip()
@@ -105,6 +107,9 @@ class DocumentKind:
             parameters={name: tuple(texts) for name, texts in subject.get("parameters", {}).items()},
             timeout_seconds=int(subject.get("timeout_seconds", 3600)),
         )
+
+    def carry_out(self, run: Run, targets: Sequence[RunTarget]) -> dict[Any, str]:
+        raise NotImplementedError("it sends commands")
 
     def judge(self, run: Run, targets: Sequence[RunTarget]) -> list[Verdict]:
         return [self._judge(run, target) for target in targets]

@@ -87,6 +87,8 @@ class RunKind(Protocol):
     label: str  # as people read it
     deed: str  # the policy's, asked at the plan, at the start and before each sending
     url_name: str  # of the page where a new run of this kind is asked for
+    needs_agent: bool  # whether a target has to be online
+    carries_out: bool  # by itself: nothing is sent to a target, see carry_out
 
     def check(self, subject: Mapping[str, Any]) -> dict[str, Any]:
         """`subject`, what the kind is told of a run, completed and checked. Raises UserError."""
@@ -117,6 +119,14 @@ class RunKind(Protocol):
 
     def call_for(self, run: "Run", target: "RunTarget") -> Call:
         """What is sent to a target. Raises UserError if nothing can be: the target fails with its words."""
+        ...
+
+    def carry_out(self, run: "Run", targets: Sequence["RunTarget"]) -> dict[Any, str]:
+        """In the place of a command: write down what is to be done with the targets, for another room to do it.
+
+        In the transaction in which they go, so that both stand or none; AWS is not called. Why nothing can be done
+        with a target, by its key. The others are judged from then on. Only asked of a kind that `carries_out`.
+        """
         ...
 
     def judge(self, run: "Run", targets: Sequence["RunTarget"]) -> list[Verdict]:

@@ -249,6 +249,9 @@ def _order(
     text = f"{step} {number}" if step else ""
     fresh = [target for target in targets if step == MAIN and target.state == TargetState.PREPARING]
     _move(fresh, TargetState.SENT, sent_at=now)
+    if step == MAIN and kind.carries_out:
+        _carry_out(run, kind, targets, later, now=now)
+        return
     groups: dict[tuple[Any, ...], list[RunTarget]] = defaultdict(list)
     calls: dict[tuple[Any, ...], Call] = {}
     for target in targets:
@@ -277,6 +280,22 @@ def _order(
         _note_invocations(members, step=text)
         sent.commands.append(members[0].invocation.command_id)
         logger.info("command made run=%s step=%s instances=%d", run.pk, text or "main", len(members))
+
+
+def _carry_out(run: Run, kind: RunKind, targets: Sequence[RunTarget], later: Due, *, now: datetime) -> None:
+    """Have a kind do it that sends nothing: its targets wait for its word at once."""
+    refused = kind.carry_out(run, targets)
+    for target in targets:
+        target.step = ""
+        if target.pk in refused:
+            decide(run, target, Outcome.BAD, refused[target.pk], later, now=now)
+    begun = [target for target in targets if target.pk not in refused]
+    for start in range(0, len(begun), _CHUNK):
+        keys = [each.pk for each in begun[start : start + _CHUNK]]
+        RunTarget.objects.filter(pk__in=keys).update(step="")
+    proof_by = now + timedelta(minutes=run.evidence_minutes)
+    _move(begun, TargetState.RAN, ran_at=now, due_at=now, proof_by=proof_by, reason="")
+    logger.info("targets carried out run=%s instances=%d refused=%d", run.pk, len(begun), len(refused))
 
 
 def _note_invocations(members: Sequence[RunTarget], *, step: str) -> None:
