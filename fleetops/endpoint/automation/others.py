@@ -95,7 +95,8 @@ async def _cancel_command(run: Running, row: AutomationStep, command: Command) -
     run.move(row, AutomationStatus.CANCELLING)
     await run.engine.save(row)
     try:
-        await run.ask(row, "ssm", "CancelCommand", {"CommandId": str(command.command_id)}, repeats=True)
+        named = {"CommandId": str(command.command_id)}
+        await run.ask(row, "ssm", "CancelCommand", named, repeats=True, cancels=True)
     except StepFailed as error:  # it goes on, and the step does not
         row.response = str(error)
 
@@ -149,28 +150,29 @@ async def execute_automation(
 async def loop(run: Running, step: automation.Step, row: AutomationStep, inputs: Mapping[str, Any]) -> Values:
     """Walk through the steps within, for each value or while a condition holds."""
     values = _iterators(run, inputs)
-    most = len(values) if values is not None else int(run.resolve(inputs["MaxIterations"]))
+    most = len(values) if values is not None else run.number(inputs["MaxIterations"], 0)
     if most > MOST_ITERATIONS:
         raise StepFailed(f"a loop has at most {MOST_ITERATIONS} iterations", stage="Verification")
     row.inputs = {"MaxIterations": str(most)}
     while True:
         number = int(row.memo.get("iteration", 0))
         if not row.memo.get("next"):
+            if (verdict := row.memo.get("verdict")) == AutomationStatus.CANCELLED:
+                raise StepCancelled
+            if verdict:
+                raise StepFailed(f"A step of the loop ended as {verdict} in iteration {number}", is_final=True)
             if number >= most or (values is None and number and not _goes_on(run, inputs)):
                 break
+            run.check(row)
             number += 1
             await _begin_iteration(run, step, row, number, values[number - 1] if values is not None else None)
         while name := str(row.memo["next"]):
-            run.check(row)
+            if not run.may_go_on(name):
+                raise StepCancelled
             inner = run.runbook.step(name)
             assert inner is not None
             await run.perform(inner, run.row_of(name), row.memo)
             await run.engine.save(row)
-        verdict = row.memo.get("verdict")
-        if verdict == AutomationStatus.CANCELLED:
-            raise StepCancelled
-        if verdict:
-            raise StepFailed(f"A step of the loop ended as {verdict} in iteration {number}", is_final=True)
     return dict(row.values)
 
 

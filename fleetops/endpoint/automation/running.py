@@ -95,7 +95,7 @@ class Running:
             self.move(row, AutomationStatus.IN_PROGRESS)
             await self.engine.save(row)
         name = str(row.memo.get("next", self.runbook.steps[0].name))
-        while name and not (row.stop == "Complete" or (row.stop and not self._is_cancelled)):
+        while name and self.may_go_on(name):
             step = self.runbook.step(name)
             assert step is not None, name
             try:
@@ -104,6 +104,12 @@ class Running:
                 break
             name = await self.perform(step, self.row_of(name), row.memo)
         await self._finish()
+
+    def may_go_on(self, name: str) -> bool:
+        """Whether a step may begin; one that has begun goes on in any case, and breaks off by itself."""
+        row = self.row_of(name)
+        has_begun = row.started_at is not None and row.state not in AUTOMATION_OVER
+        return has_begun or not self.row.stop or (self.row.stop == "Cancel" and self._is_cancelled)
 
     async def _finish(self) -> None:
         row = self.row
@@ -176,8 +182,8 @@ class Running:
         most = 1
         while True:
             try:
-                most = self._number(step.max_attempts, 1)
-                seconds = self._number(step.timeout_seconds, _TIMEOUTS.get(step.action, 0))
+                most = self.number(step.max_attempts, 1)
+                seconds = self.number(step.timeout_seconds, _TIMEOUTS.get(step.action, 0))
                 if seconds and "deadline" not in row.memo:
                     row.memo["deadline"] = (clock.now() + timedelta(seconds=seconds)).isoformat()
                     await self.engine.save(row)
@@ -265,7 +271,7 @@ class Running:
             value = value[part]
         return value
 
-    def _number(self, given: int | str | None, default: int) -> int:
+    def number(self, given: int | str | None, default: int) -> int:
         if given is None:
             return default
         try:
@@ -278,14 +284,27 @@ class Running:
         return uuid5(row.step_id, str(row.memo.get("attempt", 1)))
 
     async def ask(
-        self, row: AutomationStep, service: str, api: str, parameters: Mapping[str, Any], *, repeats: bool = False
+        self,
+        row: AutomationStep,
+        service: str,
+        api: str,
+        parameters: Mapping[str, Any],
+        *,
+        repeats: bool = False,
+        cancels: bool = False,
     ) -> Values:
-        """Call one operation for a step. `repeats`: a second time does no harm. Raises StepFailed."""
+        """Call one operation for a step. `repeats`: a second time does no harm; `cancels`: it is what breaks it off.
+
+        Raises StepFailed, StepCancelled.
+        """
         wanted = caller.operation(service, api)
         is_once = wanted.changes and not wanted.has_token and not repeats
         if is_once and (before := row.memo.get("asked")):
             raise StepFailed(await self._unknown(before, wanted.model.name), kind="UnknownOutcome", is_final=True)
-        self._stay()
+        if cancels:
+            self._stay()
+        else:
+            self.check(row)
         request_id = str(uuid4())
         if is_once:
             row.memo["asked"] = request_id

@@ -44,65 +44,21 @@ def test_an_end_in_order_leaves_an_automation_where_it_is(shifted):
     assert (found["AutomationExecutionStatus"], of_step(found, "nap")["ExecutionStartTime"]) == ("Success", begun)
 
 
-def test_a_kill_loses_no_automation_and_repeats_nothing(shifted):
-    endpoint, file = shifted
+def test_what_was_asked_to_stop_stops_after_a_kill_too(shifted):
+    endpoint, _ = shifted
     ssm = endpoint.client("ssm")
-    agent = HandAgent(endpoint, endpoint.instance_id("web-checkout-eu1b-08")).connect()
-    naps = run(ssm, api("before", "sqs", "CreateQueue", QueueName="once"), sleep("nap", "PT1H"), sleep("after"))
-    step_is(ssm, naps, "nap", "InProgress")
-    approvers = {"Approvers": ["admin", "arn:aws:iam::111122223333:role/ssm-core"], "MinRequiredApprovals": 2}
-    asks = run(ssm, step("ask", "approve", approvers), sleep("after"))
-    becomes(ssm, asks, "Waiting")
-    ssm.send_automation_signal(AutomationExecutionId=asks, SignalType="Approve")
-    inputs = {
-        "DocumentName": "AWS-RunShellScript",
-        "InstanceIds": [agent.instance_id],
-        "Parameters": {"commands": ["x"]},
-    }
-    commands = run(ssm, step("ask", "runCommand", inputs))
-    job = agent.job()
-    waits = make(ssm, sleep("nap", "PT1H"), parameters={"Name": {"type": "String", "default": "x"}})
-    calls = run(ssm, step("call", "executeAutomation", {"DocumentName": waits}))
-    child = until(lambda: of_step(get(ssm, calls), "call").get("Outputs", {}).get("ExecutionId"))[0]
-    targets = [{"Key": "ParameterValues", "Values": ["a", "b", "c"]}]
-    wide = start(ssm, waits, TargetParameterName="Name", Targets=targets, MaxConcurrency="2")
-    until(lambda: list(statuses(get(ssm, wide)).values()).count("InProgress") == 2)
-    each = {"Iterators": ["a", "b"], "Steps": [sleep("pause", "PT1H"), sleep("onward")]}
-    loops = run(ssm, step("each", "loop", each))
-    until(lambda: "pause" in statuses(get(ssm, loops)))
-    agent.close()
-
+    execution = run(ssm, sleep("nap", "PT1H", onCancel="step:tidy"), sleep("no", isEnd=True), sleep("tidy"))
+    step_is(ssm, execution, "nap", "InProgress")
+    inner = [sleep("pause", "PT1H"), sleep("onward")]
+    loops = run(ssm, step("each", "loop", {"Iterators": ["a", "b"], "Steps": inner}))
+    until(lambda: statuses(get(ssm, loops)).get("pause") == "InProgress")
+    for one in (execution, loops):
+        ssm.stop_automation_execution(AutomationExecutionId=one)
     ssm = killed(endpoint)
-    assert {get(ssm, one)["AutomationExecutionStatus"] for one in (naps, commands, calls, child, wide, loops)} == {
-        "InProgress"
-    }
-    agent = HandAgent(endpoint, agent.instance_id).connect()
-    again = agent.job()
-    assert again.job.job_id == job.job.job_id  # the same command, told again
-    agent.run(again)
-    found = ended(ssm, commands)
-    agent.close()
-    assert found["AutomationExecutionStatus"] == "Success"
-    assert len(ssm.list_commands(InstanceId=agent.instance_id)["Commands"]) == 1
-
-    clock.set_shift(file, jump=3600)
-    assert statuses(ended(ssm, naps)) == {"before": "Success", "nap": "Success", "after": "Success"}
-    assert ended(ssm, calls)["AutomationExecutionStatus"] == ended(ssm, child)["AutomationExecutionStatus"] == "Success"
-    step_is(ssm, wide, "c", "InProgress")
-    until(lambda: [one["StepStatus"] for one in get(ssm, loops)["StepExecutions"]].count("InProgress") == 2)
-    clock.set_shift(file, jump=3600)
-    assert set(statuses(ended(ssm, wide)).values()) == {"Success"}
-    rounds = ended(ssm, loops)["StepExecutions"]
-    assert [one["ParentStepDetails"]["IteratorValue"] for one in rounds if one["StepName"] == "onward"] == ["a", "b"]
-    events = endpoint.client("cloudtrail").lookup_events(
-        LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": "CreateQueue"}]
-    )["Events"]
-    assert len([one for one in events if '"once"' in one["CloudTrailEvent"]]) == 1
-
-    clock.set_shift(file, jump=7 * 86_400)  # nobody else has approved
-    late = ended(ssm, asks)
-    assert (late["AutomationExecutionStatus"], statuses(late)) == ("TimedOut", {"ask": "TimedOut", "after": "Pending"})
-    assert json.loads(of_step(late, "ask")["Outputs"]["ApproverDecisions"][0])["Decision"] == "Approve"
+    found = ended(ssm, execution)
+    assert found["AutomationExecutionStatus"] == "Cancelled"
+    assert statuses(found) == {"nap": "Cancelled", "no": "Pending", "tidy": "Success"}
+    assert statuses(ended(ssm, loops)) == {"each": "Cancelled", "pause": "Cancelled", "onward": "Pending"}
 
 
 def test_what_changes_something_is_not_asked_for_twice(shifted):
@@ -164,3 +120,64 @@ def test_another_automation_of_which_no_answer_came_is_found_and_not_started_twi
     assert ended(ssm, last["AutomationExecutionId"])["AutomationExecutionStatus"] == "Success"
     filters = [{"Key": "ParentExecutionId", "Values": [last["AutomationExecutionId"]]}]
     assert len(ssm.describe_automation_executions(Filters=filters)["AutomationExecutionMetadataList"]) == 1
+
+
+def test_a_kill_loses_no_automation_and_repeats_nothing(shifted):
+    endpoint, file = shifted
+    ssm = endpoint.client("ssm")
+    agent = HandAgent(endpoint, endpoint.instance_id("web-checkout-eu1b-08")).connect()
+    naps = run(ssm, api("before", "sqs", "CreateQueue", QueueName="once"), sleep("nap", "PT1H"), sleep("after"))
+    step_is(ssm, naps, "nap", "InProgress")
+    approvers = {"Approvers": ["admin", "arn:aws:iam::111122223333:role/ssm-core"], "MinRequiredApprovals": 2}
+    asks = run(ssm, step("ask", "approve", approvers), sleep("after"))
+    becomes(ssm, asks, "Waiting")
+    ssm.send_automation_signal(AutomationExecutionId=asks, SignalType="Approve")
+    inputs = {
+        "DocumentName": "AWS-RunShellScript",
+        "InstanceIds": [agent.instance_id],
+        "Parameters": {"commands": ["x"]},
+    }
+    commands = run(ssm, step("ask", "runCommand", inputs))
+    job = agent.job()
+    waits = make(ssm, sleep("nap", "PT1H"), parameters={"Name": {"type": "String", "default": "x"}})
+    calls = run(ssm, step("call", "executeAutomation", {"DocumentName": waits}))
+    child = until(lambda: of_step(get(ssm, calls), "call").get("Outputs", {}).get("ExecutionId"))[0]
+    targets = [{"Key": "ParameterValues", "Values": ["a", "b", "c"]}]
+    wide = start(ssm, waits, TargetParameterName="Name", Targets=targets, MaxConcurrency="2")
+    until(lambda: list(statuses(get(ssm, wide)).values()).count("InProgress") == 2)
+    each = {"Iterators": ["a", "b"], "Steps": [sleep("pause", "PT1H"), sleep("onward")]}
+    loops = run(ssm, step("each", "loop", each))
+    until(lambda: statuses(get(ssm, loops)).get("pause") == "InProgress")
+    agent.close()
+
+    ssm = killed(endpoint)
+    assert {get(ssm, one)["AutomationExecutionStatus"] for one in (naps, commands, calls, child, wide, loops)} == {
+        "InProgress"
+    }
+    agent = HandAgent(endpoint, agent.instance_id).connect()
+    again = agent.job()
+    assert again.job.job_id == job.job.job_id  # the same command, told again
+    agent.run(again)
+    found = ended(ssm, commands)
+    agent.close()
+    assert found["AutomationExecutionStatus"] == "Success"
+    assert len(ssm.list_commands(InstanceId=agent.instance_id)["Commands"]) == 1
+
+    clock.set_shift(file, jump=3600)
+    assert statuses(ended(ssm, naps)) == {"before": "Success", "nap": "Success", "after": "Success"}
+    assert ended(ssm, calls)["AutomationExecutionStatus"] == ended(ssm, child)["AutomationExecutionStatus"] == "Success"
+    step_is(ssm, wide, "c", "InProgress")
+    until(lambda: [one["StepStatus"] for one in get(ssm, loops)["StepExecutions"]].count("InProgress") == 2)
+    clock.set_shift(file, jump=3600)
+    assert set(statuses(ended(ssm, wide)).values()) == {"Success"}
+    rounds = ended(ssm, loops)["StepExecutions"]
+    assert [one["ParentStepDetails"]["IteratorValue"] for one in rounds if one["StepName"] == "onward"] == ["a", "b"]
+    events = endpoint.client("cloudtrail").lookup_events(
+        LookupAttributes=[{"AttributeKey": "EventName", "AttributeValue": "CreateQueue"}]
+    )["Events"]
+    assert len([one for one in events if '"once"' in one["CloudTrailEvent"]]) == 1
+
+    clock.set_shift(file, jump=7 * 86_400)  # nobody else has approved
+    late = ended(ssm, asks)
+    assert (late["AutomationExecutionStatus"], statuses(late)) == ("TimedOut", {"ask": "TimedOut", "after": "Pending"})
+    assert json.loads(of_step(late, "ask")["Outputs"]["ApproverDecisions"][0])["Decision"] == "Approve"
