@@ -88,6 +88,11 @@ app.conf.beat_schedule = {
         "schedule": 2.0,
         "options": {"expires": 10},
     },
+    "role_catalogue.read_due": {
+        "task": "fleetops.roles.catalogue.tasks.read_due",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
     "roles.look_for_rules": {
         "task": "fleetops.roles.tasks.look_for_rules",
         "schedule": 60.0,

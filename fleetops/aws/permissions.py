@@ -27,9 +27,11 @@ _HYBRID_ROLES = (
     "arn:{partition}:iam::{account}:role/service-role/AmazonEC2RunCommandRoleForManagedInstances",
     "arn:{partition}:iam::{account}:role/SSMServiceRole",
 )
+_AWS_POLICIES = "arn:{partition}:iam::aws:policy/{policy}"
 _PROFILE = "arn:{partition}:iam::{account}:instance-profile/{profile}"
 # The one that FleetOps makes: not role/*, or whoever may attach roles could give an instance any of them.
 _STANDARD_ROLE = "arn:{partition}:iam::{account}:role/fleetops-ssm-core"
+_STANDARD_PROFILE = "arn:{partition}:iam::{account}:instance-profile/fleetops-ssm-core"
 # Of privileges that do not fit into a role.
 _LEASES = "arn:{partition}:iam::{account}:policy/fleetops/fleetops-lease-{lease}"
 _KEY = "arn:{partition}:kms:{region}:{account}:key/{key}"
@@ -535,6 +537,41 @@ PERMISSIONS: Final = (
         (_PROFILE,),
         is_optional=True,
     ),
+    *(
+        Permission(
+            f"iam:{operation}",
+            "IAM roles",
+            purpose,
+            "The catalogue of IAM roles is empty, or does not tell what is in AWS's own policies.",
+            (resource,),
+            is_optional=True,
+        )
+        for operation, purpose, resource in (
+            ("GetAccountAuthorizationDetails", "reads all roles with their policies, in one go", "*"),
+            ("ListInstanceProfiles", "reads the instance profiles", "*"),
+            ("GetPolicy", "finds the current version of AWS's own policies that roles have", _AWS_POLICIES),
+            ("GetPolicyVersion", "reads it", _AWS_POLICIES),
+        )
+    ),
+    *(
+        Permission(
+            f"iam:{operation}",
+            "IAM roles",
+            purpose,
+            "The standard role cannot be made with FleetOps.",
+            (resource,),
+            is_optional=True,
+        )
+        for operation, purpose, resource in (
+            ("ListAttachedRolePolicies", "looks what the standard role has", _STANDARD_ROLE),
+            ("ListRolePolicies", "looks which inline policies the standard role has", _STANDARD_ROLE),
+            ("GetRolePolicy", "reads them", _STANDARD_ROLE),
+            ("CreateRole", "makes the standard role", _STANDARD_ROLE),
+            ("TagRole", "marks it as FleetOps's", _STANDARD_ROLE),
+            ("CreateInstanceProfile", "makes the instance profile of the same name", _STANDARD_PROFILE),
+            ("AddRoleToInstanceProfile", "puts the standard role into it", _STANDARD_PROFILE),
+        )
+    ),
     Permission(
         "ec2:DescribeRegions",
         "Connection check",
@@ -557,6 +594,8 @@ PERMISSIONS: Final = (
         "What is missing in a trust policy is not told; a role that does not fit is refused in AWS's words alone.",
         ("{role}", *_HYBRID_ROLES),
         is_optional=True,
+        extra=(_STANDARD_ROLE,),
+        extra_purpose="looks whether the standard role for instances is there, and as it should be",
     ),
 )
 # In none of the policies that are made here: whoever holds these over a role can give it anything. An account adds
@@ -596,6 +635,14 @@ BY_HAND: Final = (
             ("AttachRolePolicy", "puts such a policy on the role", "{role}"),
             ("DetachRolePolicy", "takes it away", "{role}"),
         )
+    ),
+    Permission(
+        "iam:UpdateAssumeRolePolicy",
+        "IAM roles",
+        "puts the trust policy of the standard role right",
+        "A standard role that somebody has changed cannot be put right with FleetOps.",
+        (_STANDARD_ROLE,),
+        is_optional=True,
     ),
 )
 # Called under the role that a rule of the access policy names for its sessions; all else goes under the account's own.

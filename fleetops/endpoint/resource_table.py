@@ -146,7 +146,8 @@ _ROWS = (
     (
         "iam",
         "",
-        "GetContextKeysForCustomPolicy ListInstanceProfiles ListPolicies ListRoles ListUsers SimulateCustomPolicy",
+        "GetAccountAuthorizationDetails GetContextKeysForCustomPolicy ListInstanceProfiles ListPolicies ListRoles "
+        "ListUsers SimulateCustomPolicy",
     ),
     (
         "logs",

@@ -1,7 +1,6 @@
 """What IAM of each account holds for EC2, as it was last read, and the making of the standard role there.
 
-IAM is the same in all regions of an account. Whoever may see roles sees all of it: a role's policies are no secret of an
-instance's.
+IAM is the same in all regions of an account. Whoever may see roles sees all of it: a role is no secret of an instance.
 """
 
 from __future__ import annotations
