@@ -115,8 +115,10 @@ def select(path: str, value: Any) -> Any:
 
 
 def _parts(path: Any) -> list[re.Match[str]]:
-    if not isinstance(path, str) or not path.startswith("$"):
-        raise NoValue("a path begins with $")
+    if not isinstance(path, str) or not path:
+        raise NoValue("a path is a text")
+    if not path.startswith("$"):  # as AWS's own runbooks leave it out too
+        path = f"${path}" if path.startswith(("[", ".")) else f"$.{path}"
     parts, at = [], 1
     while at < len(path):
         match = _PART.match(path, at)

@@ -133,7 +133,7 @@ WRONG = [
     (("mainSteps", 0, "inputs", "Filters"), ["{{ global:TIME }}"], "{{ global:TIME }} is unknown; there are"),
     (("mainSteps", 0, "inputs", "Filters"), ["{{ ssm:/a/b }}"], "cannot be used in a step"),
     (("mainSteps", 0, "inputs", "Filters"), ["{{ variable:lost }}"], "is no variable of this document"),
-    (("mainSteps", 0, "outputs", 0, "Selector"), "Reservations", "is not a JSONPath: a path begins with $"),
+    (("mainSteps", 0, "outputs", 0, "Selector"), "$.a b", "is not a JSONPath:  b is not understood"),
     (("mainSteps", 0, "outputs", 0, "Type"), "Number", "must be one of String, Integer"),
     (("outputs",), ["Count"], "Count is not STEP.OUTPUT"),
     (("outputs",), ["look.Colour"], "look.Colour names no output of look"),

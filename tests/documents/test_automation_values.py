@@ -34,6 +34,7 @@ ANSWER = {
         ('$["with.dot"].a-b', True),
         ("$.Reservations[*].Instances[*].Id", ["i-1", "i-2", "i-3"]),
         ("$..Id", ["i-1", "i-2", "i-3"]),
+        ("Reservations[1].Instances[0].Id", "i-3"),
         ("$.Reservations[0].Instances[0:1]..Code", [16]),
         ("$.Reservations[0].Instances[1:].Id", ["i-2"]),
         ("$.Reservations..Instances[0].Id", ["i-1", "i-3"]),
@@ -53,7 +54,7 @@ def test_a_path_to_one_value_that_is_not_there_has_none(path):
         select(path, ANSWER)
 
 
-@pytest.mark.parametrize("path", ["Reservations", "$.", "$.a[", "$.a[x]", "$.a b", "$[?(@.a > 1)]", None, 3])
+@pytest.mark.parametrize("path", ["", "$.", "$.a[", "a b", "$.a[x]", "$.a b", "$[?(@.a > 1)]", None, 3])
 def test_what_is_no_path_is_told(path):
     assert path_error(path)
 

@@ -79,7 +79,7 @@ class Automation(Part):
             parameters=values,
             variables={name: default for name, (_, default) in runbook.variables.items()},
             mode=parameters.get("Mode", "Auto"),
-            client_token=parameters.get("ClientToken"),
+            client_token=_token(parameters),
             request_digest=_digest(parameters),
             principal=written(call.principal) if call.principal is not None else {},
             executed_by=call.principal.arn if call.principal is not None else "",
@@ -121,11 +121,9 @@ class Automation(Part):
 
     async def _known(self, call: Call, parameters: Result) -> AutomationExecution | None:
         """What the same token has started already. Raises ApiError if it was another request."""
-        if (given := parameters.get("ClientToken")) is None:
+        if (given := _token(parameters)) is None:
             return None
-        rows = AutomationExecution.objects.filter(
-            account_id=call.account_id, region=call.region, client_token__iexact=given
-        )
+        rows = AutomationExecution.objects.filter(account_id=call.account_id, region=call.region, client_token=given)
         row: AutomationExecution | None = await self.endpoint.automations.read(rows.first)
         if row is not None and row.request_digest != _digest(parameters):
             raise ApiError(
@@ -253,6 +251,12 @@ def _started(call: Call, row: AutomationExecution) -> Result:
 
 def _wrong(message: str) -> ApiError:
     return ApiError("InvalidAutomationExecutionParametersException", message)
+
+
+def _token(parameters: Result) -> str | None:
+    """The ClientToken; upper and lower case are the same [SSM, StartAutomationExecution]."""
+    given = parameters.get("ClientToken")
+    return given.lower() if given is not None else None
 
 
 def _digest(parameters: Result) -> str:
