@@ -83,6 +83,11 @@ app.conf.beat_schedule = {
         "schedule": 86400.0,
         "options": {"expires": 3600},
     },
+    "attached.settle": {
+        "task": "sessions_app.attached.tasks.settle",
+        "schedule": 2.0,
+        "options": {"expires": 10},
+    },
     "roles.wake": {
         "task": "fleetops.roles.tasks.wake",
         "schedule": 2.0,

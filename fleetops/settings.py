@@ -93,6 +93,7 @@ INSTALLED_APPS = [
     "fleetops.roles",
     "fleetops.roles.catalogue",
     "sessions_app",
+    "sessions_app.attached",
     "patching",
     "patching.compliance",
     "patching.emergency",

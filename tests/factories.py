@@ -14,6 +14,7 @@ from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
+from fleetops.roles.models import RoleAttachment
 from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from fleetops.rollouts.scheduling.models import Occurrence, RunSchedule
 from fleetops.runcommand.models import Command, Invocation
@@ -21,6 +22,7 @@ from patching.content import Content
 from patching.emergency.models import Emergency
 from patching.models import BaselineVersion, PatchBaseline, PinnedSet, Write
 from patching.pinned import Entry, digest_of
+from sessions_app.attached.models import ConnectOrder
 from sessions_app.models import Grant, GrantTarget, RestrictedShell, TerminalSession
 from sessions_app.states import GrantState, SessionState
 from sessions_app.transfers.models import Transfer
@@ -103,6 +105,27 @@ def make_transfer(*, parent: TerminalSession, **fields: Any) -> Transfer:
 def make_restricted_shell(name: str = "", **fields: Any) -> RestrictedShell:
     fields = {"linux": "exec cat", **fields}
     return RestrictedShell.objects.create(name=name or f"shell-{next(_numbers)}", **fields)
+
+
+def make_role_attachment(*, user: User, instance: Instance | None = None, **fields: Any) -> RoleAttachment:
+    """A lease that is to be put in place."""
+    instance = instance or make_instance()
+    defaults = {
+        "account": instance.account,
+        "region": instance.region,
+        "instance_name": str(instance),
+        "profile_arn": f"arn:aws:iam::{instance.account.account_id}:instance-profile/core",
+        "asked_by": user,
+        "asked_by_name": user.username,
+        "minutes": 60,
+        "ends_at": now() + timedelta(hours=1),
+    }
+    return RoleAttachment.objects.create(instance=instance, **(defaults | fields))
+
+
+def make_connect_order(*, user: User, instance: Instance) -> ConnectOrder:
+    lease = make_role_attachment(user=user, instance=instance)
+    return ConnectOrder.objects.create(user=user, instance=instance, lease=lease)
 
 
 def make_grant(*, user: User, instance: Instance | None = None, **fields: Any) -> Grant:

@@ -204,6 +204,7 @@ DEEDS |= {"sessions:grant"}  # it names who else may, whatever they own
 DEEDS |= {"sessions:grant_ask", "sessions:grant_of", "sessions:grant_vote", "sessions:grant_withdraw"}
 DEEDS |= {"sessions:grant_revoke", "sessions:grant_deny_tokens", "sessions:grant_allow_tokens"}
 DEEDS |= {"api:grant_vote", "api:grant_withdraw", "api:grant_revoke"}
+DEEDS |= {f"attached:{name}" for name in ("new", "order", "open", "cancel")}  # by its own key, for its person alone
 DEEDS |= {"sessions:open_as"}  # as sessions:open
 DEEDS |= {
     "sessions:open",

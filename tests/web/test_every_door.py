@@ -25,6 +25,7 @@ from tests.factories import (
     make_baseline,
     make_cluster_rule,
     make_command,
+    make_connect_order,
     make_document,
     make_emergency,
     make_grant,
@@ -277,6 +278,10 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:retry_target": deed(ADMINISTER, 409),  # it has not failed
     "rollouts:waive": deed(PATCH, 409),
     "rollouts:overrule": deed(PATCH, 409),
+    "attached:new": page(RUN_DOCUMENTS, 409) | deed(RUN_DOCUMENTS, 400),  # names no instance; it can be reached
+    "attached:order": page(NOBODY, 200, 404),  # somebody else's
+    "attached:open": deed(NOBODY, 302, 404),
+    "attached:cancel": deed(NOBODY, 302, 404),
     "sessions:list": page(ALL),  # of one's own, where one may not review
     "sessions:open": deed(OPEN_SHELLS, 302, 403, **{NO_ROLE: 404}),
     "sessions:files": page(SEE_FLEET, 200, 404),
@@ -369,6 +374,7 @@ def things(module_roles, valkey):
         "review": event.pk,
         "compliance": instance.pk,
         "emergency": make_emergency(instance).pk,
+        "attached": make_connect_order(user=session.user, instance=instance).pk,
     }
 
     shared = save_filter(name="Production", text="env=prod", is_shared=True, actor=someone).pk
@@ -420,6 +426,7 @@ def things(module_roles, valkey):
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
+    forms["attached:new"] = forms["sessions:open"] | {"minutes": "30"}
     forms["sessions:transfer"] = forms["sessions:open"] | {"direction": "download", "path": "/etc/hosts"}
     forms |= {"identity:set_active": {"active": "1"}}
     forms["approvals:vote"] = forms["sessions:grant_vote"] = {"answer": "approve"}

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class AttachedConfig(AppConfig):
+    name = "sessions_app.attached"
+    label = "attached"
