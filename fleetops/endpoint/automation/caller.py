@@ -35,6 +35,12 @@ SERVICE = "ssm.amazonaws.com"
 ROLE_ARN = re.compile(r"arn:aws:iam::(?P<account>\d{12}):role/(?:[^:]*/)?(?P<name>[\w+=,.@-]{1,64})")
 _AGAIN_SECONDS = 3600.0  # until a role is assumed anew
 
+# What a service says when a call has come too soon, and when nobody knows whether it was carried out.
+THROTTLES = frozenset(
+    {"Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException", "SlowDown"}
+)
+UNCLEAR = frozenset({"InternalFailure", "InternalError", "ServiceUnavailable"})
+
 CarryOut = Callable[[Call], Awaitable[Answer]]
 
 

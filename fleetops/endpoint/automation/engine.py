@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from django.db import Error as DatabaseError
 from django.db import transaction
 
 from fleetops import clock
@@ -38,6 +39,7 @@ MOST_AT_ONCE: Final = 100
 MOST_CONTROLLED_AT_ONCE: Final = 25
 MOST_QUEUED: Final = 1_000
 KEPT_DAYS: Final = 30  # of an execution's history [user guide, automation]
+_AGAIN_SECONDS: Final = 1.0  # until a database that has failed is asked again
 _TIDY_SECONDS: Final = 3600.0
 _PATIENCE_SECONDS: Final = 3.0  # for the calls under way when this process ends
 _MOST_EVENTS: Final = 10_000
@@ -188,6 +190,8 @@ class Automations:
         if under_way is None:
             return
         row = under_way.row
+        if row.state in AUTOMATION_OVER:
+            return
         row.stop = how
         kind = _kind(row)
         if under_way in self._queues.get(kind, ()):  # it has not begun, and does not
@@ -198,19 +202,22 @@ class Automations:
         elif how == "Cancel" and row.state in {AutomationStatus.IN_PROGRESS, AutomationStatus.WAITING}:
             row.state = AutomationStatus.CANCELLING
             self.tell(row, row)
-        await self.save(row)
+        await self.save(row, fields=("stop", "state", "ended_at"))
         under_way.woken.set()
         self._wake_parent(row)
 
     # What executions ask
 
-    async def save(self, *rows: Row) -> None:
-        """Write rows down, all or none."""
+    async def save(self, *rows: Row, fields: Sequence[str] | None = None) -> None:
+        """Write rows down, all or none.
+
+        Who only tells an execution something names the `fields`: the rest of the row may be ahead of its steps.
+        """
 
         def write() -> None:
             with transaction.atomic():
                 for row in rows:
-                    row.save()
+                    row.save(update_fields=fields)
 
         await in_database(self._writer, write)
 
@@ -274,14 +281,7 @@ class Automations:
     # Beginning and ending
 
     def _take_up(self, row: AutomationExecution, steps: list[AutomationStep]) -> None:
-        for step in steps:
-            step.execution = row
-        under_way: UnderWay
-        if row.aim.get("is_controlled"):
-            under_way = Controlled(self, row, steps)
-        else:
-            under_way = Running(self, row, steps, ACTIONS)
-        self._running[row.execution_id] = under_way
+        self._running[row.execution_id] = under_way = self._made(row, steps)
         kind = _kind(row)
         queue = self._queues.setdefault(kind, deque())
         queue.append(under_way)
@@ -290,6 +290,13 @@ class Automations:
         else:
             queue.remove(under_way)
             self._go(under_way)
+
+    def _made(self, row: AutomationExecution, steps: list[AutomationStep]) -> UnderWay:
+        for step in steps:
+            step.execution = row
+        if row.aim.get("is_controlled"):
+            return Controlled(self, row, steps)
+        return Running(self, row, steps, ACTIONS)
 
     def _begin_queued(self, kind: Kind) -> None:
         queue = self._queues.get(kind, deque())
@@ -306,7 +313,16 @@ class Automations:
     async def _run(self, under_way: UnderWay) -> None:
         row = under_way.row
         try:
-            await under_way.run()
+            while True:
+                try:
+                    await under_way.run()
+                    break
+                except DatabaseError:
+                    logger.exception(
+                        "automation not written down, it goes on from there execution=%s", row.execution_id
+                    )
+                under_way = await self._read_again(row)
+                row = under_way.row
         except Exception:  # of one execution, which must not stand in the way of the others
             logger.exception("automation failed within the endpoint execution=%s", row.execution_id)
             row.state, row.ended_at = AutomationStatus.FAILED, clock.now()
@@ -324,6 +340,17 @@ class Automations:
                 self._running.pop(row.execution_id, None)
                 self._wake_parent(row)
             self._begin_queued(kind)
+
+    async def _read_again(self, row: AutomationExecution) -> UnderWay:
+        """An execution as the database has it, once it answers again: as after a kill."""
+        while True:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            try:
+                found, steps = await self.whole(row)
+            except DatabaseError:
+                continue
+            self._running[row.execution_id] = under_way = self._made(found, steps)
+            return under_way
 
     def _wake_parent(self, row: AutomationExecution) -> None:
         if row.parent is not None and (parent := self._running.get(row.parent.execution_id)) is not None:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.5  # between two looks at what a step waits for
 _AGAIN_SECONDS: Final = 1.0  # until a step that has failed is tried again
+_MOST_THROTTLED: Final = 5  # attempts at a call that is throttled, as boto3 has it
+_THROTTLED_SECONDS: Final = 0.5  # before the second attempt; twice as long each time
 _BRIEF: Final = 100_000  # characters of an answer that are kept as OutputPayload
 _NO_OUTPUT: Final = "No output available yet because the step is not successfully executed"
 # Seconds that a step has where it does not say [user guide, aws:approve, aws:waitForAwsResourceProperty].
@@ -301,16 +303,31 @@ class Running:
         is_once = wanted.changes and not wanted.has_token and not repeats
         if is_once and (before := row.memo.get("asked")):
             raise StepFailed(await self._unknown(before, wanted.model.name), kind="UnknownOutcome", is_final=True)
-        if cancels:
-            self._stay()
-        else:
-            self.check(row)
+        for attempt in range(_MOST_THROTTLED):
+            if cancels:
+                self._stay()
+            else:
+                self.check(row)
+            try:
+                return await self._ask(row, wanted, parameters, is_once=is_once)
+            except caller.CallFailed as failed:
+                if failed.code not in caller.THROTTLES or cancels:
+                    failed.is_final = is_once and failed.code in caller.UNCLEAR
+                    raise
+                if attempt == _MOST_THROTTLED - 1:
+                    raise
+            await self.sleep(row, _THROTTLED_SECONDS * 2**attempt)
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _ask(
+        self, row: AutomationStep, wanted: caller.Operation, parameters: Mapping[str, Any], *, is_once: bool
+    ) -> Values:
         request_id = str(uuid4())
         if is_once:
             row.memo["asked"] = request_id
             await self.engine.save(row)
         try:
-            result = await self._caller.call(wanted, parameters, made_id=self.made_id(row), request_id=request_id)
+            return await self._caller.call(wanted, parameters, made_id=self.made_id(row), request_id=request_id)
         except Dropped:
             words = f"The connection was lost before {wanted.model.name} was answered"
             if is_once:
@@ -318,7 +335,6 @@ class Running:
             raise StepFailed(words, kind=LOST, is_final=is_once) from None
         finally:
             row.memo.pop("asked", None)
-        return result
 
     async def _unknown(self, request_id: str, name: str) -> str:
         """What can be said of a call under which this process was killed."""

@@ -19,27 +19,28 @@ Payload = Mapping[str, list[str]]
 async def send(engine: Automations, row: AutomationExecution, signal: str, payload: Payload, sender: Principal) -> None:
     """Take in one signal. Raises ApiError if the execution does not wait for it."""
     under_way = engine.under_way(row)
+    told: AutomationStep | AutomationExecution
     if not isinstance(under_way, Running) or under_way.row.state in AUTOMATION_OVER:
         raise _invalid(f"The execution {row.execution_id} takes no signal: it is {row.state}.")
     match signal:
         case "Approve" | "Reject":
-            step = _waiting(under_way, "aws:approve")
-            _decide(step, signal, payload, sender)
+            told = _waiting(under_way, "aws:approve")
+            _decide(told, signal, payload, sender)
         case "Resume":
             name = _named(payload)
             if under_way.row.mode == "Interactive" and under_way.row.memo.get("may") != name and name:
-                step = _start(under_way, name)
+                told = _start(under_way, name)
             else:
-                step = _waiting(under_way, "aws:pause", name)
-                step.memo["resumed"] = sender.arn
+                told = _waiting(under_way, "aws:pause", name)
+                told.memo["resumed"] = sender.arn
         case "StartStep":
-            step = _start(under_way, _named(payload))
+            told = _start(under_way, _named(payload))
         case "StopStep":
-            step = _running(under_way, payload)
-            step.memo["stopped"] = sender.arn
+            told = _running(under_way, payload)
+            told.memo["stopped"] = sender.arn
         case _:
             raise _invalid(f"The signal {signal} is of just-in-time access, and not of this execution.")
-    await engine.save(step, under_way.row)
+    await engine.save(told, fields=("memo",))
     under_way.woken.set()
 
 
@@ -62,16 +63,15 @@ def _decide(step: AutomationStep, signal: str, payload: Payload, sender: Princip
     decisions.append({"Approver": sender.arn, "Decision": signal, "Comment": comment, "At": clock.now().isoformat()})
 
 
-def _start(run: Running, name: str) -> AutomationStep:
+def _start(run: Running, name: str) -> AutomationExecution:
     if run.row.mode != "Interactive":
         raise _invalid("Steps are started by hand in the mode Interactive alone.")
-    step = next((step for step in run.steps if step.name == name), None)
-    if step is None:
+    if not any(step.name == name for step in run.steps):
         raise ApiError("AutomationStepNotFoundException", f"There is no step {name}.")
     if run.row.current_step != name or run.row.state != AutomationStatus.WAITING:
         raise _invalid(f"The step {name} is not the one that waits to be started: {run.row.current_step} is.")
     run.row.memo["may"] = name
-    return step
+    return run.row
 
 
 def _running(run: Running, payload: Payload) -> AutomationStep:

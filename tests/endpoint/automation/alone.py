@@ -4,10 +4,12 @@
 
 What is killed is the engine: at the moment chosen nothing that it writes or asks for comes back any more, and another
 engine goes on from the database. The moments are before and after each write and each call. AWS is the one double: it
-notes what it is asked for. EVERY: take but each so-manieth moment, from FIRST on.
+notes what it is asked for. Then the database refuses one write after the other, and nothing is killed.
+EVERY: take but each so-manieth moment, from FIRST on.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -21,8 +23,9 @@ _SECONDS = 20
 class Fate:
     """Counts the moments; at the one chosen everything stands still."""
 
-    def __init__(self, at: int | None) -> None:
+    def __init__(self, at: int | None, is_refusal: bool = False) -> None:
         self.at = at
+        self.is_refusal = is_refusal  # the write at this moment fails, and all goes on
         self.count = 0
         self.killed = asyncio.Event()
         self.loop = asyncio.get_running_loop()
@@ -31,10 +34,15 @@ class Fate:
         if self.killed.is_set():
             return True
         self.count += 1
-        if self.count == self.at:
+        if self.count == self.at and not self.is_refusal:
             self.killed.set()
-            return True
-        return False
+        return self.count == self.at
+
+
+def refuse():
+    from django.db import OperationalError
+
+    raise OperationalError("the database is away")
 
 
 class Writer(ThreadPoolExecutor):
@@ -43,6 +51,8 @@ class Writer(ThreadPoolExecutor):
     fate: Fate
 
     def submit(self, work, /, *arguments):
+        if self.fate.is_refusal:
+            return super().submit(refuse if self.fate.strikes() else work, *arguments)
         if self.fate.strikes():
             return Future()
         done = super().submit(work, *arguments)
@@ -64,10 +74,10 @@ class Aws:
         from fleetops.endpoint.calls import Answer
 
         name = (call.request.header("x-amz-target") or "").rpartition(".")[2]
-        if self.fate.strikes():
+        if not self.fate.is_refusal and self.fate.strikes():
             await asyncio.Future()
         status, result = await self._do(call, name, json.loads(call.request.body or b"{}"))
-        if self.fate.strikes():
+        if not self.fate.is_refusal and self.fate.strikes():
             await asyncio.Future()
         return Answer(status, json.dumps(result).encode(), error_code=result.get("__type", ""))
 
@@ -203,8 +213,11 @@ CASES = {
 }
 
 
-async def play(name, at, home):
-    """One case, killed at one moment: what it came to, and how many moments there were."""
+async def play(name, at, *, is_refusal=False):
+    """One case, killed at one moment, or refused one write: what it came to, and how many moments there were."""
+    from django.db import OperationalError
+
+    from fleetops.endpoint.automation import engine as module
     from fleetops.endpoint.automation.engine import Automations
     from fleetops.endpoint.models import AutomationExecution
 
@@ -225,10 +238,14 @@ async def play(name, at, home):
         resolved = [{"Name": [value]} for value in "abc"]
         more = {"aim": {"is_controlled": True, "MaxConcurrency": "2"}, "resolved": resolved}
     row = execution(CASES[name], **more)
-    first = Fate(at)
+    module._AGAIN_SECONDS = 0.01
+    first = Fate(at, is_refusal)
     running = engine(first)
     await running.start()
-    await one_of(running.begin(row, list("abc") if more else ()), first)
+    try:
+        await one_of(running.begin(row, list("abc") if more else ()), first)
+    except OperationalError:
+        return {"state": "never begun", "moments": first.count, "tagged": aws.tagged}
     await one_of(ends(running, row, name), first)
     moments = first.count
     if first.killed.is_set():
@@ -264,13 +281,17 @@ async def play(name, at, home):
 
 async def ends(running, row, name):
     """Wait for the end; what is to be stopped is stopped once it has begun."""
+    from django.db import OperationalError
+
     async with asyncio.timeout(_SECONDS):
-        while (found := await running.find_by_id(row.execution_id)) is None or found.ended_at is None:
+        while running.under_way(row) is not None:
+            found = await running.find_by_id(row.execution_id)
             if "stopped" in name and found is not None and not found.stop:
                 under_way = running.under_way(found)
                 inner = [step for step in under_way.steps if step.name in {"long", "a", "b"}] if under_way else []
                 if any(step.state == "InProgress" for step in inner):
-                    await running.stop_one(found, "Cancel")
+                    with contextlib.suppress(OperationalError):
+                        await running.stop_one(found, "Cancel")
             await asyncio.sleep(0.001)
 
 
@@ -296,9 +317,13 @@ def main() -> None:
     call_command("migrate", verbosity=0)
     results = {}
     for name in CASES:
-        whole = asyncio.run(play(name, None, home))
-        killed = {at: asyncio.run(play(name, at, home)) for at in range(begin, whole["moments"] + 1, every)}
-        results[name] = {"whole": whole, "killed": killed}
+        whole = asyncio.run(play(name, None))
+        writes = asyncio.run(play(name, None, is_refusal=True))["moments"]
+        results[name] = {
+            "whole": whole,
+            "killed": {at: asyncio.run(play(name, at)) for at in range(begin, whole["moments"] + 1, every)},
+            "refused": {at: asyncio.run(play(name, at, is_refusal=True)) for at in range(begin, writes + 1, every)},
+        }
     print(json.dumps(results))
 
 

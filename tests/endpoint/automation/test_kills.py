@@ -1,4 +1,4 @@
-"""Automations killed at one moment after the other: before and after each write, before and after each call."""
+"""Automations killed before and after each write and each call, and refused one write after the other."""
 
 import json
 import subprocess
@@ -18,8 +18,9 @@ def hold(home, every: int) -> Counter[str]:
     came_to: Counter[str] = Counter()
     for case, results in json.loads(ran.stdout).items():
         whole = results["whole"]
-        for at, found in results["killed"].items():
-            place = f"{case}, killed at {at} of {whole['moments']}: {found}"
+        moments = [(how, at, found) for how in ("killed", "refused") for at, found in results[how].items()]
+        for how, at, found in moments:
+            place = f"{case}, {how} at {at}: {found}"
             assert max(Counter(found["tagged"]).values(), default=1) == 1, f"done twice: {place}"
             if found["state"] == "never begun":
                 assert not found["tagged"], place
@@ -29,6 +30,9 @@ def hold(home, every: int) -> Counter[str]:
             assert not found["open"], f"left open: {place}"
             if all(found[fact] == whole[fact] for fact in ("state", "steps", "tagged", "variables")):
                 came_to["as if nothing had been"] += 1
+            elif "stopped" in case and dict(found["steps"]).get("long") == "Pending":
+                assert found["state"] == "Cancelled" and not found["tagged"], place
+                came_to["stopped before its first step was noted"] += 1
             else:
                 # Killed under a call of which nobody knows whether it was carried out: it is told, and not repeated.
                 assert "Automation was interrupted while AddTagsToResource was under way" in found["words"], place
