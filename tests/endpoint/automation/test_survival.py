@@ -103,6 +103,17 @@ def test_a_lost_connection_is_told_and_only_a_read_is_made_again(shifted):
         assert ended(ssm, run(ssm, read))["AutomationExecutionStatus"] == "Success"
 
 
+def test_a_throttled_call_is_made_again_and_one_of_unclear_outcome_is_not(shifted):
+    endpoint, _ = shifted
+    ssm, faults = endpoint.client("ssm"), Faults(endpoint.handover)
+    makes = api("make", "sqs", "CreateQueue", QueueName="throttled", step_={"maxAttempts": 3})
+    with faults.on("error", match={"operation": "CreateQueue"}, code="Throttling", status=400, times=1):
+        assert ended(ssm, run(ssm, makes))["AutomationExecutionStatus"] == "Success"
+    with faults.on("error", match={"operation": "CreateQueue"}, code="InternalFailure", status=500, times=1):
+        found = ended(ssm, run(ssm, makes))
+    assert "An error occurred (InternalFailure) when calling the CreateQueue operation" in found["FailureMessage"]
+
+
 def test_another_automation_of_which_no_answer_came_is_found_and_not_started_twice(shifted):
     endpoint, _ = shifted
     ssm, faults = endpoint.client("ssm"), Faults(endpoint.handover)
