@@ -14,7 +14,8 @@ from fleetops.clock import now
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
-from fleetops.roles.models import RoleAttachment
+from fleetops.roles.catalogue.models import Role as IamRole
+from fleetops.roles.models import RoleAttachment, RoleFinding, RoleRule
 from fleetops.rollouts.models import ClusterRule, GateCheck, Run, RunTarget, Wave
 from fleetops.rollouts.scheduling.models import Occurrence, RunSchedule
 from fleetops.runcommand.models import Command, Invocation
@@ -287,3 +288,40 @@ def make_schedule(*, owner: User, **fields: Any) -> RunSchedule:
 
 def make_cluster_rule(tag: str = "cluster", **fields: Any) -> ClusterRule:
     return ClusterRule.objects.create(tag=tag, **fields)
+
+
+def make_role_rule(name: str = "All may", **fields: Any) -> RoleRule:
+    return RoleRule.objects.create(name=name, **({"targets": "all", "profile_name": "*"} | fields))
+
+
+def make_lease(instance: Instance, *, user: User, minutes: int | None = 60, **fields: Any) -> RoleAttachment:
+    """A lease of `user` that stands."""
+    facts = {
+        "instance_name": str(instance),
+        "profile_arn": f"arn:aws:iam::{instance.account.account_id}:instance-profile/leased",
+        "state": "active",
+        "asked_by": user,
+        "asked_by_name": user.username,
+        "minutes": minutes,
+        "ends_at": None if minutes is None else now() + timedelta(minutes=minutes),
+    }
+    place = {"account": instance.account, "region": instance.region}
+    return RoleAttachment.objects.create(instance=instance, **place, **(facts | fields))
+
+
+def make_role_finding(instance: Instance, **fields: Any) -> RoleFinding:
+    """Somebody put another role there."""
+    prefix = f"arn:aws:iam::{instance.account.account_id}:instance-profile"
+    facts = {"expected": f"{prefix}/ssm-core", "found": f"{prefix}/stranger"}
+    place = {"account": instance.account, "region": instance.region}
+    return RoleFinding.objects.create(instance=instance, **place, **(facts | fields))
+
+
+def make_iam_role(account: Account, name: str = "app", **fields: Any) -> IamRole:
+    """A role of IAM as the catalogue keeps it, with an instance profile of the same name."""
+    facts = {"trust": "{}", "policies": [], "digest": "1", "allows": "no agent, nothing else", "read_at": now()}
+    prefix = f"arn:aws:iam::{account.account_id}"
+    made = IamRole.objects.create(account=account, arn=f"{prefix}:role/{name}", name=name, **(facts | fields))
+    profile = f"{prefix}:instance-profile/{name}"
+    made.profiles.create(account=account, arn=profile, name=name, read_at=now())
+    return made

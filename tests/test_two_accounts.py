@@ -23,6 +23,7 @@ from fleetops.inventory import services
 from fleetops.inventory.models import Account, Instance, Region
 from fleetops.policy import services as policy
 from fleetops.policy.models import Rule
+from fleetops.roles.models import RoleAttachment
 from fleetops.rollouts.models import Run, RunTarget
 from fleetops.runcommand.models import Command, Invocation
 from sessions_app.models import Grant, TerminalSession
@@ -35,6 +36,7 @@ from tests.factories import (
     make_document,
     make_grant,
     make_instance,
+    make_lease,
     make_region,
     make_run,
     make_session,
@@ -101,6 +103,10 @@ class Machine:
         return Grant.objects.get(user_name=self.owner)
 
     @property
+    def attachment(self) -> RoleAttachment:
+        return RoleAttachment.objects.get(instance_name=self.name)
+
+    @property
     def event(self) -> AuditEvent:
         return AuditEvent.objects.get(action="sessions.open", target_name=self.name, actor_name=self.owner)
 
@@ -128,6 +134,7 @@ def machines(roles, valkey):
         make_transfer(parent=make_session(user=user, instance=node, state=SessionState.ENDED))
         make_command(user=user, instances=[node])
         make_run(user=user, instances=[node], name=each.name)
+        make_lease(node, user=user)
         make_grant(user=user, instance=node, ends_at=now() + timedelta(hours=1))
         record("sessions.open", actor=user, target=node)
     return MACHINES
@@ -166,6 +173,8 @@ def text_of(response) -> str:
 # Name of an address → whose key it takes: each is asked for each machine, and shows that one alone.
 OF_ONE = {
     "inventory:instance": "row",
+    "roles:panel": "row",
+    "roles:attachment": "attachment",
     "review:instance": "row",
     "machines:deregister": "row",
     "runcommand:panel": "row",
@@ -216,6 +225,8 @@ DEEDS |= {
     "api:session_messages",
 }
 DEEDS |= {"api:deregister", "review:prove"}
+# On an attachment or a finding by its own key: tests/roles holds that.
+DEEDS |= {f"roles:{name}" for name in ("new", "new_run", "extend", "end", "put_back", "accept")}
 # Deeds on a run go to the targets that are written down in it, by their keys: tests/rollouts holds that.
 DEEDS |= {
     f"rollouts:{name}"
@@ -257,6 +268,7 @@ LISTS = {
     *("emergency:choose", "emergency:nodes", "emergency:page", "emergency:start", "emergency:discard"),
     *("api:emergencies", "api:emergency", "api:emergency_offers", "api:emergency_affected", "api:emergency_release"),
     "api:runs",
+    *("roles:overview", "roles:attachments", "roles:leases", "roles:history"),
     "review:audit",
     "api:instances",
     "api:sessions",
@@ -285,6 +297,8 @@ NO_NODE_PREFIXES = (
     *("library:", "api:document"),
     *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:access_key"),
     *("patching:", "api:patch_"),  # of places; tests/patching/test_groups.py holds nodes of two accounts apart
+    *("roles:rule", "roles:create_rule", "roles:delete_rule"),  # of target expressions
+    *("roles:catalogue", "roles:make", "roles:read_again", "roles:role", "roles:put_right"),  # of accounts
     *("schedules:", "api:schedule"),  # of target expressions; their runs are told apart
     "api:me",
     *("budget:", "api:budget", "deliveries:"),  # of accounts: tests/inventory/test_budget.py holds two of them apart

@@ -27,7 +27,7 @@ from fleetops.notify.services import notify, resolve
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Context, Deed, says_something
 from fleetops.rollouts.models import Run
-from fleetops.transitions import LostRace, move
+from fleetops.transitions import IllegalMove, LostRace, move
 
 from . import decide, privilege, rules
 from .models import (
@@ -552,7 +552,7 @@ def _decide(finding: RoleFinding, to: FindingState, *, actor: User) -> None:
             move(finding, to, FINDING_MOVES, decided_at=moment, decided_by_name=actor.username)
             settle_finding(held, finding, accepted=to == FindingState.ACCEPTED, at=moment)
             _record_finding(f"roles.finding.{to}", finding, actor=actor)
-    except LostRace:
+    except (LostRace, IllegalMove):
         raise UserError("This has been decided already; look again.") from None
 
 

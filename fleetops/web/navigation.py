@@ -27,6 +27,7 @@ NAVIGATION = (
             ("Patching", "patching:baselines", "layers", ("patching.view_patchbaseline",)),
             ("Emergency", "emergency:choose", "alert-triangle", ("rollouts.start_run",)),
             ("Compliance", "compliance:overview", "shield-check", ("inventory.view_instance",)),
+            ("IAM roles", "roles:overview", "users", ("roles.view_roleattachment",)),
             ("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),
         ),
     ),

@@ -29,9 +29,13 @@ from tests.factories import (
     make_document,
     make_emergency,
     make_grant,
+    make_iam_role,
     make_instance,
+    make_lease,
     make_pinned_set,
     make_restricted_shell,
+    make_role_finding,
+    make_role_rule,
     make_run,
     make_schedule,
     make_session,
@@ -181,6 +185,22 @@ DOORS: dict[str, dict[str, Rule]] = {
     "policy:rule": page(REVIEW) | deed(ADMINISTER, 400),
     "policy:set_enabled": deed(ADMINISTER),
     "policy:delete": deed(ADMINISTER),
+    **dict.fromkeys(
+        (f"roles:{name}" for name in ("overview", "attachments", "leases", "history", "rules", "catalogue")),
+        page(SEE_FLEET),
+    ),
+    **dict.fromkeys(("roles:panel", "roles:attachment", "roles:role"), page(SEE_FLEET)),
+    "roles:new": page(OPEN_SHELLS) | deed(OPEN_SHELLS, 200),  # on which instance?
+    "roles:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
+    "roles:extend": page(OPEN_SHELLS) | deed(OPEN_SHELLS, 400),  # for how long?
+    "roles:end": page(OPEN_SHELLS) | deed(ADMINISTER),
+    **dict.fromkeys(("roles:put_back", "roles:accept"), page(ADMINISTER) | deed(ADMINISTER)),
+    "roles:create_rule": page(ADMINISTER) | deed(ADMINISTER, 400),
+    "roles:rule": page(SEE_FLEET) | deed(ADMINISTER, 400),
+    "roles:delete_rule": page(ADMINISTER) | deed(ADMINISTER, 409),  # as it was when?
+    "roles:make": deed(ADMINISTER, 409),  # where?
+    "roles:read_again": deed(SEE_FLEET),
+    "roles:put_right": page(ADMINISTER) | deed(ADMINISTER, 409),  # by what that was shown?
     "patching:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
     "emergency:choose": page(PATCH),
     "emergency:nodes": page(PATCH, 400) | deed(PATCH, 400),  # of what?
@@ -374,6 +394,7 @@ def things(module_roles, valkey):
         "review": event.pk,
         "compliance": instance.pk,
         "emergency": make_emergency(instance).pk,
+        "roles": make_lease(instance, user=session.user).pk,
         "attached": make_connect_order(user=session.user, instance=instance).pk,
     }
 
@@ -397,6 +418,10 @@ def things(module_roles, valkey):
     grants = ("", "_vote", "_withdraw", "_revoke", "_deny_tokens", "_allow_tokens")
     others |= {f"sessions:grant{each}": grant.pk for each in grants} | {"sessions:grant_of": grant.request_id}
     others["machines:deregister"] = instance.pk
+    others["roles:panel"] = instance.pk
+    others |= dict.fromkeys(("roles:rule", "roles:delete_rule"), make_role_rule().pk)
+    others |= dict.fromkeys(("roles:put_back", "roles:accept"), make_role_finding(instance).pk)
+    others |= dict.fromkeys(("roles:role", "roles:put_right"), make_iam_role(instance.account).pk)
     pinned = make_pinned_set()
     others |= dict.fromkeys(("patching:pinned_set", "patching:override_list"), pinned.pk)
     others["patching:writes"] = make_write(baseline).batch

@@ -12,9 +12,9 @@ from fleetops.web.context_processors import shell
 from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_id, when
 from tests.factories import make_command, make_instance, make_session, make_user
 
-CHANGE = ("Runs", "Patching", "Compliance", "Calendars")
+CHANGE = ("Runs", "Patching", "Compliance", "IAM roles", "Calendars")
 # Of whoever may start runs.
-PATCH = ("Runs", "Patching", "Emergency", "Compliance", "Calendars")
+PATCH = ("Runs", "Patching", "Emergency", "Compliance", "IAM roles", "Calendars")
 
 
 def labels(user) -> list[str]:
@@ -66,6 +66,7 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
         "/commands/": "1 running",
         "/approvals/": "",
         "/runs/": "",
+        "/roles/": "",
     }
     page = client.get("/sessions/").content.decode()
     assert 'Sessions<span class="nav-count">1 live</span>' in page and 'Fleet<span class="nav-count">1</span>' in page
@@ -77,6 +78,7 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
         "/commands/": "2 running",
         "/approvals/": "",
         "/runs/": "",
+        "/roles/": "",
     }
     client.force_login(make_user(role="viewer"))
     assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "", "/runs/": ""}
