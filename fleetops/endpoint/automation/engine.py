@@ -168,13 +168,12 @@ class Automations:
         return await in_database(self._reader, rows.first)
 
     async def whole(self, found: AutomationExecution) -> tuple[AutomationExecution, list[AutomationStep]]:
-        """An execution and its steps at one moment."""
+        """An execution and its steps, which are never behind what it says of itself."""
 
         def read() -> tuple[AutomationExecution, list[AutomationStep]]:
             with transaction.atomic():
-                steps = list(AutomationStep.objects.filter(execution=found.pk).select_related("loop"))
-                rows = AutomationExecution.objects.select_related("parent")
-                return rows.get(pk=found.pk), steps
+                row = AutomationExecution.objects.select_related("parent").get(pk=found.pk)
+                return row, list(AutomationStep.objects.filter(execution=found.pk).select_related("loop"))
 
         return await in_database(self._reader, read)
 
