@@ -52,7 +52,13 @@ def test_eventbridge_is_told_of_each_state(ssm, aws):
     name = make(ssm, sleep("nap"), api("look", "iam", "GetRole", RoleName="nobody"))
     found = ended(ssm, start(ssm, name))
     heard: list[dict] = []
-    until(lambda: heard.extend(map(json.loads, rule.bodies())) or len(heard) >= 6)
+
+    def listen() -> bool:
+        events = [json.loads(body) for body in rule.bodies()]
+        heard.extend(one for one in events if one["detail"]["ExecutionId"] == found["AutomationExecutionId"])
+        return len(heard) >= 6
+
+    until(listen)
     said = [(event["detail"].get("StepName", ""), event["detail"]["Status"]) for event in heard]
     assert said == [
         ("", "InProgress"),

@@ -310,11 +310,12 @@ def test_one_step_is_stopped(ssm):
 
 
 def test_an_automation_is_completed_after_its_step(ssm):
-    execution = run(ssm, sleep("nap", "PT1S"), sleep("never"))
-    until(lambda: statuses(get(ssm, execution))["nap"] == "InProgress")
+    execution = run(ssm, step("hold", "pause"), sleep("never"))
+    becomes(ssm, execution, "Waiting")
     ssm.stop_automation_execution(AutomationExecutionId=execution, Type="Complete")
+    ssm.send_automation_signal(AutomationExecutionId=execution, SignalType="Resume", Payload={"StepName": ["hold"]})
     found = ended(ssm, execution)
-    assert (found["AutomationExecutionStatus"], statuses(found)) == ("Success", {"nap": "Success", "never": "Pending"})
+    assert (found["AutomationExecutionStatus"], statuses(found)) == ("Success", {"hold": "Success", "never": "Pending"})
 
 
 def test_an_automation_is_cancelled_with_the_one_that_it_started(ssm):
