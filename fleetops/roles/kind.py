@@ -42,7 +42,7 @@ class RolesKind:
     name = NAME
     label = "Attach or detach a role"
     deed = Deed.ATTACH_ROLE.value
-    url_name = ""
+    url_name = "roles:new_run"
     needs_agent = False
     carries_out = True
 

@@ -16,7 +16,13 @@ from fleetops.web.shortcuts import permission_required
 from .kind import ATTACH, DETACH, NAME
 from .services import STANDARD_PROFILE
 
-FIELDS = ("deed", "profile_name", "minutes", "cut_off_accepted")
+# The wizard has minutes of its own: how long a target is expected to take.
+FIELDS = {
+    "deed": "deed",
+    "profile_name": "profile_name",
+    "minutes": "lease_minutes",
+    "cut_off_accepted": "cut_off_accepted",
+}
 DEEDS = (
     (ATTACH, "Attach", "for a while or for good; another role that is there is replaced without a gap"),
     (DETACH, "Detach", "for good; the agents lose their connection"),
@@ -33,9 +39,9 @@ def create(request: HttpRequest) -> HttpResponse:
         action=reverse("roles:new_run"),
         part="roles/_new_run.html",
         back=("Cancel", reverse("rollouts:runs")),
-        subject=lambda asked: {name: asked.text(name) for name in FIELDS},
+        subject=lambda asked: {name: asked.text(field) for name, field in FIELDS.items()},
         context=_context,
-        names=frozenset(FIELDS),
+        names=frozenset(FIELDS.values()),
     )
     return go_on(request, wizard) if request.method == "POST" else begin(request, wizard)
 

@@ -353,3 +353,16 @@ def test_a_reading_that_failed_is_told(page):
     assert "not for you" in text(page.get(reverse("roles:catalogue")))
     assert page.post(reverse("roles:read_again")).status_code == 302
     assert Reading.objects.get().asked_at is not None
+
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+def test_attaching_to_many_is_for_good_unless_minutes_are_given(page, rule):
+    make_instance(name="one", profile_arn="")
+    shown = text(page.get(reverse("roles:new_run")))
+    assert 'name="lease_minutes"' in shown and 'name="lease_minutes" value="2"' not in shown
+    form = {"step": "targets", "targets": "name=one", "deed": "attach", "profile_name": "core", "lease_minutes": "x"}
+    refused = page.post(reverse("roles:new_run"), form)
+    assert "The minutes are a number" in text(refused)
+    assert "Waves" in text(page.post(reverse("roles:new_run"), {**form, "lease_minutes": "30"}))
