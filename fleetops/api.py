@@ -16,6 +16,7 @@ import fleetops.library.api
 import fleetops.notify.api
 import fleetops.policy.api
 import fleetops.review.api
+import fleetops.roles.api
 import fleetops.rollouts.api
 import fleetops.rollouts.scheduling.api
 import fleetops.runcommand.api
@@ -41,6 +42,7 @@ ROOMS = {
     "Documents": fleetops.library.api.urlpatterns,
     "Commands": fleetops.runcommand.api.urlpatterns,
     "Runs": fleetops.rollouts.api.urlpatterns + fleetops.rollouts.scheduling.api.urlpatterns,
+    "Roles": fleetops.roles.api.urlpatterns,
     "Patching": [*patching.api.urlpatterns, *patching.list_views.api_patterns],
     "Emergencies": patching.emergency.api.urlpatterns,
     "Compliance": patching.compliance.api.urlpatterns,

@@ -300,6 +300,7 @@ SPECTACULAR_SETTINGS = {
         "SessionKind": "sessions_app.states.SessionKind",
         "GrantState": "sessions_app.states.GrantState",
         "CommandSource": "sessions_app.states.CommandSource",
+        "RoleRuleMode": "fleetops.roles.models.Mode",
         "RunState": "fleetops.rollouts.states.RunState",
         "OccurrenceState": "fleetops.rollouts.scheduling.states.OccurrenceState",
         "PatchState": "patching.compliance.verdict.PatchState",

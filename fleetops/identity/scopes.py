@@ -32,6 +32,8 @@ _SEE_DOCUMENTS = "library.view_document"
 _SEE_BASELINES, _CHANGE_BASELINES = "patching.view_patchbaseline", "patching.change_patchbaseline"
 _RUN, _REVIEW_COMMANDS = "runcommand.run_command", "runcommand.review_command"
 _RUNS = ("rollouts.view_run", "rollouts.start_run", "rollouts.steer_run")
+_SEE_ROLES, _CHANGE_ROLE_RULES = "roles.view_roleattachment", "roles.change_rolerule"
+_ROLES = ("roles.attach_role", "roles.end_roleattachment")
 _CLUSTERS = "rollouts.change_clusterrule"
 _ACTIVATIONS, _ADD_MACHINES = "inventory.view_account", "inventory.change_account"
 
@@ -101,6 +103,17 @@ SCOPES: dict[str, Scope] = {
     ),
     "cluster_rules:write": Scope(
         "Say how many members of a cluster may be out of service", (_CLUSTERS, *_RUNS), (_CLUSTERS,)
+    ),
+    "roles:read": Scope("Read IAM roles, leases, rules and history", (_SEE_ROLES, _SEE), (_SEE_ROLES,)),
+    "roles:write": Scope(
+        "Ask for roles on instances, extend and end leases, decide on changes from outside",
+        (*_ROLES, _SEE_ROLES, _SEE),
+        _ROLES,
+    ),
+    "role_rules:write": Scope(
+        "Change which instances may have which role, make the standard role",
+        (_CHANGE_ROLE_RULES, _SEE_ROLES, _SEE),
+        (_CHANGE_ROLE_RULES,),
     ),
     "audit:read": Scope("Read the audit log", ("audit.view_auditevent",), ("audit.view_auditevent",)),
     "budget:read": Scope("Read the API budget", (_ACCOUNTS,), (_ACCOUNTS,)),

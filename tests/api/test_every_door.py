@@ -35,9 +35,13 @@ from tests.factories import (
     make_document,
     make_emergency,
     make_grant,
+    make_iam_role,
     make_instance,
+    make_lease,
     make_pinned_set,
     make_restricted_shell,
+    make_role_finding,
+    make_role_rule,
     make_run,
     make_schedule,
     make_session,
@@ -188,6 +192,28 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:enable_rule": {"POST": Rule("policy:write", ADMINISTER, 400)},
     "api:rule_history": {"GET": Rule("policy:read", REVIEW)},
     "api:simulate": {"GET": Rule("policy:read", REVIEW, 400)},
+    "api:role_attachments": {"GET": Rule("roles:read", SEE_FLEET), "POST": Rule("roles:write", OPEN_SHELLS, 400)},
+    "api:role_look": {"POST": Rule("roles:write", OPEN_SHELLS, 400)},  # what at?
+    "api:role_attachment": {"GET": Rule("roles:read", SEE_FLEET)},
+    "api:role_extend": {"POST": Rule("roles:write", OPEN_SHELLS, 400)},  # for how long?
+    "api:role_end": {"POST": Rule("roles:write", ADMINISTER, 202)},  # somebody else's
+    "api:role_findings": {"GET": Rule("roles:read", SEE_FLEET)},
+    "api:role_put_back": {"POST": Rule("roles:write", ADMINISTER, 202)},
+    "api:role_accept": {"POST": Rule("roles:write", ADMINISTER, 202)},
+    "api:role_history": {"GET": Rule("roles:read", SEE_FLEET)},
+    "api:role_rules": {"GET": Rule("roles:read", SEE_FLEET), "POST": Rule("role_rules:write", ADMINISTER, 400)},
+    "api:role_rule": {
+        "GET": Rule("roles:read", SEE_FLEET),
+        "PATCH": Rule("role_rules:write", ADMINISTER, 400),  # without the version
+        "DELETE": Rule("role_rules:write", ADMINISTER, 400),
+    },
+    "api:roles": {"GET": Rule("roles:read", SEE_FLEET)},
+    "api:role": {"GET": Rule("roles:read", SEE_FLEET)},
+    "api:role_right": {"POST": Rule("role_rules:write", ADMINISTER, 400)},  # by what that was shown?
+    "api:role_standard": {
+        "GET": Rule("roles:read", SEE_FLEET),
+        "POST": Rule("role_rules:write", ADMINISTER, 202),  # wherever it is not there
+    },
     "api:patch_baselines": {"GET": Rule("baselines:read", SEE_FLEET), "POST": Rule("baselines:write", PATCH, 400)},
     "api:patch_baseline": {
         "GET": Rule("baselines:read", SEE_FLEET),
@@ -420,6 +446,13 @@ def things(module_roles, valkey):
             (f"api:schedule{name}" for name in ("", "_pause", "_resume", "_take", "_run", "_moments")), schedule.pk
         ),
         **dict.fromkeys(("api:schedule_run_moment", "api:schedule_skip_moment"), (schedule.pk, missed)),
+        **dict.fromkeys(
+            (f"api:role_{name}" for name in ("attachment", "extend", "end")), make_lease(instance, user=someone).pk
+        ),
+        "api:role_put_back": make_role_finding(instance).pk,
+        "api:role_accept": make_role_finding(make_instance()).pk,
+        "api:role_rule": make_role_rule().pk,
+        **dict.fromkeys(("api:role", "api:role_right"), make_iam_role(instance.account).pk),
         "api:cluster_rule": make_cluster_rule().pk,
         "api:token": ApiToken.objects.get(user=someone).pk,
         "api:access_key": key.pk,
