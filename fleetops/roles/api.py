@@ -212,7 +212,7 @@ class Attachments(ApiView, generics.ListAPIView):
 class Look(ApiView):
     """What asking would come to."""
 
-    scopes = {"POST": READ}
+    scopes = {"POST": WRITE}
     permissions = {"POST": ATTACH}
 
     @extend_schema(
