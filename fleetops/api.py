@@ -10,6 +10,7 @@ from rest_framework.exceptions import NotFound
 
 import fleetops.approvals.api
 import fleetops.calendars.api
+import fleetops.exposure.api
 import fleetops.identity.api
 import fleetops.inventory.api
 import fleetops.library.api
@@ -34,6 +35,7 @@ app_name = "api"
 ROOMS = {
     "Yourself": fleetops.identity.api.urlpatterns,
     "Fleet": fleetops.inventory.api.urlpatterns,
+    "Port 22": fleetops.exposure.api.urlpatterns,
     "Sessions": sessions_app.command_api.urlpatterns + sessions_app.api.urlpatterns,
     "Approvals": fleetops.approvals.api.urlpatterns,
     "Calendars": fleetops.calendars.api.urlpatterns,

@@ -93,6 +93,11 @@ app.conf.beat_schedule = {
         "schedule": 2.0,
         "options": {"expires": 10},
     },
+    "exposure.wake": {
+        "task": "fleetops.exposure.tasks.wake",
+        "schedule": 5.0,
+        "options": {"expires": 5},
+    },
     "role_catalogue.read_due": {
         "task": "fleetops.roles.catalogue.tasks.read_due",
         "schedule": 5.0,

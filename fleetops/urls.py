@@ -15,6 +15,7 @@ urlpatterns = [
     path("settings/notify/", include("fleetops.notify.urls")),
     path("approvals/", include("fleetops.approvals.urls")),
     path("calendars/", include("fleetops.calendars.urls")),
+    path("port-22/", include("fleetops.exposure.urls")),
     path("fleet/", include("fleetops.inventory.urls")),
     path("machines/", include("fleetops.inventory.activation_urls")),
     path("documents/", include("fleetops.library.urls")),

@@ -10,7 +10,10 @@ from typing import Any
 from django.contrib.auth.models import Group
 
 from fleetops.approvals import services as approvals
+from fleetops.aws.security_groups import InboundRule
 from fleetops.clock import now
+from fleetops.exposure.models import Closing
+from fleetops.exposure.models import Group as ExposingGroup
 from fleetops.identity.models import User
 from fleetops.inventory.models import Account, Instance, InstanceTag, Region
 from fleetops.library.models import Document, DocumentVersion
@@ -127,6 +130,22 @@ def make_role_attachment(*, user: User, instance: Instance | None = None, **fiel
 def make_connect_order(*, user: User, instance: Instance) -> ConnectOrder:
     lease = make_role_attachment(user=user, instance=instance)
     return ConnectOrder.objects.create(user=user, instance=instance, lease=lease)
+
+
+def make_exposing_group(instance: Instance, **fields: Any) -> ExposingGroup:
+    """A security group of `instance` that opens SSH to the world."""
+    rule = InboundRule("sg-0a1b2c3d", "sgr-0a1b2c3d", "tcp", 22, 22, cidr="0.0.0.0/0")
+    defaults = {"group_id": "sg-0a1b2c3d", "name": "legacy-ssh", "rules": [rule.as_json()], "rank": 0}
+    places = {"account": instance.account, "region": instance.region, "read_at": now()}
+    group = ExposingGroup.objects.create(**(defaults | places | fields))
+    group.instances.add(instance)
+    return group
+
+
+def make_closing(group: ExposingGroup, **fields: Any) -> Closing:
+    """Rules of `group` that are being closed."""
+    facts = {"group_id": group.group_id, "group_name": group.name, "rules": group.rules, "asked_by_name": "mei"}
+    return Closing.objects.create(account=group.account, region=group.region, **(facts | fields))
 
 
 def make_grant(*, user: User, instance: Instance | None = None, **fields: Any) -> Grant:

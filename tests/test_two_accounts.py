@@ -264,6 +264,9 @@ LISTS = {
     *("api:compliance_instance_patches", "api:compliance_cves", "api:compliance_cve", "api:compliance_cve_instances"),
     *("api:compliance_patches", "api:compliance_trend", "api:compliance_heat", "api:compliance_export"),
     *("api:compliance_findings", "api:compliance_aws_findings"),
+    # A group is of a region, and has only instances of it: tests/exposure/test_doors.py.
+    *("exposure:groups", "exposure:close", "exposure:closings", "exposure:reopen", "exposure:read_again"),
+    *("api:exposure_groups", "api:exposure_closings", "api:exposure_closing", "api:exposure_reopen"),
     # Nodes of two accounts: tests/emergency/test_pages.py.
     *("emergency:choose", "emergency:nodes", "emergency:page", "emergency:start", "emergency:discard"),
     *("api:emergencies", "api:emergency", "api:emergency_offers", "api:emergency_affected", "api:emergency_release"),

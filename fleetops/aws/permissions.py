@@ -19,6 +19,8 @@ SESSION_DOCUMENT: Final = "SSM-SessionManagerRunShell"
 UNKNOWN_PRINCIPAL: Final = "arn:aws:iam::HUB-ACCOUNT:role/FLEETOPS"
 
 _INSTANCE = "arn:{partition}:ec2:{region}:{account}:instance/{instance}"
+_SECURITY_GROUP = "arn:{partition}:ec2:{region}:{account}:security-group/{group}"
+_INBOUND_RULE = "arn:{partition}:ec2:{region}:{account}:security-group-rule/{rule}"
 _MANAGED = "arn:{partition}:ssm:{region}:{account}:managed-instance/{managed}"
 _QUEUE = "arn:{partition}:sqs:{region}:{account}:{queue}"
 # Of machines outside EC2: the one that AWS's console makes, and the one of its manual. Not role/*: whoever registers a
@@ -572,6 +574,42 @@ PERMISSIONS: Final = (
             ("AddRoleToInstanceProfile", "puts the standard role into it", _STANDARD_PROFILE),
         )
     ),
+    *(
+        Permission(
+            f"ec2:{operation}",
+            "Port 22",
+            purpose,
+            "Security groups that open SSH or RDP are not listed.",
+            is_optional=True,
+        )
+        for operation, purpose in (
+            ("DescribeSecurityGroupRules", "reads which security groups open SSH or RDP"),
+            ("DescribeSecurityGroups", "reads their names"),
+            ("DescribeNetworkInterfaces", "reads which instances have them, and what else"),
+        )
+    ),
+    *(
+        Permission(
+            f"ec2:{operation}",
+            "Port 22",
+            purpose,
+            f"No port can be {word} with FleetOps.",
+            (_SECURITY_GROUP, _INBOUND_RULE),
+            is_optional=True,
+        )
+        for operation, purpose, word in (
+            ("RevokeSecurityGroupIngress", "closes SSH or RDP in a security group", "closed"),
+            ("AuthorizeSecurityGroupIngress", "opens it again as it was", "opened again"),
+        )
+    ),
+    Permission(
+        "ec2:CreateTags",
+        "Port 22",
+        "gives such a rule the tags that it had",
+        "A rule that had tags cannot be opened again with FleetOps.",
+        (_INBOUND_RULE,),
+        is_optional=True,
+    ),
     Permission(
         "ec2:DescribeRegions",
         "Connection check",
@@ -648,7 +686,7 @@ BY_HAND: Final = (
 # Called under the role that a rule of the access policy names for its sessions; all else goes under the account's own.
 OF_SESSIONS: Final = frozenset({"ssm:StartSession", "ssm:ResumeSession", "kms:GenerateDataKey", "kms:Decrypt"})
 # Never called: AWS asks for them at another call, of whoever makes that.
-ASKED_WITHIN: Final = frozenset({"iam:PassRole", "ssm:AddTagsToResource"})
+ASKED_WITHIN: Final = frozenset({"ec2:CreateTags", "iam:PassRole", "ssm:AddTagsToResource"})
 # Made, and never denied: AWS answers it to whoever signs right.
 NEEDS_NO_PERMISSION: Final = frozenset({"sts:GetCallerIdentity"})
 

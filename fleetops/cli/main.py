@@ -36,6 +36,7 @@ from fleetops.cli import (
     emergency,
     installation,
     remote,
+    ports,
     runs,
     schedules,
     status,
@@ -118,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     compliance.add_arguments(_group(verbs, "compliance", "who has which patches"), _verb, _list_verb)
     audit = _group(verbs, "audit", "the audit log")
     listing = _list_verb(audit, "list", remote.audit_list, remote.EVENT_COLUMNS, "at,who,action,target,outcome,reason")
+    ports.add_arguments(_group(verbs, "port", "SSH and RDP in security groups"), _verb, _list_verb)
     listing.add_argument(
         "filter", nargs="*", metavar="FILTER", help="words and filters as on the page: outcome:denied since:7d who:mei"
     )

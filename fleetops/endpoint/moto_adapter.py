@@ -21,6 +21,7 @@ import types
 import zlib
 from collections import deque
 from datetime import UTC
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from moto import backends
 from moto.core.base_backend import AccountSpecificBackend
 from moto.core.common_models import BaseModel
 from moto.core.request import PRESERVED_HEADER_NAMES_ENVIRON_KEY, environ_key_for_header
-from moto.core.responses import BaseResponse, EmptyResult
+from moto.core.responses import ActionResult, BaseResponse, EmptyResult
 from moto.iam.exceptions import NotFoundException
 from moto.iam.models import Role, User
 from moto.iam.responses import IamResponse
@@ -231,6 +232,7 @@ class Moto:
         _replace_values()
         _name_streams()
         _keep_user_boundaries()
+        _mend_security_groups()
         # moto would keep everything that was ever made, also what is long deleted, for a reset that we do not have.
         BaseModel.__new__ = lambda cls, *_, **__: object.__new__(cls)  # type: ignore[assignment, method-assign]
 
@@ -699,6 +701,64 @@ def _keep_user_boundaries() -> None:
     IamResponse.create_user = create_user  # type: ignore[method-assign]
     IamResponse.put_user_permissions_boundary = put_user
     IamResponse.delete_user_permissions_boundary = delete_user
+
+
+def _mend_security_groups() -> None:
+    """Answer AuthorizeSecurityGroupIngress and Egress with all rules made, and keep the description of each source.
+
+    moto tells of those of the last permission alone, and keeps what was said of a CIDR only. It finds an interface by a
+    group only if that is all it has. Source: moto.ec2.models and responses.
+    """
+    from moto.ec2.models.elastic_network_interfaces import NetworkInterfaceBackend
+    from moto.ec2.models.security_groups import SecurityGroupRule
+    from moto.ec2.responses.security_groups import SecurityGroups
+
+    def answer(response: Any, authorize: Any) -> Any:
+        response.error_on_dryrun()
+        made = []
+        for asked in response._process_rules_from_querystring():
+            rules, _ = authorize(**asked)
+            made += rules
+        return ActionResult({"Return": True, "SecurityGroupRules": made})
+
+    def ingress(response: Any) -> Any:
+        return answer(response, response.ec2_backend.authorize_security_group_ingress)
+
+    def egress(response: Any) -> Any:
+        return answer(response, response.ec2_backend.authorize_security_group_egress)
+
+    SecurityGroups.authorize_security_group_ingress = ingress  # type: ignore[method-assign]
+    SecurityGroups.authorize_security_group_egress = egress  # type: ignore[method-assign]
+    original = SecurityGroupRule.__init__
+
+    def make(rule: Any, *args: Any, **kwargs: Any) -> None:
+        original(rule, *args, **kwargs)
+        lists = args[7] if len(args) > 7 else kwargs.get("prefix_list_id")
+        rule.fleetops_description = (rule.ip_range or rule.source_group or lists or {}).get("Description")
+        if "Description" in rule.source_group:  # it is no part of what makes two rules the same
+            rule.source_group = {name: held for name, held in rule.source_group.items() if name != "Description"}
+
+    def description(rule: Any) -> Any:
+        return rule.ip_range.get("Description") or vars(rule).get("fleetops_description")
+
+    all_interfaces = NetworkInterfaceBackend.get_all_network_interfaces
+
+    def interfaces(backend: Any, eni_ids: Any = None, filters: Any = None) -> Any:
+        """As AWS filters: whatever has any of the groups, and the groups of the instance count."""
+        others = {name: values for name, values in (filters or {}).items() if name != "group-id"}
+        found = all_interfaces(backend, eni_ids, others)
+        patterns = (filters or {}).get("group-id")
+        if patterns is None:
+            return found
+        return [
+            eni
+            for eni in found
+            if any(fnmatchcase(group.id, pattern) for group in eni.group_set for pattern in patterns)
+        ]
+
+    NetworkInterfaceBackend.get_all_network_interfaces = interfaces  # type: ignore[method-assign]
+    SecurityGroupRule.__init__ = make  # type: ignore[method-assign]
+    SecurityGroupRule.description = property(description)  # type: ignore[assignment]
 
 
 def _replace_values() -> None:

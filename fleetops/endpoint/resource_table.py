@@ -105,8 +105,10 @@ _ROWS = (
     (
         "ec2",
         "",
-        "DescribeIamInstanceProfileAssociations DescribeImages DescribeInstances DescribeRegions DescribeTags",
+        "DescribeIamInstanceProfileAssociations DescribeImages DescribeInstances DescribeNetworkInterfaces "
+        "DescribeRegions DescribeSecurityGroupRules DescribeSecurityGroups DescribeTags",
     ),
+    ("ec2", "ec2:security-group", "AuthorizeSecurityGroupIngress RevokeSecurityGroupIngress"),
     ("ec2", "ec2:instance ec2:image ec2:subnet ec2:security-group ec2:key-pair", "RunInstances"),
     (
         "ec2",

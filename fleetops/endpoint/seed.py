@@ -4,6 +4,7 @@ Every call has a fixed request id, so a seed that was killed half way goes on wh
 in its journal already, and does the rest.
 """
 
+import functools
 import hashlib
 import hmac
 import json
@@ -120,6 +121,10 @@ _MACHINES_STAGING = (
     Machine("lab-pos-gw-01", "bookworm", "", "staging", "lab-pos", "point-of-sale", "qa", "", 75, own_id=SHARED_ID),
 )  # fmt: skip
 
+# A security group that opens SSH to the world, and who has it.
+SSH_GROUP = "legacy-ssh"
+SSH_MACHINES = {"web-checkout-eu1a-07", "kafka-events-eu1c-3"}
+
 
 @dataclass(frozen=True, slots=True)
 class DemoAccount:
@@ -234,7 +239,8 @@ class Seeder:
         if told and not missing and "lists_bucket" in told:
             return told
         logger.info("a demo account is being made account=%s machines=%s", account.account_id, len(missing))
-        if not told:
+        is_new = not told
+        if is_new:
             await self._identities(account)
             told = {
                 "account_id": account.account_id,
@@ -248,6 +254,8 @@ class Seeder:
             }
         for region in account.regions:
             await self._instances(account, region, [machine for machine in missing if machine.region == region])
+        if is_new and account is ACCOUNTS[0]:
+            told["ssh_group"] = await self._ssh_group((account.account_id, REGION))
         told["lists_bucket"] = await self._bucket(account)
         told |= {"regions": account.regions, "instance_ids": [machine.instance_id for machine in account.machines]}
         write_private(path, json.dumps(told, indent=1).encode())
@@ -347,6 +355,24 @@ class Seeder:
                 stopped.append(machine.instance_id)
         for instance_id in stopped:
             await self._call(place, "ec2", "StopInstances", {"InstanceId.1": instance_id})
+
+    async def _ssh_group(self, place: Place) -> str:
+        """A group from before Session Manager, open to the world, on two machines; its id."""
+        ec2 = functools.partial(self._call, place, "ec2")
+        default = await ec2("DescribeSecurityGroups", {"Filter.1.Name": "group-name", "Filter.1.Value.1": "default"})
+        form = {"GroupName": SSH_GROUP, "GroupDescription": "SSH for everybody, from before Session Manager"}
+        made = _first("groupId", await ec2("CreateSecurityGroup", form | {"VpcId": _first("vpcId", default)}))
+        rule = {"IpProtocol": "tcp", "FromPort": "22", "ToPort": "22"}
+        world = {"IpRanges.1.CidrIp": "0.0.0.0/0", "IpRanges.1.Description": "office, later everybody"}
+        permission = {f"IpPermissions.1.{name}": value for name, value in (rule | world).items()}
+        tags = {"TagSpecification.1.ResourceType": "security-group-rule", "TagSpecification.1.Tag.1.Key": "ticket"}
+        tags |= {"TagSpecification.1.Tag.1.Value": "NET-118"}
+        await ec2("AuthorizeSecurityGroupIngress", {"GroupId": made} | permission | tags)
+        for machine in MACHINES:
+            if machine.name in SSH_MACHINES:
+                groups = {"GroupId.1": _first("groupId", default), "GroupId.2": made}
+                await ec2("ModifyInstanceAttribute", {"InstanceId": machine.instance_id} | groups)
+        return made
 
     async def _subnets(self, place: Place) -> dict[str, str]:
         body = await self._call(place, "ec2", "DescribeSubnets", {})

@@ -64,6 +64,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "roles.attach_role",
         "roles.end_roleattachment",
         "roles.change_rolerule",
+        "exposure.close_port",
         "runcommand.run_command",
         "runcommand.review_command",
         "runcommand.cancel_command",

@@ -79,6 +79,12 @@ SCOPES: dict[str, Scope] = {
         (_CHANGE_BASELINES, _SEE_BASELINES, _SEE),
         (_CHANGE_BASELINES,),
     ),
+    "exposure:read": Scope("Read which security groups open SSH or RDP", (_SEE,), (_SEE,)),
+    "exposure:write": Scope(
+        "Close SSH and RDP in security groups, and open them again",
+        ("exposure.close_port", _SEE),
+        ("exposure.close_port",),
+    ),
     "compliance:read": Scope("Read patch compliance, its deadlines, findings and files", (_SEE,), (_SEE,)),
     "compliance:write": Scope(
         "Change patch deadlines, and whether findings go to Security Hub",

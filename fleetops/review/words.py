@@ -135,6 +135,13 @@ VERBS = {
     "roles.standard.make": "had the standard role made:",
     "roles.standard.right": "had the standard role put right:",
     "roles.standard.done": "made or mended the",
+    "exposure.close": "had SSH or RDP closed in",
+    "exposure.closed": "closed SSH or RDP in",
+    "exposure.close.fail": "could not close",
+    "exposure.reopen": "had SSH or RDP opened again in",
+    "exposure.reopened": "opened again SSH or RDP in",
+    "exposure.reopen.fail": "could not open again",
+    "exposure.refuse": "was denied closing or opening ports in",
     "roles.standard.fail": "could not make or mend the",
     "roles.standard.refuse": "was denied making the standard role in",
     "sessions.attached.ask": "asked for a role and a shell:",
@@ -224,6 +231,7 @@ KINDS = {
     "permission": ("Permission", ("web.permission.",)),
     "fleet": ("Fleet", ("inventory.",)),
     "audit": ("Audit", ("audit.",)),
+    "exposure": ("Port 22", ("exposure.",)),
     "backup": ("Backups", ("backup.",)),
 }
 

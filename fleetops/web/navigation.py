@@ -29,6 +29,7 @@ NAVIGATION = (
             ("Compliance", "compliance:overview", "shield-check", ("inventory.view_instance",)),
             ("IAM roles", "roles:overview", "users", ("roles.view_roleattachment",)),
             ("Calendars", "calendars:list", "calendar", ("calendars.view_calendar",)),
+            ("Port 22", "exposure:groups", "lock", ("inventory.view_instance",)),
         ),
     ),
     ("Prove", (("Audit", "review:audit", "history", ("audit.view_auditevent",)),)),

@@ -30,10 +30,12 @@ from patching.compliance.models import Hub
 from tests.api.conftest import Bearer, make_token
 from tests.factories import (
     make_baseline,
+    make_closing,
     make_cluster_rule,
     make_command,
     make_document,
     make_emergency,
+    make_exposing_group,
     make_grant,
     make_iam_role,
     make_instance,
@@ -237,6 +239,13 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:patch_list": {"PUT": Rule("baselines:write", PATCH, 400)},
     "api:patch_set_list": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:emergencies": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
+    "api:exposure_groups": {"GET": Rule("exposure:read", SEE_FLEET)},
+    "api:exposure_closings": {
+        "GET": Rule("exposure:read", SEE_FLEET),
+        "POST": Rule("exposure:write", ADMINISTER, 400),
+    },
+    "api:exposure_closing": {"GET": Rule("exposure:read", SEE_FLEET)},
+    "api:exposure_reopen": {"POST": Rule("exposure:write", ADMINISTER, 409)},  # it is being closed
     "api:emergency_offers": {"GET": Rule("runs:read", PATCH)},
     "api:emergency_affected": {"GET": Rule("runs:read", PATCH, 400)},  # of what?
     "api:emergency": {"GET": Rule("runs:read", SEE_FLEET), "DELETE": Rule("runs:write", PATCH, 404)},  # another's
@@ -419,6 +428,9 @@ def things(module_roles, valkey):
         "api:compliance_export": ("instances", "csv"),
         **dict.fromkeys(("api:emergency", "api:emergency_release"), make_emergency(instance).pk),
         "api:compliance_hub": Hub.objects.create(region=instance.region).pk,
+        **dict.fromkeys(
+            ("api:exposure_closing", "api:exposure_reopen"), make_closing(make_exposing_group(instance)).pk
+        ),
         "api:document": document.pk,
         "api:document_versions": document.pk,
         "api:document_version": (document.pk, 1),

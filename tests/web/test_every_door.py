@@ -23,11 +23,13 @@ from fleetops.policy.models import Rule as PolicyRule
 from patching.compliance.models import Hub
 from tests.factories import (
     make_baseline,
+    make_closing,
     make_cluster_rule,
     make_command,
     make_connect_order,
     make_document,
     make_emergency,
+    make_exposing_group,
     make_grant,
     make_iam_role,
     make_instance,
@@ -203,6 +205,11 @@ DOORS: dict[str, dict[str, Rule]] = {
     "roles:put_right": page(ADMINISTER) | deed(ADMINISTER, 409),  # by what that was shown?
     "patching:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
     "emergency:choose": page(PATCH),
+    "exposure:groups": page(SEE_FLEET),
+    "exposure:close": page(ADMINISTER, 409) | deed(ADMINISTER, 409),  # of which groups?
+    "exposure:closings": page(SEE_FLEET),
+    "exposure:reopen": deed(ADMINISTER, 409),  # it is being closed
+    "exposure:read_again": deed(ADMINISTER),
     "emergency:nodes": page(PATCH, 400) | deed(PATCH, 400),  # of what?
     "emergency:page": page(SEE_FLEET),
     "emergency:start": deed(PATCH, 404),  # another's
@@ -395,6 +402,7 @@ def things(module_roles, valkey):
         "compliance": instance.pk,
         "emergency": make_emergency(instance).pk,
         "roles": make_lease(instance, user=session.user).pk,
+        "exposure": make_closing(make_exposing_group(instance)).pk,
         "attached": make_connect_order(user=session.user, instance=instance).pk,
     }
 

@@ -12,9 +12,9 @@ from fleetops.web.context_processors import shell
 from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_id, when
 from tests.factories import make_command, make_instance, make_session, make_user
 
-CHANGE = ("Runs", "Patching", "Compliance", "IAM roles", "Calendars")
+CHANGE = ("Runs", "Patching", "Compliance", "IAM roles", "Port 22", "Calendars")
 # Of whoever may start runs.
-PATCH = ("Runs", "Patching", "Emergency", "Compliance", "IAM roles", "Calendars")
+PATCH = ("Runs", "Patching", "Emergency", "Compliance", "IAM roles", "Port 22", "Calendars")
 
 
 def labels(user) -> list[str]:
