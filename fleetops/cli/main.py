@@ -12,6 +12,7 @@ Over the REST API, of this machine's FleetOps or another:
     fleetops connect NAME [--command LINE | --forward [LOCAL:][HOST:]PORT]
     fleetops access request|list|approve|deny|revoke
     fleetops compliance list|show|cve|export
+    fleetops role list|show|attach|detach|lease|extend|end|rules|findings|put-back|accept|history|standard
     fleetops schedule list|show|history|create|pause|resume|take|run|delete
     fleetops fleet list|show, session list, audit list, api get
     fleetops completion bash|zsh|fish
@@ -35,8 +36,9 @@ from fleetops.cli import (
     connect,
     emergency,
     installation,
-    remote,
     ports,
+    remote,
+    roles,
     runs,
     schedules,
     status,
@@ -115,11 +117,12 @@ def parser() -> argparse.ArgumentParser:
     access.add_arguments(_group(verbs, "access", "access for a while, by approval"), _verb, _list_verb)
     runs.add_arguments(_group(verbs, "run", "documents in waves"), _verb, _list_verb)
     schedules.add_arguments(_group(verbs, "schedule", "runs that come again"), _verb, _list_verb)
+    roles.add_arguments(_group(verbs, "role", "IAM roles of instances, for good or for a while"), _verb, _list_verb)
     emergency.add_arguments(_group(verbs, "patch", "one CVE or package, mended everywhere"), _verb, _list_verb)
+    ports.add_arguments(_group(verbs, "port", "SSH and RDP in security groups"), _verb, _list_verb)
     compliance.add_arguments(_group(verbs, "compliance", "who has which patches"), _verb, _list_verb)
     audit = _group(verbs, "audit", "the audit log")
     listing = _list_verb(audit, "list", remote.audit_list, remote.EVENT_COLUMNS, "at,who,action,target,outcome,reason")
-    ports.add_arguments(_group(verbs, "port", "SSH and RDP in security groups"), _verb, _list_verb)
     listing.add_argument(
         "filter", nargs="*", metavar="FILTER", help="words and filters as on the page: outcome:denied since:7d who:mei"
     )

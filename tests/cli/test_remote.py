@@ -333,6 +333,8 @@ def test_words_are_completed(shell):
             "run",
             "compliance",
             "patch",
+            "port",
+            "role",
             "schedule",
             "session",
             "audit",
