@@ -88,15 +88,15 @@ app.conf.beat_schedule = {
         "schedule": 2.0,
         "options": {"expires": 10},
     },
-    "roles.wake": {
-        "task": "fleetops.roles.tasks.wake",
-        "schedule": 2.0,
-        "options": {"expires": 10},
-    },
     "exposure.wake": {
         "task": "fleetops.exposure.tasks.wake",
         "schedule": 5.0,
         "options": {"expires": 5},
+    },
+    "roles.wake": {
+        "task": "fleetops.roles.tasks.wake",
+        "schedule": 2.0,
+        "options": {"expires": 10},
     },
     "role_catalogue.read_due": {
         "task": "fleetops.roles.catalogue.tasks.read_due",

@@ -352,8 +352,8 @@ if DATABASE_GONE_SECONDS < DATABASE_HOLD_SECONDS:
 # --- Fleet -----------------------------------------------------------------------------------------------------------
 INVENTORY_SECONDS = env_int("FLEETOPS_INVENTORY_SECONDS", 20, low=5)  # between two refreshes of one region
 LIBRARY_SECONDS = env_int("FLEETOPS_LIBRARY_SECONDS", 300, low=10)  # between two readings of a region's documents
-ROLES_SECONDS = env_int("FLEETOPS_ROLES_SECONDS", 600, low=10)  # between two readings of an account's IAM roles
 EXPOSURE_SECONDS = env_int("FLEETOPS_EXPOSURE_SECONDS", 600, low=10)  # between two readings of security groups
+ROLES_SECONDS = env_int("FLEETOPS_ROLES_SECONDS", 600, low=10)  # between two readings of an account's IAM roles
 BASELINES_SECONDS = env_int("FLEETOPS_BASELINES_SECONDS", 300, low=10)  # between two readings of a region's baselines
 # A target expression for nodes that hold data: an emergency patches them in place, and never first.
 EMERGENCY_DATA = env_str(

@@ -238,7 +238,6 @@ DOORS: dict[str, dict[str, Rule]] = {
     "api:patch_lists": {"GET": Rule("baselines:read", SEE_FLEET)},
     "api:patch_list": {"PUT": Rule("baselines:write", PATCH, 400)},
     "api:patch_set_list": {"GET": Rule("baselines:read", SEE_FLEET)},
-    "api:emergencies": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
     "api:exposure_groups": {"GET": Rule("exposure:read", SEE_FLEET)},
     "api:exposure_closings": {
         "GET": Rule("exposure:read", SEE_FLEET),
@@ -246,6 +245,7 @@ DOORS: dict[str, dict[str, Rule]] = {
     },
     "api:exposure_closing": {"GET": Rule("exposure:read", SEE_FLEET)},
     "api:exposure_reopen": {"POST": Rule("exposure:write", ADMINISTER, 409)},  # it is being closed
+    "api:emergencies": {"GET": Rule("runs:read", SEE_FLEET), "POST": Rule("runs:write", PATCH, 400)},
     "api:emergency_offers": {"GET": Rule("runs:read", PATCH)},
     "api:emergency_affected": {"GET": Rule("runs:read", PATCH, 400)},  # of what?
     "api:emergency": {"GET": Rule("runs:read", SEE_FLEET), "DELETE": Rule("runs:write", PATCH, 404)},  # another's
@@ -427,10 +427,10 @@ def things(module_roles, valkey):
         **dict.fromkeys(("api:compliance_cve", "api:compliance_cve_instances"), "CVE-2026-1111"),
         "api:compliance_export": ("instances", "csv"),
         **dict.fromkeys(("api:emergency", "api:emergency_release"), make_emergency(instance).pk),
-        "api:compliance_hub": Hub.objects.create(region=instance.region).pk,
         **dict.fromkeys(
             ("api:exposure_closing", "api:exposure_reopen"), make_closing(make_exposing_group(instance)).pk
         ),
+        "api:compliance_hub": Hub.objects.create(region=instance.region).pk,
         "api:document": document.pk,
         "api:document_versions": document.pk,
         "api:document_version": (document.pk, 1),

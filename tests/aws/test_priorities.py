@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SAID = {
     "fleetops.roles.tasks.bring": Priority.RUN,
     "fleetops.roles.tasks.bring_privileges": Priority.RUN,
-    "fleetops.roles.catalogue.tasks.make": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.exposure.tasks.work": Priority.PERSON,  # its page is looked at meanwhile
+    "fleetops.roles.catalogue.tasks.make": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.inventory.tasks.check_account": Priority.PERSON,  # its page is looked at meanwhile
     "fleetops.inventory.tasks.check_identity": Priority.PERSON,  # likewise
     "fleetops.runcommand.tasks.advance": Priority.RUN,  # what people have started

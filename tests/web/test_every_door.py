@@ -204,12 +204,12 @@ DOORS: dict[str, dict[str, Rule]] = {
     "roles:read_again": deed(SEE_FLEET),
     "roles:put_right": page(ADMINISTER) | deed(ADMINISTER, 409),  # by what that was shown?
     "patching:new_run": page(PATCH) | deed(PATCH, 400),  # on what?
-    "emergency:choose": page(PATCH),
     "exposure:groups": page(SEE_FLEET),
     "exposure:close": page(ADMINISTER, 409) | deed(ADMINISTER, 409),  # of which groups?
     "exposure:closings": page(SEE_FLEET),
     "exposure:reopen": deed(ADMINISTER, 409),  # it is being closed
     "exposure:read_again": deed(ADMINISTER),
+    "emergency:choose": page(PATCH),
     "emergency:nodes": page(PATCH, 400) | deed(PATCH, 400),  # of what?
     "emergency:page": page(SEE_FLEET),
     "emergency:start": deed(PATCH, 404),  # another's
@@ -401,8 +401,8 @@ def things(module_roles, valkey):
         "review": event.pk,
         "compliance": instance.pk,
         "emergency": make_emergency(instance).pk,
-        "roles": make_lease(instance, user=session.user).pk,
         "exposure": make_closing(make_exposing_group(instance)).pk,
+        "roles": make_lease(instance, user=session.user).pk,
         "attached": make_connect_order(user=session.user, instance=instance).pk,
     }
 
