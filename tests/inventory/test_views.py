@@ -91,11 +91,11 @@ def test_the_list_takes_the_same_few_queries_however_many_rows(client_as, number
     client.get(FLEET)
     with CaptureQueriesContext(connection) as queries:
         client.get(FLEET)
-    # session, user, permissions of user and groups; saved filters; counts, rows, regions; five of the sidebar
-    assert len(queries) == 16, [query["sql"][:90] for query in queries]
+    # session, user, permissions of user and groups; saved filters; counts, rows, regions; six of the sidebar
+    assert len(queries) == 17, [query["sql"][:90] for query in queries]
     with CaptureQueriesContext(connection) as queries:
         client.get(f"{FLEET}?q=tag:env=prod")
-    assert len(queries) == 17  # and how many match
+    assert len(queries) == 18  # and how many match
 
 
 def test_a_filter_a_sort_and_a_page_live_in_the_url(client_as, fleet):
@@ -398,7 +398,7 @@ def test_an_instance_page_takes_few_queries(client_as, fleet):
     client.get(fleet[0].get_absolute_url())
     with CaptureQueriesContext(connection) as queries:
         client.get(fleet[0].get_absolute_url())
-    assert len(queries) == 12  # five of them the sidebar's, two the policy's
+    assert len(queries) == 13  # six of them the sidebar's, two the policy's
 
 
 # --- reading again ---

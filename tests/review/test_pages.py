@@ -114,7 +114,7 @@ def test_facets_count_and_choose(client, auditor):
     assert done.groups() == (
         "false",
         "?q=outcome%3Adenied%2Cdone",
-        "10",
+        "11",
     )  # three, and that the roles and their six rules were made
     assert re.search(r'aria-checked="true"[^>]*>[^/]*/span><span class="truncate" title="Denied">', page)
 
@@ -163,7 +163,7 @@ def test_ten_thousand_rows_are_quick_and_cost_the_same_queries(client, auditor, 
     page_of(client)  # templates are compiled
     # Browser session, user and permissions 4; drawer none; rows 1; facets 4; histogram 1; chain 8; denials 1;
     # beside the link of the runs 1.
-    with django_assert_max_num_queries(21):
+    with django_assert_max_num_queries(22):
         page = page_of(client)
     assert len(shown(page)) == 100
     assert "10,00" in page  # the facets' counts
