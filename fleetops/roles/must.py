@@ -6,7 +6,9 @@ import logging
 from typing import Final
 
 from django.db import IntegrityError, transaction
+from django.db.models import F, Q, QuerySet
 
+from fleetops.audit.record import record
 from fleetops.aws import profiles
 from fleetops.aws.errors import AwsError
 from fleetops.aws.regions import partition_of
@@ -16,9 +18,9 @@ from fleetops.inventory.selection import select
 from fleetops.transitions import LostRace, move
 
 from . import rules, services
-from .models import Kind, Mode, RoleAttachment, RoleFinding, RoleRule
+from .models import Holding, Kind, Mode, RoleAttachment, RoleFinding, RoleRule
 from .reconcile import _record
-from .states import FINDING_MOVES, FindingState
+from .states import FINDING_MOVES, AttachmentState, FindingState
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,23 @@ def _look(rule: RoleRule, matching) -> None:
     ending = f"instance-profile/{rule.profile_name}"
     lacking = matching.exclude(profile_arn__endswith=f"/{rule.profile_name}").exclude(profile_arn__endswith=ending)
     # An instance that others have a lease on, or about which a question is open, is not the rule's business now.
-    busy = RoleAttachment.objects.open().filter(kind=Kind.PROFILE).values("instance")
     asked = RoleFinding.objects.filter(state=FindingState.OPEN).values("instance")
-    rows = lacking.exclude(pk__in=busy).exclude(pk__in=asked).select_related("account", "region")
+    # Somebody has said that what it has may stay, and it has that still.
+    accepted = RoleFinding.objects.filter(
+        state=FindingState.ACCEPTED, rule=rule, found=F("instance__profile_arn")
+    ).values("instance")
+    # The loop is at it, or has put the role there since the inventory last read the instance.
+    held = (
+        Q(due_at__lte=now())
+        | Q(intent__isnull=False)
+        | Q(
+            Q(instance__ec2_read_at=None) | Q(looked_at__gte=F("instance__ec2_read_at")),
+            believed__endswith=f"/{rule.profile_name}",
+        )
+    )
+    under_way = Holding.objects.filter(held).values("instance")
+    rows = lacking.exclude(pk__in=_busy().values("instance")).exclude(pk__in=under_way).exclude(pk__in=asked)
+    rows = rows.exclude(pk__in=accepted).select_related("account", "region")
     there: dict[tuple[str, str], str] = {}
     for instance in rows[:MOST_AT_ONCE]:
         place = (instance.account.account_id, instance.region.name)
@@ -51,6 +67,11 @@ def _look(rule: RoleRule, matching) -> None:
                 _repair(rule, instance, there[place])
         else:
             _report(rule, instance)
+
+
+def _busy() -> QuerySet[RoleAttachment]:
+    """What a rule waits for: leases, and what is not yet settled. A permanent role that stands holds no rule up."""
+    return RoleAttachment.objects.open().filter(kind=Kind.PROFILE).exclude(minutes=None, state=AttachmentState.ACTIVE)
 
 
 def _arn(instance: Instance, name: str) -> str:
@@ -69,7 +90,7 @@ def _repair(rule: RoleRule, instance: Instance, arn: str) -> None:
     moment = now()
     with transaction.atomic():
         held = services.hold(instance)
-        if RoleAttachment.objects.open().filter(instance=instance, kind=Kind.PROFILE).exists():
+        if _busy().filter(instance=instance).exists():
             return
         attachment = RoleAttachment.objects.create(
             instance=instance,
@@ -94,13 +115,21 @@ def _report(rule: RoleRule, instance: Instance) -> None:
     )
     try:
         with transaction.atomic():
-            RoleFinding.objects.create(
+            finding = RoleFinding.objects.create(
                 instance=instance,
                 account=instance.account,
                 region=instance.region,
                 rule=rule,
                 expected=expected,
                 found=instance.profile_arn,
+            )
+            record(
+                "roles.finding.open",
+                actor="worker",
+                target=finding,
+                reason=f"Rule “{rule.name}” says that it must have it.",
+                expected=finding.expected_name,
+                found=finding.found_name,
             )
     except IntegrityError:  # another worker was quicker
         return

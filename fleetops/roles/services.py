@@ -156,10 +156,9 @@ def plan(
     found = rules.of(instance, rules.enabled() if read is None else read)
     must = [rule for rule in found if rule.is_must]
     granting = None
-    if not wish.profile_arn and not wish.policy:
-        if must:
-            raise Denied(f"Rule “{must[0].name}” says that this instance must have {must[0].profile}.")
-    else:
+    if must and wish.minutes is None and not any(decide.matches(rule.profile, wish.profile_name) for rule in must):
+        raise Denied(f"Rule “{must[0].name}” says that this instance must have {must[0].profile}.")
+    if wish.profile_arn or wish.policy:
         granting = decide.granting(found, wish.profile_name, minutes=wish.minutes, privilege=bool(wish.policy))
         if granting is None:
             raise Denied(_no_rule(found, wish))
@@ -562,6 +561,12 @@ def settle_finding(held: Holding, finding: RoleFinding, *, accepted: bool, at: d
         if not accepted:
             held.base, held.due_at = finding.expected, at
             held.save(update_fields=["base", "due_at"])
+            standing = RoleAttachment.objects.filter(
+                instance=held.pk, kind=Kind.PROFILE, minutes=None, state__in=[S.PENDING, S.ACTIVE]
+            )
+            for each in standing.exclude(profile_arn=finding.expected):
+                words = f"{finding.expected_name} was put there, which a rule wants."
+                move(each, S.ENDED, ATTACHMENT_MOVES, ended_at=at, due_at=None, words=words)
         return
     # What was found is what there is; from it the loop goes to what is wanted.
     held.believed, held.intent, held.due_at, held.failures = finding.found, None, at, 0
