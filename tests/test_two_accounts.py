@@ -175,6 +175,7 @@ OF_ONE = {
     "inventory:instance": "row",
     "roles:panel": "row",
     "roles:attachment": "attachment",
+    "api:role_attachment": "attachment",
     "review:instance": "row",
     "machines:deregister": "row",
     "runcommand:panel": "row",
@@ -227,6 +228,7 @@ DEEDS |= {
 DEEDS |= {"api:deregister", "review:prove"}
 # On an attachment or a finding by its own key: tests/roles holds that.
 DEEDS |= {f"roles:{name}" for name in ("new", "new_run", "extend", "end", "put_back", "accept")}
+DEEDS |= {f"api:role_{name}" for name in ("look", "extend", "end", "put_back", "accept")}
 # Deeds on a run go to the targets that are written down in it, by their keys: tests/rollouts holds that.
 DEEDS |= {
     f"rollouts:{name}"
@@ -272,6 +274,7 @@ LISTS = {
     *("api:emergencies", "api:emergency", "api:emergency_offers", "api:emergency_affected", "api:emergency_release"),
     "api:runs",
     *("roles:overview", "roles:attachments", "roles:leases", "roles:history"),
+    *("api:role_attachments", "api:role_findings", "api:role_history"),
     "review:audit",
     "api:instances",
     "api:sessions",
@@ -316,6 +319,8 @@ NO_NODE = {
     "sessions:restricted_shell",
     "sessions:restricted_shell_add",
     "sessions:restricted_shell_enabled",
+    *("api:role_rules", "api:role_rule"),  # of target expressions
+    *("api:roles", "api:role", "api:role_right", "api:role_standard"),  # of accounts
     "home",
     "api:index",
     "api:schema",
@@ -432,6 +437,8 @@ def test_a_filter_by_account_and_region_finds_the_one(chief, program, machine):
     assert [each["id"] for each in listed] == [str(machine.row.pk)]
     of_grants = program.get(reverse("api:grants"), {"instance": str(machine.row.pk)}).json()["results"]
     assert [each["user"] for each in of_grants] == [machine.owner]
+    of_roles = program.get(reverse("api:role_attachments"), {"q": where}).json()["results"]
+    assert [(each["instance_name"], each["asked_by"]) for each in of_roles] == [(machine.name, machine.owner)]
     by_instance = program.get(reverse("api:sessions"), {"instance": str(machine.row.pk)}).json()["results"]
     assert {each["user"] for each in by_instance} == {machine.owner} and len(by_instance) == 3
     of_files = program.get(reverse("api:transfers"), {"instance": str(machine.row.pk)}).json()["results"]

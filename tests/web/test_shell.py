@@ -81,7 +81,7 @@ def test_the_sidebar_counts_what_one_may_see_and_open_pages_ask_again(client, ro
         "/roles/": "",
     }
     client.force_login(make_user(role="viewer"))
-    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "", "/runs/": ""}
+    assert client.get("/counts/").json() == {"/fleet/": "1", "/sessions/": "", "/runs/": "", "/roles/": ""}
 
 
 def test_the_room_that_is_open_is_marked(client, roles):
