@@ -58,6 +58,11 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "automation.wake": {
+        "task": "fleetops.automation.tasks.wake",
+        "schedule": 2.0,
+        "options": {"expires": 4},
+    },
     "runcommand.advance_due": {
         "task": "fleetops.runcommand.tasks.advance_due",
         "schedule": 2.0,

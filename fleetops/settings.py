@@ -89,6 +89,7 @@ INSTALLED_APPS = [
     "fleetops.exposure",
     "fleetops.library",
     "fleetops.runcommand",
+    "fleetops.automation",
     "fleetops.rollouts",
     "fleetops.rollouts.scheduling",
     "fleetops.roles",

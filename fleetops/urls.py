@@ -27,6 +27,7 @@ urlpatterns = [
     path("sessions/", include("sessions_app.urls")),
     path("patching/", include("patching.urls")),
     path("compliance/", include("patching.compliance.urls")),
+    path("runbooks/", include("fleetops.automation.urls")),
     path("emergency/", include("patching.emergency.urls")),
     path("audit/", include("fleetops.review.urls")),
 ]

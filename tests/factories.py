@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib.auth.models import Group
 
 from fleetops.approvals import services as approvals
+from fleetops.automation.models import Execution
 from fleetops.aws.security_groups import InboundRule
 from fleetops.clock import now
 from fleetops.exposure.models import Closing
@@ -109,6 +110,13 @@ def make_transfer(*, parent: TerminalSession, **fields: Any) -> Transfer:
 def make_restricted_shell(name: str = "", **fields: Any) -> RestrictedShell:
     fields = {"linux": "exec cat", **fields}
     return RestrictedShell.objects.create(name=name or f"shell-{next(_numbers)}", **fields)
+
+
+def make_execution(*, user: User, region: Region | None = None, **fields: Any) -> Execution:
+    """An execution of a runbook that AWS is still to start."""
+    region = region or make_region()
+    defaults = {"document_name": "say-it", "actor": user, "actor_name": user.username}
+    return Execution.objects.create(account=region.account, region=region, **(defaults | fields))
 
 
 def make_role_attachment(*, user: User, instance: Instance | None = None, **fields: Any) -> RoleAttachment:

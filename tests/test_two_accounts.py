@@ -301,6 +301,7 @@ LISTS = {
 # These speak of no instance.
 NO_NODE_PREFIXES = (
     *("library:", "api:document"),
+    "automation:",  # a runbook lies in one account and region, and so do its executions
     *("identity:", "web:", "approvals:", "calendars:", "notify:", "api:tokens", "api:token", "api:access_key"),
     *("patching:", "api:patch_"),  # of places; tests/patching/test_groups.py holds nodes of two accounts apart
     *("roles:rule", "roles:create_rule", "roles:delete_rule"),  # of target expressions

@@ -36,6 +36,9 @@ _STANDARD_ROLE = "arn:{partition}:iam::{account}:role/fleetops-ssm-core"
 _STANDARD_PROFILE = "arn:{partition}:iam::{account}:instance-profile/fleetops-ssm-core"
 # Of privileges that do not fit into a role.
 _LEASES = "arn:{partition}:iam::{account}:policy/fleetops/fleetops-lease-{lease}"
+_RUNBOOKS = "arn:{partition}:ssm:{region}:{account}:automation-definition/{document}:*"
+_AWS_RUNBOOKS = "arn:{partition}:ssm:{region}::automation-definition/{document}:*"
+_EXECUTIONS = "arn:{partition}:ssm:{region}:{account}:automation-execution/{execution}"
 _KEY = "arn:{partition}:kms:{region}:{account}:key/{key}"
 _SESSION = "arn:{partition}:ssm:{region}:{account}:session/{session}"
 # Whoever has settings name other groups and buckets allows those too.
@@ -609,6 +612,44 @@ PERMISSIONS: Final = (
         "A rule that had tags cannot be opened again with FleetOps.",
         (_INBOUND_RULE,),
         is_optional=True,
+    ),
+    *(
+        Permission(
+            f"ssm:{operation}",
+            "Runbooks",
+            purpose,
+            missing,
+            resources,
+            is_optional=True,
+        )
+        for operation, purpose, missing, resources in (
+            (
+                "StartAutomationExecution",
+                "starts the runbooks that people ask for",
+                "No runbook can be started with FleetOps.",
+                (_RUNBOOKS, _AWS_RUNBOOKS),
+            ),
+            ("GetAutomationExecution", "reads how far one has come", "Runbooks have no steps here.", (_EXECUTIONS,)),
+            ("DescribeAutomationExecutions", "lists those of others, too", "Only FleetOps's own are shown.", ("*",)),
+            (
+                "DescribeAutomationStepExecutions",
+                "reads the steps of long ones",
+                "Of a runbook of more than 100 steps the first are shown.",
+                ("*",),
+            ),
+            (
+                "SendAutomationSignal",
+                "approves, rejects and resumes what a runbook waits for",
+                "No step of a runbook can be answered with FleetOps.",
+                (_EXECUTIONS,),
+            ),
+            (
+                "StopAutomationExecution",
+                "stops a runbook",
+                "No runbook can be stopped with FleetOps.",
+                (_EXECUTIONS,),
+            ),
+        )
     ),
     Permission(
         "ec2:DescribeRegions",

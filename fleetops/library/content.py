@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import yaml
 
-from fleetops.documents import InvalidDocument, command, session
+from fleetops.documents import InvalidDocument, automation, command, session
 from fleetops.documents.parameters import Parameter
 from fleetops.errors import UserError
 
 LONGEST: Final = command.LONGEST  # bytes
 FORMATS: Final = ("JSON", "YAML")
-# What FleetOps makes. Automation runbooks come with their room.
-TYPES: Final = ("Command", "Session")
+# What FleetOps makes.
+TYPES: Final = ("Command", "Session", "Automation")
 _MOST_ALIASES: Final = 50  # of a YAML text: more of them is an attack on whoever reads it
 
 
@@ -92,6 +92,9 @@ def read(text: str, *, document_type: str, document_format: str) -> Read:
         if document_type == "Session":
             told = session.parse(content)
             return Read("", "1.0", told.parameters)
+        if document_type == "Automation":
+            runbook = automation.parse(content)
+            return Read(runbook.description, automation.SCHEMA, runbook.parameters)
     except InvalidDocument as error:
         where = f"At {error.path}: {error.message}" if error.path else error.message
         raise ContentError(f"{where[:1].upper()}{where[1:]}.", path=error.path) from None

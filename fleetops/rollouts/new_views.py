@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from fleetops.errors import UserError
+from fleetops.library import parameter_forms
 from fleetops.library.models import Document, DocumentVersion
-from fleetops.runcommand import listing as documents
 from fleetops.runcommand import plan as running
 from fleetops.web.shortcuts import permission_required
 
@@ -45,7 +45,7 @@ def create(request: HttpRequest) -> HttpResponse:
 
 def _wizard(document: Document, version: str, place: running.Place) -> Wizard:
     def subject(asked: forms.Asked) -> dict[str, Any]:
-        given = documents.given_in(asked.posted, place.read.parameters)
+        given = parameter_forms.given_in(asked.posted, place.read.parameters)
         if wrong := running.check(place, given):
             raise UserError(f"{document} does not take these parameters: {wrong}.")
         return {
@@ -64,7 +64,7 @@ def _wizard(document: Document, version: str, place: running.Place) -> Wizard:
             "version": version,
             "place": place,
             "versions": list(DocumentVersion.objects.filter(document=document).defer("content")),
-            "fields": documents.fields(place.read.parameters, shown),
+            "fields": parameter_forms.fields(place.read.parameters, shown),
             "wants_agent": "wants_agent" in asked.posted,
         }
 

@@ -16,6 +16,7 @@ from fleetops.aws.errors import AwsError
 from fleetops.errors import UserError
 from fleetops.inventory.models import Instance
 from fleetops.inventory.selection import select
+from fleetops.library import parameter_forms
 from fleetops.library.content import Read
 from fleetops.library.models import Document, DocumentVersion
 from fleetops.targets import ExpressionError, parse
@@ -109,7 +110,7 @@ def create(request: HttpRequest) -> HttpResponse:
         "versions": list(DocumentVersion.objects.filter(document=document).defer("content")),
         "place": place,
         "form": form,
-        "fields": listing.fields(place.read.parameters, _shown(request, place.read)),
+        "fields": parameter_forms.fields(place.read.parameters, _shown(request, place.read)),
         "most": plan.MOST_INSTANCES,
     }
     status = 400 if request.method == "POST" else 200
@@ -155,7 +156,7 @@ def _drafted(request: HttpRequest, document: Document, version: str, read: Read,
         return services.draft(
             document,
             version=version,
-            parameters=listing.given_in(request.POST, read.parameters),
+            parameters=parameter_forms.given_in(request.POST, read.parameters),
             instances=select(expression, Instance.objects.visible_to(request.user).present()),
             targets_text=str(expression),
             reason=asked["reason"],

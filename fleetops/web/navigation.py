@@ -24,6 +24,7 @@ NAVIGATION = (
         "Change",
         (
             ("Runs", "rollouts:runs", "rows", ("rollouts.view_run", "rollouts.start_run", "rollouts.steer_run")),
+            ("Runbooks", "automation:list", "file", _COMMANDS),
             ("Patching", "patching:baselines", "layers", ("patching.view_patchbaseline",)),
             ("Emergency", "emergency:choose", "alert-triangle", ("rollouts.start_run",)),
             ("Compliance", "compliance:overview", "shield-check", ("inventory.view_instance",)),

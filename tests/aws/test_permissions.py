@@ -164,7 +164,7 @@ def test_the_policy_holds_each_action_once_and_is_of_the_one_account():
         for arn in ([each["Resource"]] if isinstance(each["Resource"], str) else each["Resource"])
     ]
     # AWS's own documents are of no account, its baselines of accounts of its own, and a bucket's ARN names none.
-    free_arns = ("::document/", ":*:patchbaseline/", ":s3:::fleetops-", "::aws:policy/")
+    free_arns = ("::document/", "::automation-definition/", ":*:patchbaseline/", ":s3:::fleetops-", "::aws:policy/")
     of_one = [arn for arn in resources if arn != "*" and not any(part in arn for part in free_arns)]
     assert {arn.split(":")[4] for arn in of_one} == {"222233334444"}
     assert "arn:aws:iam::222233334444:role/ops/FleetOps" in resources

@@ -12,6 +12,7 @@ from fleetops.inventory.tasks import refresh_due_regions
 ROOT = Path(__file__).resolve().parents[2]
 # Somebody waits for it, or something has to end; all others are polls.
 SAID = {
+    "fleetops.automation.tasks.advance": Priority.RUN,
     "fleetops.roles.tasks.bring": Priority.RUN,
     "fleetops.roles.tasks.bring_privileges": Priority.RUN,
     "fleetops.exposure.tasks.work": Priority.PERSON,  # its page is looked at meanwhile

@@ -29,6 +29,7 @@ from tests.factories import (
     make_connect_order,
     make_document,
     make_emergency,
+    make_execution,
     make_exposing_group,
     make_grant,
     make_iam_role,
@@ -305,6 +306,13 @@ DOORS: dict[str, dict[str, Rule]] = {
     "rollouts:retry_target": deed(ADMINISTER, 409),  # it has not failed
     "rollouts:waive": deed(PATCH, 409),
     "rollouts:overrule": deed(PATCH, 409),
+    "automation:list": page(SEE_COMMANDS),
+    "automation:new": page(RUN_DOCUMENTS) | deed(RUN_DOCUMENTS, 200),  # names no runbook: those to choose from
+    "automation:blueprints": page(SEE_COMMANDS),
+    "automation:put_blueprint": deed(ADMINISTER, 409),  # names no region
+    "automation:execution": page(REVIEW, 200, 403, operator=404),  # somebody else's
+    "automation:signal": deed(ADMINISTER, 409, 404, auditor=403),  # AWS has not started it
+    "automation:stop": deed(ADMINISTER, 409, 404, auditor=403),
     "attached:new": page(RUN_DOCUMENTS, 409) | deed(RUN_DOCUMENTS, 400),  # names no instance; it can be reached
     "attached:order": page(NOBODY, 200, 404),  # somebody else's
     "attached:open": deed(NOBODY, 302, 404),
@@ -403,6 +411,7 @@ def things(module_roles, valkey):
         "emergency": make_emergency(instance).pk,
         "exposure": make_closing(make_exposing_group(instance)).pk,
         "roles": make_lease(instance, user=session.user).pk,
+        "automation": make_execution(user=session.user, region=instance.region).pk,
         "attached": make_connect_order(user=session.user, instance=instance).pk,
     }
 
@@ -459,6 +468,7 @@ def things(module_roles, valkey):
         return reverse(name, args=[pk, *more.get(name, ())] if takes_pk else [])
 
     forms = {name: {"instance": str(instance.pk)} for name in ("sessions:open", "sessions:open_as")}
+    forms["automation:stop"] = {"kind": "Sideways"}
     forms["attached:new"] = forms["sessions:open"] | {"minutes": "30"}
     forms["sessions:transfer"] = forms["sessions:open"] | {"direction": "download", "path": "/etc/hosts"}
     forms |= {"identity:set_active": {"active": "1"}}

@@ -13,6 +13,8 @@ from fleetops.web.templatetags.fleetops import age, clock_time, duration, short_
 from tests.factories import make_command, make_instance, make_session, make_user
 
 CHANGE = ("Runs", "Patching", "Compliance", "IAM roles", "Port 22", "Calendars")
+# Of whoever may run documents, or review commands.
+WITH_RUNBOOKS = ("Runs", "Runbooks", *CHANGE[1:])
 # Of whoever may start runs.
 PATCH = ("Runs", "Patching", "Emergency", "Compliance", "IAM roles", "Port 22", "Calendars")
 
@@ -27,19 +29,19 @@ def labels(user) -> list[str]:
     ("role", "seen"),
     [
         ("viewer", ["Fleet", "Sessions", "Documents", *CHANGE]),
-        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE]),
+        ("operator", ["Fleet", "Sessions", "Commands", "Documents", "Approvals", *WITH_RUNBOOKS]),
         ("patch_owner", ["Fleet", "Sessions", "Documents", "Approvals", *PATCH]),
         (
             "auditor",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *CHANGE),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *WITH_RUNBOOKS),
                 *("Audit", "Notices", "Policy"),
             ],
         ),
         (
             "administrator",
             [
-                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", *PATCH, "Audit"),
+                *("Fleet", "Sessions", "Commands", "Documents", "Approvals", "Runs", "Runbooks", *PATCH[1:], "Audit"),
                 *("Accounts", "API budget", "Notices", "Policy", "Restricted shells", "Users", "API tokens"),
             ],
         ),
