@@ -403,7 +403,7 @@ def of_instances(request, rows):
             rows = rows.filter(instance=serializers.UUIDField().run_validation(asked))
         except ValidationError:
             raise ValidationError({"instance": ["This is no instance's id."]}) from None
-    text = request.query_params.get("q", "").strip()
+    text = request.query_params.get("q", "").replace("\x00", "").strip()
     if text:
         try:
             chosen = select(parse(text, words=True), Instance.objects.visible_to(request.user))
