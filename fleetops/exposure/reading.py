@@ -34,8 +34,11 @@ def free(at: datetime) -> Q:
 
 
 def claim_due(*, at: datetime) -> list[int]:
-    """Take the regions whose groups are due, for a worker each; another call does not take them again."""
-    on = Region.objects.filter(enabled=True, account__enabled=True)
+    """Take the regions whose groups are due, for a worker each; another call does not take them again.
+
+    None before its instances were read: its groups would be on none of them, and so not shown.
+    """
+    on = Region.objects.filter(enabled=True, account__enabled=True).exclude(refreshed_at=None)
     missing = [Reading(region=each) for each in on.filter(exposure_reading=None)]
     if missing:
         Reading.objects.bulk_create(missing, ignore_conflicts=True)

@@ -166,8 +166,11 @@ def test_who_may_not_is_told_so_and_it_is_audited(group):
 
 def test_a_region_is_claimed_once_until_it_is_due_or_asked_for(region):
     moment = now()
+    assert not reading.claim_due(at=moment)  # its instances were never read: no group would be on any of them
+    region.refreshed_at = moment
+    region.save(update_fields=["refreshed_at"])
     taken = reading.claim_due(at=moment)
-    assert taken and not reading.claim_due(at=moment)
+    assert taken == [region.exposure_reading.pk] and not reading.claim_due(at=moment)
     Reading.objects.update(claimed_until=None, read_at=moment)
     assert not reading.claim_due(at=moment)
     reading.ask_again([region], at=now())
