@@ -126,7 +126,8 @@ def _report(rule: RoleRule, instance: Instance) -> None:
             record(
                 "roles.finding.open",
                 actor="worker",
-                target=finding,
+                target=finding.instance,
+                finding=str(finding.pk),
                 reason=f"Rule “{rule.name}” says that it must have it.",
                 expected=finding.expected_name,
                 found=finding.found_name,

@@ -414,7 +414,8 @@ def _report(held: Holding, arn: str, want: str, *, at: datetime) -> None:
     record(
         "roles.finding.open",
         actor="worker",
-        target=finding,
+        target=held.instance,
+        finding=str(finding.pk),
         expected=finding.expected_name,
         found=finding.found_name,
     )
@@ -465,9 +466,10 @@ def _record(action: str, attachment: RoleAttachment, *, reason: str = "", **deta
     record(
         action,
         actor="worker",
-        target=attachment,
+        target=attachment.instance,  # where a person looks for it
         reason=reason,
-        instance=attachment.instance_name,
+        attachment=str(attachment.pk),
+        what=attachment.what,
         role=attachment.profile_name,
         **details,
     )

@@ -293,7 +293,7 @@ def write(
     else:
         attachment.save(force_insert=True)
         _begin(attachment, held, at=now())
-    _record("roles.ask", attachment, actor=actor, reason=reason, what=wish.words, rule=attachment.rule_name)
+    _record("roles.ask", attachment, actor=actor, reason=reason, words=wish.words, rule=attachment.rule_name)
     return attachment
 
 
@@ -467,7 +467,7 @@ def end(attachment: RoleAttachment, *, actor: User | str, reason: str = "") -> N
             deny(
                 "roles.end.refuse",
                 actor=actor,
-                target=attachment,
+                target=attachment.instance,
                 reason="somebody else's",
                 **_where(attachment.instance),
             )
@@ -596,16 +596,24 @@ def _record(action: str, attachment: RoleAttachment, *, actor: User | str, reaso
     record(
         action,
         actor=actor,
-        target=attachment,
+        target=attachment.instance,  # where a person looks for it
         reason=reason,
-        instance=attachment.instance_name,
+        attachment=str(attachment.pk),
+        what=attachment.what,
         role=attachment.profile_name,
         **details,
     )
 
 
 def _record_finding(action: str, finding: RoleFinding, *, actor: User | str) -> None:
-    record(action, actor=actor, target=finding, expected=finding.expected_name, found=finding.found_name)
+    record(
+        action,
+        actor=actor,
+        target=finding.instance,
+        finding=str(finding.pk),
+        expected=finding.expected_name,
+        found=finding.found_name,
+    )
 
 
 def _name(arn: str) -> str:

@@ -96,7 +96,15 @@ def begin(
         with transaction.atomic():
             lease = roles.write(instance, wish, found, actor=actor, reason=reason)
             order = ConnectOrder.objects.create(user=actor, instance=instance, lease=lease, reason=reason)
-            record("sessions.attached.ask", actor=actor, target=order, reason=reason, role=lease.profile_name, **where)
+            record(
+                "sessions.attached.ask",
+                actor=actor,
+                target=instance,
+                reason=reason,
+                order=str(order.pk),
+                role=lease.profile_name,
+                **where,
+            )
     except IntegrityError:  # asked twice at once: the first stands
         if (standing := _standing(instance, actor)) is not None:
             return standing
@@ -193,7 +201,7 @@ def cancel(order: ConnectOrder, *, actor: User) -> None:
     try:
         with transaction.atomic():
             move(order, OrderState.CANCELLED, ORDER_MOVES, ended_at=now())
-            record("sessions.attached.cancel", actor=actor, target=order)
+            record("sessions.attached.cancel", actor=actor, target=order.instance, order=str(order.pk))
     except LostRace:
         order.refresh_from_db()
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from fleetops import clock
 from tests.support.stack import ADMIN_PASSWORD, Stack, running_stack
 
 # The one without windows needs half the time: each visitor of a test is a window of the other.
@@ -26,7 +27,10 @@ FLAGS = [
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory) -> Stack:
-    with running_stack(tmp_path_factory.mktemp("fo")) as running:
+    file = tmp_path_factory.mktemp("clock") / "clock.json"
+    clock.set_shift(file)
+    with running_stack(tmp_path_factory.mktemp("fo"), FLEETOPS_CLOCK_FILE=str(file)) as running:
+        running.clock_file = file
         yield running
 
 

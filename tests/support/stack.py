@@ -69,6 +69,7 @@ class Stack:
     process: subprocess.Popen
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    clock_file: Path = Path()  # where a test moves its clock, if it was given one
 
     @property
     def status(self) -> dict[str, Any]:
