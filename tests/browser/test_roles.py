@@ -73,7 +73,7 @@ def test_a_privilege_alone_is_leased_and_the_role_stays(admin: Page, stack: Stac
     admin.locator("textarea[name=policy]").fill(POLICY)
     admin.get_by_label("Minutes").fill("30")
     admin.get_by_role("button", name="Attach", exact=True).click()
-    expect(admin.get_by_text("In place").first).to_be_visible(timeout=60_000)
+    expect(admin.get_by_text("In place", exact=True).first).to_be_visible(timeout=60_000)
     iam = stack.boto3("iam")
     (policy,) = [each for each in iam.list_role_policies(RoleName="ssm-core")["PolicyNames"] if "lease" in each]
     text = str(iam.get_role_policy(RoleName="ssm-core", PolicyName=policy)["PolicyDocument"])
