@@ -29,9 +29,10 @@ build: python
 	@$(PYTHON) -m fleetops.bootstrap embedded front-end
 
 # All of them by four workers (tests/support/workers.py), since most wait for processes; a few are sooner done by one.
+# Whoever fails among them all is run once more, alone: see tests/support/alone.py.
 test: python
 	@$(PYTHON) -m fleetops.bootstrap dev front-end
-	@exec $(VENV)/python -m pytest -m "not long" $(or $(ARGS),-n 4)
+	@$(if $(ARGS),exec $(VENV)/python -m pytest -m "not long" $(ARGS),exec $(VENV)/python -m tests.support.alone -m "not long" -n 4)
 
 test-long: python
 	@$(PYTHON) -m fleetops.bootstrap dev front-end

@@ -180,7 +180,8 @@ def test_credentials_are_renewed_and_a_key_of_a_year_is_changed(old, tmp_path):
     home = tmp_path / "node"
     # Of the shifted clock, as the endpoint's is: boto3 here signs by the real one.
     given = activation(aws, RegistrationLimit=1)
-    assert register(aws, home, given, environment=environment)[0] == 0
+    told = register(aws, home, given, environment=environment)
+    assert told[0] == 0, told
     instance_id = Registration(home).read()["instance_id"]
     key = (home / "key.pem").read_bytes()
     process = fleetops_node("run", "--home", str(home), environment=environment)

@@ -124,18 +124,16 @@ class RunningEndpoint:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> float:
-        """SIGTERM; the seconds until it has ended."""
-        began = time.monotonic()
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has ended. Raises TimeoutExpired, and kills it, if it does not."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
                 raise
-        return time.monotonic() - began
 
     def start_again(self) -> "RunningEndpoint":
         """A new process on the same home; this object then stands for it."""
