@@ -370,7 +370,7 @@ def test_many_calendars_are_paged(client, owner, django_assert_max_num_queries):
         Calendar(name=f"Freeze {n:03}", source="upload", text=YEARS_END, deeds=["*"]) for n in range(120)
     )
     client.force_login(owner, backend="django.contrib.auth.backends.ModelBackend")
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         page = texts(client.get(reverse("calendars:list")))
     assert "Freeze 049" in page and "Freeze 050" not in page and "?page=2" in page
     page = texts(client.get(reverse("calendars:list") + "?page=3"))

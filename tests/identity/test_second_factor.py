@@ -395,7 +395,7 @@ def test_an_administrator_sees_and_revokes_everybodys(client, mei, django_assert
     client.force_login(make_user("chief", role="administrator"))
     client.get("/settings/tokens/all/")
     # browser session, user, permissions twice, tokens counted twice and read, and the sidebar's three counts
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         page = client.get("/settings/tokens/all/?user=mei").content.decode()
     assert page.count("Revoke pipeline of mei") == 7
     token = ApiToken.objects.first()

@@ -73,7 +73,7 @@ def test_the_page_lists_who_may_log_in_and_as_what(client, admin, django_assert_
         make_user(f"person{number}", role="operator")
     make_user("nobody")
     # browser session, user, permissions twice, users, their groups, roles that ask, and the sidebar's three counts
-    with django_assert_num_queries(12):
+    with django_assert_num_queries(13):
         page = client.get("/settings/identity/").content.decode()
     assert "person3" in page and "Operator" in page
     assert "<b>7</b> people may log in" in page and "<b>1</b> has no role" in page

@@ -48,7 +48,7 @@ def test_the_page_answers_whether_the_log_is_whole_and_what_was_denied(client, a
     record("web.permission.refuse", actor=auditor, outcome="denied", reason="no")
     Sealer().seal()
     page = page_of(client)
-    assert "Chain <b>verified</b>" in page and "no row changed or missing in <b>8</b>" in page
+    assert "Chain <b>verified</b>" in page and "no row changed or missing in <b>9</b>" in page
     assert "1 denial</a>" in page and 'href="?q=outcome:denied+since:today"' in page
 
 
@@ -115,13 +115,13 @@ def test_facets_count_and_choose(client, auditor):
         "false",
         "?q=outcome%3Adenied%2Cdone",
         "11",
-    )  # three, and that the roles and their six rules were made
+    )  # three, and that the roles and their seven rules were made
     assert re.search(r'aria-checked="true"[^>]*>[^/]*/span><span class="truncate" title="Denied">', page)
 
 
 def test_pages_go_by_key_both_ways_without_a_gap_or_a_repetition(client, auditor, monkeypatch):
     monkeypatch.setattr(listing, "ROWS", 10)
-    make_events(33)
+    make_events(32)
     everything = [pk.hex for pk in AuditEvent.objects.order_by("-pk").values_list("pk", flat=True)]
     seen, query, last = [], "?q=", ""
     while query:
@@ -145,7 +145,7 @@ def test_an_event_opens_beside_the_list_with_and_without_javascript(client, audi
     make_events(3)
     event = AuditEvent.objects.order_by("-pk")[1]
     whole = page_of(client, f"?q=&open={event.pk}")
-    assert 'aria-labelledby="event-title"' in whole and len(shown(whole)) == 10
+    assert 'aria-labelledby="event-title"' in whole and len(shown(whole)) == 11
     part = page_of(client, f"?q=&open={event.pk}", **HTMX, **{"HX-Target": "drawer"})
     assert part.lstrip().startswith("{#") is False and "<html" not in part and shown(part) == []
     assert 'id="drawer"' in part and str(event.pk) in part
@@ -221,9 +221,9 @@ def test_verify_chain_recomputes_everything_and_is_recorded(client, auditor):
     make_events(3)
     Sealer().seal()
     answer = client.post("/audit/verify/", follow=True)
-    assert "All 10 links recomputed" in answer.content.decode()
+    assert "All 11 links recomputed" in answer.content.decode()
     event = AuditEvent.objects.get(action="audit.verify")
-    assert (event.actor_name, event.outcome, event.details["number"]) == ("amara.okafor", "done", 10)
+    assert (event.actor_name, event.outcome, event.details["number"]) == ("amara.okafor", "done", 11)
 
 
 def test_a_broken_chain_is_the_first_thing_one_reads(client, auditor):
@@ -247,10 +247,10 @@ def test_the_page_goes_on_from_the_last_whole_look_and_believes_no_forged_one(cl
     Sealer().seal()
     walked = []
     monkeypatch.setattr(chain, "link_hash", lambda *link, real=chain.link_hash: walked.append(link) or real(*link))
-    assert "missing in <b>13</b>" in page_of(client)
+    assert "missing in <b>14</b>" in page_of(client)
     assert len(walked) == 3  # two, and the audit.verify itself
     with tampering():
-        AuditEvent.objects.filter(action="audit.verify").update(details={"number": 13, "hash": "ab" * 32})
+        AuditEvent.objects.filter(action="audit.verify").update(details={"number": 14, "hash": "ab" * 32})
     assert "which tells of the last verification, was changed" in page_of(client)
 
 
@@ -260,7 +260,7 @@ def test_an_end_that_was_cut_off_is_told(client, auditor):
     with tampering():
         from fleetops.audit.models import AuditSeal
 
-        AuditSeal.objects.filter(number=10)._raw_delete(using="default")
+        AuditSeal.objects.filter(number=11)._raw_delete(using="default")
     assert "the end is cut off" in page_of(client)
 
 
@@ -274,7 +274,7 @@ def test_a_long_chain_is_left_to_a_worker(client, auditor, monkeypatch):
     make_events(3)
     Sealer().seal()
     answer = client.post("/audit/verify/", follow=True)
-    assert asked and "A worker recomputes 10 links" in answer.content.decode()
+    assert asked and "A worker recomputes 11 links" in answer.content.decode()
 
 
 def test_every_action_reads_as_words_and_has_a_kind():
