@@ -535,6 +535,13 @@ PERMISSIONS: Final = (
         )
     ),
     Permission(
+        "cloudtrail:LookupEvents",
+        "IAM roles",
+        "tells who changed a role outside FleetOps",
+        "Changes from outside are shown without who made them.",
+        is_optional=True,
+    ),
+    Permission(
         "iam:GetInstanceProfile",
         "IAM roles",
         "looks whether an instance profile is there, and has exactly one role, before it is attached",

@@ -108,7 +108,11 @@ async def allow(endpoint: Endpoint, call: Call) -> None:
             region=call.region,
             association=members.get("AssociationId", ""),
         )
-        members = members | ({"IamInstanceProfileInstance": found} if found else {})
+        if found:
+            # As in AWS's own event: whose association it was stands in the answer alone.
+            about = {"associationId": members.get("AssociationId", ""), "instanceId": found}
+            call.response_elements = {"iamInstanceProfileAssociation": about}
+            members = members | {"IamInstanceProfileInstance": found}
     if service == "kms" and call.operation in {"Decrypt", "ReEncrypt"}:
         await _allow_sealed(endpoint, call, members, context)
         return

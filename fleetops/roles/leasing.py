@@ -148,6 +148,10 @@ def _failed(attachment: RoleAttachment, error: AwsError) -> None:
 def _give_up(attachment: RoleAttachment, why: str) -> None:
     try:
         with transaction.atomic():
+            if attachment.carrier == Carrier.MANAGED:
+                # Its policy may be there already, on no role: it is taken away as at the lease's end.
+                move(attachment, S.ENDING, ATTACHMENT_MOVES, due_at=now(), words=why[:512])
+                return
             move(attachment, S.FAILED, ATTACHMENT_MOVES, ended_at=now(), due_at=None, words=why[:512])
             _record("roles.ended", attachment, reason=why)
     except LostRace:

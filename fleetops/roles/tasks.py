@@ -6,7 +6,7 @@ from fleetops.aws.governor import Priority, acting_for
 from fleetops.clock import now
 from fleetops.web.context import within
 
-from . import leasing, must, reconcile, services
+from . import culprits, leasing, must, reconcile, services
 from .models import RoleAttachment
 from .states import AttachmentState
 
@@ -48,5 +48,6 @@ def bring_privileges() -> None:
 @shared_task(ignore_result=True)
 @within("worker")
 def look_for_rules() -> None:
-    """Which instances lack what a rule says they must have."""
+    """Which instances lack what a rule says they must have; and who changed what was changed outside."""
     must.look()
+    culprits.look()

@@ -170,7 +170,13 @@ def test_the_policy_holds_each_action_once_and_is_of_the_one_account():
     assert "arn:aws:iam::222233334444:role/ops/FleetOps" in resources
     # Only these calls of EC2 and SSM know no resource: those that list, and those on a command.
     free = {action.partition(":")[2] for each in statements if each["Resource"] == "*" for action in each["Action"]}
-    free -= {"CreateActivation", "DeleteActivation", "CreatePatchBaseline", "GetAccountAuthorizationDetails"}
+    free -= {
+        "LookupEvents",
+        "CreateActivation",
+        "DeleteActivation",
+        "CreatePatchBaseline",
+        "GetAccountAuthorizationDetails",
+    }
     assert all(action.startswith(("Describe", "List")) or "Command" in action for action in free)
 
 

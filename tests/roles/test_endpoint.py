@@ -9,7 +9,7 @@ from fleetops.aws.clients import forget_clients
 from fleetops.clock import now
 from fleetops.errors import FieldError
 from fleetops.inventory.models import Instance
-from fleetops.roles import leasing, services
+from fleetops.roles import culprits, leasing, services
 from fleetops.roles.models import Holding, RoleAttachment, RoleFinding
 from fleetops.roles.services import Wish
 from tests.factories import make_instance
@@ -107,6 +107,9 @@ def test_what_somebody_else_attached_is_left_and_told(endpoint, kafka, admin, ru
     assert profile(endpoint, kafka) == "by-hand"
     finding = RoleFinding.objects.get()
     assert (finding.found_name, finding.expected_name) == ("by-hand", "no role")
+    culprits.look()
+    finding.refresh_from_db()
+    assert finding.by.endswith("user/admin") and finding.done_at is not None
     services.put_back(finding, actor=admin)
     loop()
     assert profile(endpoint, kafka) == ""
