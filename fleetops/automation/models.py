@@ -54,7 +54,7 @@ class ExecutionQuerySet(models.QuerySet):
         if user.has_perm(REVIEW_PERMISSION):
             return self
         if user.has_perm(RUN_PERMISSION):
-            return self.filter(Q(actor=user) | Q(is_ours=False))
+            return self.filter(Q(actor=user) | Q(is_ours=False, actor_name=""))
         return self.none()
 
     def open(self) -> ExecutionQuerySet:

@@ -26,7 +26,7 @@ from fleetops.library.models import Document, DocumentVersion
 from fleetops.policy import services as policy
 from fleetops.policy.decide import Deed
 
-from .models import OPEN, REVIEW_PERMISSION, RUN_PERMISSION, Execution, Reading
+from .models import OPEN, REVIEW_PERMISSION, RUN_PERMISSION, STARTING, Execution, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ LIST_BACK: Final = timedelta(days=7)  # how far the first listing of a region lo
 CLAIM: Final = timedelta(seconds=60)  # real seconds
 GIVE_UP: Final = timedelta(hours=1)  # of asking AWS to start one, by the same token
 MOST_AT_ONCE: Final = 200
+MOST_LISTED: Final = 2000  # executions that one listing of a region takes over, the newest
 MOST_TARGETS: Final = 50  # values of one target [SSM API reference, Target]
 SIGNALS: Final = ("Approve", "Reject", "Resume", "StartStep", "StopStep")
 _CUT: Final = 4000  # characters of one input or output that a row keeps
@@ -124,8 +125,8 @@ def _check(
     if len(values) > MOST_TARGETS:
         raise FieldError("targets", f"At most {MOST_TARGETS} targets at once; start it again for the others.")
     for field, text in (("max_concurrency", max_concurrency), ("max_errors", max_errors)):
-        number = text.removesuffix("%")
-        if text and not (number.isascii() and number.isdigit() and int(number[:9]) <= (100 if "%" in text else 500)):
+        number, most = text.removesuffix("%"), 100 if "%" in text else 500
+        if text and not (len(text) <= 4 and number.isascii() and number.isdigit() and int(number) <= most):
             raise FieldError(field, "A number up to 500, or a percentage like 10%.")
     full = dict(given) | ({target_parameter: [values[0]]} if values else {})
     try:
@@ -138,6 +139,10 @@ def _send(execution: Execution) -> None:
     """Have AWS start it: by the row's id as ClientToken, however often it is asked."""
     access, region = execution.account.access(), execution.region.name
     name = execution.actor_name or SESSION_NAME
+    # From here on AWS may have been asked: whoever stops it waits for its answer. One that was stopped is not asked.
+    mine = Execution.objects.filter(pk=execution.pk, status=execution.status, execution_id="")
+    if not mine.update(status="Pending"):
+        return
     try:
         told = aws.start(
             access,
@@ -160,9 +165,13 @@ def _send(execution: Execution) -> None:
         else:
             _later(execution, str(error))
         return
-    Execution.objects.filter(pk=execution.pk, execution_id="").update(
-        execution_id=told, status="Pending", failure="", failures=0, due_at=now()
-    )
+    with transaction.atomic():
+        # Its region may have been listed meanwhile, and the execution been taken for somebody else's.
+        place = {"account": execution.account, "region": execution.region, "execution_id": told}
+        Execution.objects.filter(**place, is_ours=False).exclude(pk=execution.pk).delete()
+        Execution.objects.filter(pk=execution.pk, execution_id="").update(
+            execution_id=told, status="Pending", failure="", failures=0, due_at=now()
+        )
     logger.info("runbook started execution=%s aws=%s", execution.pk, told)
 
 
@@ -177,7 +186,7 @@ def _end(execution: Execution, status: str, why: str) -> None:
 
 
 def _later(execution: Execution, why: str) -> None:
-    failures = execution.failures + 1
+    failures = min(execution.failures + 1, 1000)
     pause = min(LOOK_EVERY * 2 ** min(failures, 8), LONGEST_PAUSE)
     Execution.objects.filter(pk=execution.pk).update(failures=failures, failure=why[:_CUT], due_at=now() + pause)
 
@@ -226,7 +235,7 @@ def take(execution: Execution, told: aws.Execution) -> None:
     execution.read_at, execution.failures = now(), 0
     execution.due_at = now() + LOOK_EVERY if execution.is_open else None
     with transaction.atomic():
-        execution.save()
+        execution.save(force_update=True)
         if was_open and not execution.is_open and execution.is_ours:
             _record("automation.end", execution, actor="worker", status=execution.status, reason=told.failure[:500])
 
@@ -284,17 +293,26 @@ def list_region(pk: int) -> None:
     region, moment = reading.region, now()
     since = (reading.read_at or moment - LIST_BACK) - timedelta(minutes=5)
     try:
+        found: list[aws.Execution] = []
         for page in aws.pages(region.account.access(), region.name, since=since, session_name=SESSION_NAME):
-            for told in page:
-                _take_listed(region, told)
+            found += page
+            if len(found) >= MOST_LISTED:
+                break
     except AwsError as error:
-        Reading.objects.filter(pk=pk).update(error=str(error)[:512], claimed_until=None, read_at=moment)
+        # Read again from where it was: what began meanwhile is not left out.
+        rest = moment + during(LIST_EVERY)
+        Reading.objects.filter(pk=pk).update(error=str(error)[:512], claimed_until=rest)
         return
+    for told in reversed(found):  # parents before their children
+        _take_listed(region, told)
     Reading.objects.filter(pk=pk).update(error="", claimed_until=None, read_at=moment)
 
 
 def _take_listed(region: Region, told: aws.Execution) -> None:
     facts = _facts(told)
+    place = {"account": region.account, "region": region}
+    # A child is seen by whoever started its parent: it shows what that was given.
+    parent = Execution.objects.filter(**place, execution_id=told.parent_id).first() if told.parent_id else None
     row, is_new = Execution.objects.get_or_create(
         account=region.account,
         region=region,
@@ -302,6 +320,8 @@ def _take_listed(region: Region, told: aws.Execution) -> None:
         defaults=facts
         | {
             "is_ours": False,
+            "actor": parent.actor if parent is not None else None,
+            "actor_name": parent.actor_name if parent is not None else "",
             "asked_at": told.started_at or now(),
             "due_at": now() if told.status in OPEN else None,
         },
@@ -360,7 +380,12 @@ def stop(execution: Execution, *, kind: str = "Cancel", actor: User) -> None:
     if kind not in {"Cancel", "Complete"}:
         raise UserError("Choose Cancel or Complete.")
     if not execution.execution_id:
-        _end(execution, "Cancelled", f"Stopped by {actor.username} before AWS had started it.")
+        with transaction.atomic():
+            why = f"Stopped by {actor.username} before AWS was asked to start it."
+            waiting = Execution.objects.filter(pk=execution.pk, status=STARTING, execution_id="")
+            if not waiting.update(status="Cancelled", failure=why, ended_at=now(), due_at=None):
+                raise UserError("AWS is being asked to start it; try again in a moment.")
+            _record("automation.stop", execution, actor=actor, kind=kind)
         return
     _carry_out(
         execution,
@@ -384,6 +409,8 @@ def _require(execution: Execution, actor: User, deed: str) -> None:
     try:
         if not actor.has_perm(RUN_PERMISSION):
             raise Denied("It needs the permission “May run documents”.")
+        if not may_steer(execution, actor):
+            raise Denied("What others have started is answered and stopped by who may review commands.")
         policy.require(actor, Deed.RUN_DOCUMENT, document=execution.document_name, context=context)
     except policy.ReasonNeeded:
         raise

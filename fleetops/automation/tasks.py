@@ -30,6 +30,7 @@ def advance(pk: str) -> None:
 
 @shared_task(ignore_result=True, soft_time_limit=50, time_limit=55)
 @within("worker")
+@acting_for(Priority.POLL)
 def list_region(pk: int) -> None:
     """List what a region has begun."""
     services.list_region(pk)

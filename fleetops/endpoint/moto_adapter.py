@@ -706,12 +706,18 @@ def _keep_user_boundaries() -> None:
 def _mend_security_groups() -> None:
     """Answer AuthorizeSecurityGroupIngress and Egress with all rules made, and keep the description of each source.
 
-    moto tells of those of the last permission alone, and keeps what was said of a CIDR only. It finds an interface by a
-    group only if that is all it has. Source: moto.ec2.models and responses.
+    moto tells of an interface's groups in no order, of rules those of the last permission alone, and keeps what was said
+    of a CIDR only. It finds an interface by a group only if that is all it has. Source: moto.ec2.models and responses.
     """
-    from moto.ec2.models.elastic_network_interfaces import NetworkInterfaceBackend
+    from moto.ec2.models.elastic_network_interfaces import NetworkInterface, NetworkInterfaceBackend
     from moto.ec2.models.security_groups import SecurityGroupRule
     from moto.ec2.responses.security_groups import SecurityGroups
+
+    def groups(interface: Any) -> list[Any]:
+        held = [*interface._group_set, *(interface.instance.security_groups if interface.instance else ())]
+        return sorted(set(held), key=lambda group: group.id)
+
+    NetworkInterface.group_set = property(groups)  # type: ignore[assignment]
 
     def answer(response: Any, authorize: Any) -> Any:
         response.error_on_dryrun()

@@ -152,6 +152,14 @@ def work(pk: UUID | str) -> None:
         Closing.objects.filter(pk=closing.pk).update(claimed_until=later, words=f"{error} It is tried again."[:512])
         logger.warning("closing held up closing=%s code=%s", closing.pk, error.code)
     except AwsError as error:
+        closing.refresh_from_db()
+        is_certain = error.operation in {"ec2:RevokeSecurityGroupIngress", "ec2:AuthorizeSecurityGroupIngress"}
+        if closing.called_at is not None and not is_certain:
+            # A look was refused: what was asked for before may have been done.
+            later = clock_now() + during(_REST)
+            words = f"{error} It is tried again: it may have been done already."
+            Closing.objects.filter(pk=closing.pk).update(claimed_until=later, words=words[:512])
+            return
         _refused(closing, str(error))
 
 

@@ -327,7 +327,7 @@ class StandardRole(ApiView):
         """Have it made in these accounts, or wherever it is not there. What is there already is taken as it is."""
         numbers = RoleAccountsSerializer.of(request).get("accounts")
         if numbers is None:
-            accounts = [each["account"] for each in catalogue.standing() if not each["is_there"]]
+            accounts = [each["account"] for each in catalogue.standing() if not (each["is_there"] or each["is_making"])]
         else:
             accounts = list(Account.objects.filter(account_id__in=numbers, enabled=True))
             if strange := sorted(set(numbers) - {each.account_id for each in accounts}):

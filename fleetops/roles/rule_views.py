@@ -129,7 +129,8 @@ def roles(request: HttpRequest) -> HttpResponse:
         "standing": standing,
         "standard": words.STANDARD,
         "missing": sum(not each["is_there"] for each in standing),
-        "is_open": any(each["making"] is not None and each["making"].is_open for each in standing),
+        # What was made shows once IAM has been read anew.
+        "is_open": any(each["is_making"] or (each["reading"] and each["reading"].is_asked) for each in standing),
         "failing": Reading.objects.filter(account__enabled=True).exclude(error="").select_related("account"),
         "may_make": request.user.has_perm(RULE_PERMISSION),
     }
@@ -203,7 +204,7 @@ def put_right(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 def make(request: HttpRequest) -> HttpResponse:
     """Make the standard role: `account` (its id), once or more; `all` for each where it is not there."""
     if "all" in request.POST:
-        accounts = [each["account"] for each in catalogue.standing() if not each["is_there"]]
+        accounts = [each["account"] for each in catalogue.standing() if not (each["is_there"] or each["is_making"])]
     else:
         accounts = []
         for text in request.POST.getlist("account"):

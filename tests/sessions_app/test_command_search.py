@@ -23,7 +23,7 @@ from .test_policy import deny
 
 # The log-in, its user, their permissions, navigation's count and the bar; and of its own: the policy's stamp, groups,
 # commands, whether the look is in the trail, accounts.
-QUERIES = 14
+QUERIES = 15
 
 pytestmark = pytest.mark.django_db
 

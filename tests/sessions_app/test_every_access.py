@@ -126,6 +126,10 @@ DOORS: dict[str, Door] = {
 }
 # Doors that ask for no deed of the policy, and why not.
 FREE: dict[str, str] = {
+    "attached:new": "asks for the role and the shell by itself, before anything is attached: test_attached.py",
+    "attached:order": "one's own order alone",
+    "attached:open": "one's own; the shell is opened by the service that sessions:open asks",
+    "attached:cancel": "one's own; it takes away what was given",
     "sessions:list": "rows of sessions that one may see; what happened in them is behind other doors",
     "sessions:panel": "the same, of one instance",
     "sessions:files": "transfers that one may see, of one instance; beginning one asks",

@@ -83,7 +83,7 @@ _KNOWN_MONTHS: Final = {(2026, 9), (2026, 10), (2026, 11)}
 
 def patches(now: datetime) -> tuple[Candidate, ...]:
     """What there is at a moment, months that the list does not have made up by its rule."""
-    return (*_KNOWN, *_made_up(now.year, now.month))
+    return tuple(each for each in (*_KNOWN, *_made_up(now.year, now.month)) if each.released_at <= now)
 
 
 @lru_cache(maxsize=8)

@@ -30,6 +30,11 @@ class Reading(models.Model):
     class Meta:
         default_permissions = ()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for it: it is read within seconds."""
+        return self.asked_at is not None and (self.read_at is None or self.asked_at > self.read_at)
+
     def __str__(self) -> str:
         return f"IAM of {self.account}"
 

@@ -213,6 +213,7 @@ def standing(account_ids: Sequence[Any] | None = None) -> list[dict[str, Any]]:
                 "account": account,
                 "reading": reading,
                 "making": making,
+                "is_making": making is not None and making.is_open,
                 "role": role,
                 "profile": profile,
                 "differences": found,

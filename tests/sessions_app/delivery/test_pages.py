@@ -137,7 +137,7 @@ def test_list_and_replay_tell_the_lag_in_words_and_no_further_queries(
     account.save()
     found = services.with_lag(TerminalSession.objects.all()).get(pk=made.session.pk)
     assert services.console_of(found).endswith(f"$252F{made.session.pk}")
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         chief.get(reverse("sessions:list"))
 
 
