@@ -706,8 +706,9 @@ def _keep_user_boundaries() -> None:
 def _mend_security_groups() -> None:
     """Answer AuthorizeSecurityGroupIngress and Egress with all rules made, and keep the description of each source.
 
-    moto tells of an interface's groups in no order, of rules those of the last permission alone, and keeps what was said
-    of a CIDR only. It finds an interface by a group only if that is all it has. Source: moto.ec2.models and responses.
+    moto tells of an interface's groups in no order, of rules those of the last permission alone, and keeps what was
+    said of a CIDR only. It finds an interface by a group only if that is all it has. Source: moto.ec2.models and
+    responses.
     """
     from moto.ec2.models.elastic_network_interfaces import NetworkInterface, NetworkInterfaceBackend
     from moto.ec2.models.security_groups import SecurityGroupRule
