@@ -10,6 +10,7 @@ import hmac
 import logging
 import re
 import secrets
+import string
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -45,7 +46,8 @@ NODE_PREFIX = "mi-"
 REGISTER = "RegisterManagedInstance"
 WITH_NODE_KEY = frozenset({"RequestManagedInstanceRoleToken", "UpdateManagedInstancePublicKey"})
 
-_CODE_BYTES = 15  # as 20 characters, the fewest that a code has [SSM, ActivationCode]
+_CODE_LENGTH = 20  # the fewest that a code has [SSM, ActivationCode]
+_CODE_LETTERS = string.ascii_letters + string.digits  # with a dash in front, a command line takes it for an option
 _SMALLEST_KEY, _LARGEST_KEY = 2048, 4096
 _LONGEST_FINGERPRINT = 128
 _PLAIN = re.compile(r"[\x20-\x7e]*")
@@ -82,7 +84,7 @@ class Enrolment:
         ends = expires_at or call.now + timedelta(hours=DEFAULT_HOURS)
         if not call.now < ends <= call.now + LONGEST + timedelta(minutes=5):
             raise ApiError("ValidationException", "The expiration date must be in the future, within 30 days.")
-        code = secrets.token_urlsafe(_CODE_BYTES)
+        code = new_code()
         row = Activation(
             activation_id=uuid4(),
             account_id=call.account_id,
@@ -247,6 +249,11 @@ def has_expired(row: Activation, now: datetime | None = None) -> bool:
 
 def _new_id() -> str:
     return f"{NODE_PREFIX}{secrets.token_hex(9)[:17]}"
+
+
+def new_code() -> str:
+    """An activation's code: 119 random bits, good on a command line as it stands."""
+    return "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
 
 
 def _digest(code: str) -> str:

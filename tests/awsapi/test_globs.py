@@ -23,7 +23,7 @@ def test_a_pattern_means_what_it_says(pattern, text):
 
 @pytest.mark.parametrize("pattern", ["*a" * 500 + "*b", "*" * 2000 + "b", "a*?" * 600 + "b"])
 def test_no_pattern_takes_for_ever(pattern):
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, however busy the machine is
     assert not iampolicy._like(pattern, "a" * 2000)
     assert not ec2_instances._pattern(pattern).fullmatch("a" * 2000)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2

@@ -1,6 +1,7 @@
 """When calendars hold and when they let go: zones, days, repetition, and what comes next."""
 
 from datetime import UTC, date, datetime, timedelta
+from time import process_time
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from fleetops.calendars import periods
 from fleetops.calendars.gate import Binding, gate
 from fleetops.calendars.periods import MOST_BYTES, between, calendar_text, event_text, examine
-from fleetops.clock import monotonic
 from fleetops.errors import UserError
 
 BERLIN = "Europe/Berlin"
@@ -235,10 +235,10 @@ def repeated(rule: str, start: str = "20260101T000000Z", length: str = "PT10M") 
     ],
 )
 def test_what_would_take_long_to_expand_is_refused_before_it_is(text, words):
-    began = monotonic()
+    began = process_time()  # of this process alone, however busy the machine is
     with pytest.raises(UserError, match=words):
         examine(text)
-    assert monotonic() - began < 5
+    assert process_time() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def test_without_a_database_input_is_held_then_the_session_ends_and_is_whole_onc
     stopped_at = time.monotonic()
     postgres.stop()
     until(lambda: (step(terminal), any(m.get("text") == HELD for m in terminal.messages))[1], what="input is held")
-    assert time.monotonic() - stopped_at < 4
+    assert not any(m.get("type") == "ended" for m in terminal.messages)  # held first, and not yet given up
     terminal.type("echo ne''ver\r")
     assert terminal.until_told("ended", seconds=15)["text"] == REASON
-    assert 4 < time.monotonic() - stopped_at < 10
+    assert time.monotonic() - stopped_at > 4  # FLEETOPS_DATABASE_GONE_SECONDS
     assert b"never" not in terminal.output
 
     # AWS is told without the database: what it knows of the account it remembers.

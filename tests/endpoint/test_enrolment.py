@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.client
 import json
+import re
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -109,6 +110,13 @@ def ssm(aws):
 
 def activate(ssm, **more) -> dict:
     return ssm.create_activation(IamRole=ROLE, **({"DefaultInstanceName": "till-7"} | more))
+
+
+def test_a_code_is_no_option_of_a_command_line(aws):
+    ssm = aws.client("ssm")
+    codes = {ssm.create_activation(IamRole=ROLE)["ActivationCode"] for _ in range(20)}
+    assert len(codes) == 20
+    assert [each for each in codes if not re.fullmatch("[A-Za-z0-9]{20}", each)] == []
 
 
 def test_a_machine_becomes_a_node_and_ceases_to_be_one(aws, ssm, keys):
