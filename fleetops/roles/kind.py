@@ -24,7 +24,7 @@ from fleetops.rollouts.models import Run, RunTarget, Wave
 from fleetops.rollouts.states import Readiness
 
 from . import decide, rules, services
-from .models import EndsWith, RoleAttachment
+from .models import ATTACH_PERMISSION, EndsWith, RoleAttachment
 from .services import LONGEST_MINUTES, SESSION_NAME, Wish
 from .states import AttachmentState
 
@@ -144,6 +144,11 @@ class RolesKind:
             instance = target.instance_row
             if actor is None or instance is None:
                 refused[target.pk] = "Who asked for it, or the instance, is gone."
+                continue
+            if not actor.has_perm(ATTACH_PERMISSION):
+                why = "may not attach roles"
+                record("roles.ask.refuse", actor=actor, target=instance, outcome=Outcome.DENIED, reason=why)
+                refused[target.pk] = "Who asked for the run may not attach roles."
                 continue
             arn = run.preparation.get("profiles", {}).get(instance.account.account_id, "")
             if subject["deed"] == ATTACH and not arn:
